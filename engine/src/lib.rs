@@ -1,0 +1,13 @@
+//! What training needs, for any model.
+
+pub mod autograd;
+pub mod checkpoint;
+pub mod data;
+pub mod evaluate;
+pub mod model;
+pub mod optim;
+pub mod peft;
+pub mod plan;
+pub mod prune;
+pub mod retrain;
+pub mod tensor;

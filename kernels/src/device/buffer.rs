@@ -1,0 +1,309 @@
+//! Buffers: typed, accounted memory of a device.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::collections::HashMap;
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex};
+
+use half::{bf16, f16};
+use memmap2::Mmap;
+
+use super::{Category, Device};
+use crate::error::Result;
+
+/// The element type of a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DType {
+    /// 32-bit IEEE float.
+    F32,
+    /// 16-bit IEEE float.
+    F16,
+    /// 16-bit brain float: the upper half of an f32.
+    BF16,
+    /// Token ids, indices.
+    U32,
+    /// 64-bit masks.
+    U64,
+    /// Bytes.
+    U8,
+}
+
+impl DType {
+    /// Bytes of one element.
+    pub fn size(self) -> usize {
+        match self {
+            DType::U64 => 8,
+            DType::F32 | DType::U32 => 4,
+            DType::F16 | DType::BF16 => 2,
+            DType::U8 => 1,
+        }
+    }
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DType::F32 => "f32",
+            DType::F16 => "f16",
+            DType::BF16 => "bf16",
+            DType::U32 => "u32",
+            DType::U64 => "u64",
+            DType::U8 => "u8",
+        })
+    }
+}
+
+/// A Rust type that a buffer can hold.
+pub trait Element: bytemuck::Pod + Send + Sync {
+    /// Its element type.
+    const DTYPE: DType;
+}
+
+macro_rules! element {
+    ($($t:ty => $d:ident),*) => { $(impl Element for $t { const DTYPE: DType = DType::$d; })* };
+}
+element!(f32 => F32, f16 => F16, bf16 => BF16, u32 => U32, u64 => U64, u8 => U8);
+
+/// Memory of a device: `len` elements of one type, counted under one category from creation to drop.
+pub struct Buffer {
+    device: Device,
+    category: Category,
+    dtype: DType,
+    len: usize,
+    data: Data,
+}
+
+enum Data {
+    /// Meta: accounted, not there.
+    Absent,
+    Owned(Block),
+    /// Part of a mapped file: read-only.
+    Mapped(Arc<Mmap>, usize),
+}
+
+impl Buffer {
+    pub(super) fn alloc(
+        device: &Device,
+        category: Category,
+        dtype: DType,
+        len: usize,
+        zeroed: bool,
+    ) -> Result<Buffer> {
+        let bytes = len * dtype.size();
+        device.memory().take(category, bytes as u64)?;
+        let data = if device.is_meta() { Data::Absent } else { Data::Owned(device.pool().take(bytes, zeroed)) };
+        Ok(Buffer { device: device.clone(), category, dtype, len, data })
+    }
+
+    /// A read-only buffer over `len` elements of a mapped file from byte `offset`, without a copy where the alignment
+    /// allows it. It is accounted as if it were allocated, because its pages are in memory once they are read.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory) past the device's limit.
+    ///
+    /// # Panics
+    /// If the range lies outside the file: the reader of the file checks its ranges first.
+    pub fn mapped(
+        device: &Device,
+        category: Category,
+        dtype: DType,
+        len: usize,
+        file: &Arc<Mmap>,
+        offset: usize,
+    ) -> Result<Buffer> {
+        let bytes = &file[offset..offset + len * dtype.size()];
+        if device.is_meta() || bytes.as_ptr().align_offset(dtype.size()) == 0 {
+            device.memory().take(category, bytes.len() as u64)?;
+            let data = if device.is_meta() { Data::Absent } else { Data::Mapped(file.clone(), offset) };
+            return Ok(Buffer { device: device.clone(), category, dtype, len, data });
+        }
+        let mut copy = Buffer::alloc(device, category, dtype, len, false)?;
+        copy.bytes_mut().copy_from_slice(bytes);
+        Ok(copy)
+    }
+
+    /// The device it lives on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// What it is counted under.
+    pub fn category(&self) -> Category {
+        self.category
+    }
+
+    /// Its element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Its number of elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True for a buffer of no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Its size in bytes.
+    pub fn size_bytes(&self) -> usize {
+        self.len * self.dtype.size()
+    }
+
+    /// The elements.
+    ///
+    /// # Panics
+    /// On Meta, or if `T` is not the buffer's element type: both are errors of the calling kernel.
+    pub fn as_slice<T: Element>(&self) -> &[T] {
+        assert_eq!(T::DTYPE, self.dtype, "buffer read as the wrong type");
+        bytemuck::cast_slice(self.bytes())
+    }
+
+    /// The elements, for writing.
+    ///
+    /// # Panics
+    /// As [`Buffer::as_slice`], and on a mapped buffer.
+    pub fn as_mut_slice<T: Element>(&mut self) -> &mut [T] {
+        assert_eq!(T::DTYPE, self.dtype, "buffer written as the wrong type");
+        bytemuck::cast_slice_mut(self.bytes_mut())
+    }
+
+    /// The elements as f32. Short for [`Buffer::as_slice`].
+    pub fn f32(&self) -> &[f32] {
+        self.as_slice()
+    }
+
+    /// The elements as f32, for writing. Short for [`Buffer::as_mut_slice`].
+    pub fn f32_mut(&mut self) -> &mut [f32] {
+        self.as_mut_slice()
+    }
+
+    /// The raw bytes.
+    ///
+    /// # Panics
+    /// On Meta.
+    pub fn bytes(&self) -> &[u8] {
+        let len = self.size_bytes();
+        match &self.data {
+            Data::Absent => panic!("a meta buffer holds no data"),
+            Data::Owned(block) => &block.as_slice()[..len],
+            Data::Mapped(file, offset) => &file[*offset..*offset + len],
+        }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        let len = self.size_bytes();
+        match &mut self.data {
+            Data::Absent => panic!("a meta buffer holds no data"),
+            Data::Owned(block) => &mut block.as_mut_slice()[..len],
+            Data::Mapped(..) => panic!("a mapped file is read-only"),
+        }
+    }
+
+    /// A copy under another category.
+    ///
+    /// # Errors
+    /// As [`Device::alloc`].
+    pub fn duplicate(&self, category: Category) -> Result<Buffer> {
+        let mut copy = self.device.alloc(category, self.dtype, self.len)?;
+        if !self.device.is_meta() {
+            copy.bytes_mut().copy_from_slice(self.bytes());
+        }
+        Ok(copy)
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.device.memory().give(self.category, self.size_bytes() as u64);
+        if let Data::Owned(block) = std::mem::replace(&mut self.data, Data::Absent) {
+            self.device.pool().give(block);
+        }
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Buffer({} {} on {}, {})", self.len, self.dtype, self.device.name(), self.category.name())
+    }
+}
+
+/// Cache-line alignment: a vector load of any width never straddles two lines at a row's start.
+const ALIGN: usize = 64;
+
+/// Initialised, aligned memory.
+struct Block {
+    ptr: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: a block owns its memory as a Box<[u8]> would; nothing else points to it.
+unsafe impl Send for Block {}
+// SAFETY: shared access only reads.
+unsafe impl Sync for Block {}
+
+impl Block {
+    fn zeroed(bytes: usize) -> Block {
+        let layout = Block::layout(bytes);
+        // SAFETY: the layout has a size of at least ALIGN bytes.
+        let Some(ptr) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { handle_alloc_error(layout) };
+        Block { ptr, bytes }
+    }
+
+    fn layout(bytes: usize) -> Layout {
+        Layout::from_size_align(bytes.max(ALIGN), ALIGN).expect("buffers are smaller than the address space")
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        // SAFETY: `ptr` owns `bytes` initialised bytes for as long as `self` lives.
+        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.bytes) }
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and `&mut self` is the only access.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.bytes) }
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        // SAFETY: allocated by `zeroed` with this layout, and freed once.
+        unsafe { dealloc(self.ptr.as_ptr(), Block::layout(self.bytes)) }
+    }
+}
+
+/// Freed blocks kept for the next buffer of the same size: a training step asks for the same sizes again and again, and
+/// a fresh mapping would pay a page fault for every 4 KiB each time.
+#[derive(Default)]
+pub(super) struct Pool(Mutex<HashMap<usize, Vec<Block>>>);
+
+/// Smaller blocks go straight back to the allocator, which keeps its own lists for them.
+const POOLED_FROM: usize = 64 * 1024;
+
+impl Pool {
+    fn take(&self, bytes: usize, zeroed: bool) -> Block {
+        let pooled = self.0.lock().expect("no panic while locked").get_mut(&bytes).and_then(Vec::pop);
+        match pooled {
+            Some(mut block) => {
+                if zeroed {
+                    block.as_mut_slice().fill(0);
+                }
+                block
+            }
+            None => Block::zeroed(bytes),
+        }
+    }
+
+    fn give(&self, block: Block) {
+        if block.bytes >= POOLED_FROM {
+            self.0.lock().expect("no panic while locked").entry(block.bytes).or_default().push(block);
+        }
+    }
+
+    pub(super) fn clear(&self) {
+        self.0.lock().expect("no panic while locked").clear();
+    }
+}

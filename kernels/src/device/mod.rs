@@ -1,0 +1,191 @@
+//! Devices: where buffers live and where kernels run.
+//!
+//! One code path serves every device. An operation allocates its outputs and workspace through [`Device::alloc`], then
+//! hands [`Device::run`] its [`Cost`] and a closure that computes. On the CPU the closure runs; on Meta it does not, and
+//! nothing is allocated, but the same bytes are accounted and the same costs recorded. A plan read from Meta therefore
+//! cannot drift from what the CPU does.
+
+mod accountant;
+mod buffer;
+mod cost;
+
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+pub use accountant::{Accountant, Category, MemoryReport};
+pub use buffer::{Buffer, DType, Element};
+pub use cost::{Cost, KernelStats};
+
+use crate::error::Result;
+use buffer::Pool;
+
+/// The kind of hardware a device is, or (for Meta) stands for. It decides element types and workspaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// The host's processor: activations in f32.
+    Cpu,
+    /// A CUDA GPU: activations in bf16.
+    Cuda,
+}
+
+impl Backend {
+    /// The element type of activations on this hardware.
+    pub fn compute_dtype(self) -> DType {
+        match self {
+            Backend::Cpu => DType::F32,
+            Backend::Cuda => DType::BF16,
+        }
+    }
+}
+
+/// A handle to a device; clones share it.
+#[derive(Clone)]
+pub struct Device(Arc<Inner>);
+
+struct Inner {
+    backend: Backend,
+    meta: bool,
+    threads: usize,
+    accountant: Accountant,
+    pool: Pool,
+    profile: Mutex<Option<cost::Profile>>,
+}
+
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Device {
+    /// The host's processor, with the threads of the current rayon pool and no memory limit of our own.
+    pub fn cpu() -> Device {
+        Device::new(Backend::Cpu, false, rayon::current_num_threads(), None)
+    }
+
+    /// The host's processor; an allocation that would bring the total past `limit` bytes fails.
+    pub fn cpu_with_limit(limit: u64) -> Device {
+        Device::new(Backend::Cpu, false, rayon::current_num_threads(), Some(limit))
+    }
+
+    /// A device that accounts as `backend` would with `threads` host threads, and neither allocates nor computes.
+    pub fn meta(backend: Backend, threads: usize) -> Device {
+        Device::new(backend, true, threads, None)
+    }
+
+    fn new(backend: Backend, meta: bool, threads: usize, limit: Option<u64>) -> Device {
+        let device = Device(Arc::new(Inner {
+            backend,
+            meta,
+            threads: threads.max(1),
+            accountant: Accountant::new(limit),
+            pool: Pool::default(),
+            profile: Mutex::new(None),
+        }));
+        if backend == Backend::Cpu {
+            // Each thread of the CPU device keeps one packing scratch for its whole life.
+            device.memory().reserve(Category::Workspace, (device.threads() * crate::gemm::THREAD_SCRATCH_BYTES) as u64);
+        }
+        device
+    }
+
+    /// "cpu" or "meta".
+    pub fn name(&self) -> &'static str {
+        if self.0.meta { "meta" } else { "cpu" }
+    }
+
+    /// True where buffers hold no data.
+    pub fn is_meta(&self) -> bool {
+        self.0.meta
+    }
+
+    /// The hardware this device is or stands for.
+    pub fn backend(&self) -> Backend {
+        self.0.backend
+    }
+
+    /// The element type of activations.
+    pub fn compute_dtype(&self) -> DType {
+        self.0.backend.compute_dtype()
+    }
+
+    /// Host threads that share the work.
+    pub fn threads(&self) -> usize {
+        self.0.threads
+    }
+
+    /// The accountant: bytes in use and their high-water mark.
+    pub fn memory(&self) -> &Accountant {
+        &self.0.accountant
+    }
+
+    /// A buffer of `len` elements with unspecified (but initialised) contents.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory) past the device's limit.
+    pub fn alloc(&self, category: Category, dtype: DType, len: usize) -> Result<Buffer> {
+        Buffer::alloc(self, category, dtype, len, false)
+    }
+
+    /// A buffer of `len` zeros.
+    ///
+    /// # Errors
+    /// As [`Device::alloc`].
+    pub fn zeros(&self, category: Category, dtype: DType, len: usize) -> Result<Buffer> {
+        Buffer::alloc(self, category, dtype, len, true)
+    }
+
+    /// A buffer that holds a copy of `values` (on Meta: only their number).
+    ///
+    /// # Errors
+    /// As [`Device::alloc`].
+    pub fn upload<T: Element>(&self, category: Category, values: &[T]) -> Result<Buffer> {
+        let mut buffer = self.alloc(category, T::DTYPE, values.len())?;
+        if !self.is_meta() {
+            buffer.as_mut_slice::<T>().copy_from_slice(values);
+        }
+        Ok(buffer)
+    }
+
+    /// Workspace that only the CPU's kernels need: empty where the device stands for other hardware.
+    ///
+    /// # Errors
+    /// As [`Device::alloc`].
+    pub fn cpu_workspace(&self, len: usize) -> Result<Buffer> {
+        let len = if self.backend() == Backend::Cpu { len } else { 0 };
+        self.alloc(Category::Workspace, DType::F32, len)
+    }
+
+    /// Runs one kernel: records `cost`, and computes where the device computes.
+    pub fn run(&self, cost: Cost, compute: impl FnOnce()) {
+        let profiled = self.0.profile.lock().expect("no panic while locked").is_some();
+        let start = profiled.then(Instant::now);
+        if !self.is_meta() {
+            compute();
+        }
+        if let Some(start) = start
+            && let Some(profile) = self.0.profile.lock().expect("no panic while locked").as_mut()
+        {
+            profile.add(cost, start.elapsed());
+        }
+    }
+
+    /// Starts to record the cost and time of every kernel.
+    pub fn start_profile(&self) {
+        *self.0.profile.lock().expect("no panic while locked") = Some(cost::Profile::default());
+    }
+
+    /// Stops recording; one row a kernel name, in order of first use.
+    pub fn take_profile(&self) -> Vec<KernelStats> {
+        self.0.profile.lock().expect("no panic while locked").take().map(cost::Profile::into_rows).unwrap_or_default()
+    }
+
+    /// Gives memory that freed buffers left for reuse back to the system (between phases with different shapes).
+    pub fn trim(&self) {
+        self.0.pool.clear();
+    }
+
+    fn pool(&self) -> &Pool {
+        &self.0.pool
+    }
+}

@@ -1,0 +1,63 @@
+//! What can go wrong inside an operation.
+
+use crate::device::DType;
+
+/// The result of an operation.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A failure that names the operation and the value at fault.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A dimension does not fit the operation.
+    #[error("{op}: {what} has {got} elements, expected {expected}")]
+    Length {
+        /// The operation.
+        op: &'static str,
+        /// The operand, by its name in the operation's contract.
+        what: &'static str,
+        /// Elements that the dimensions ask for.
+        expected: usize,
+        /// Elements that the operand has.
+        got: usize,
+    },
+    /// The operation is not defined for this element type.
+    #[error("{op}: {what} is {got}, expected {expected}")]
+    DType {
+        /// The operation.
+        op: &'static str,
+        /// The operand.
+        what: &'static str,
+        /// The type that the operation takes.
+        expected: DType,
+        /// The type found.
+        got: DType,
+    },
+    /// A dimension or parameter is outside the operation's domain.
+    #[error("{op}: {reason}")]
+    Domain {
+        /// The operation.
+        op: &'static str,
+        /// What is wrong and what would be right.
+        reason: String,
+    },
+    /// The device has not enough memory left.
+    #[error(
+        "out of memory: {requested} bytes for {category} asked, {in_use} of {limit} bytes in use; \
+         a smaller batch, a shorter sequence or activation checkpointing needs less"
+    )]
+    OutOfMemory {
+        /// Bytes asked for.
+        requested: u64,
+        /// The category of the allocation.
+        category: &'static str,
+        /// Bytes in use when asked.
+        in_use: u64,
+        /// The device's limit in bytes.
+        limit: u64,
+    },
+}
+
+/// Checks that an operand has the length its dimensions say.
+pub(crate) fn expect_len(op: &'static str, what: &'static str, got: usize, expected: usize) -> Result<()> {
+    if got == expected { Ok(()) } else { Err(Error::Length { op, what, expected, got }) }
+}

@@ -1,0 +1,134 @@
+//! The micro-kernels: an MR×NR tile of C held in registers.
+
+use crate::simd::Isa;
+
+/// Elements of the largest tile.
+pub(super) const LARGEST_TILE: usize = 14 * 32;
+
+/// A micro-kernel and its tile.
+pub(super) struct Tile {
+    isa: Isa,
+    /// Rows.
+    pub mr: usize,
+    /// Columns.
+    pub nr: usize,
+}
+
+impl Tile {
+    pub(super) fn of(isa: Isa) -> Tile {
+        match isa {
+            // 28 accumulators, 2 registers of B, 1 for the broadcast of A: 31 of 32.
+            Isa::Avx512 => Tile { isa, mr: 14, nr: 32 },
+            // 12 accumulators, 2 registers of B, 1 for the broadcast of A: 15 of 16.
+            Isa::Avx2 => Tile { isa, mr: 6, nr: 16 },
+            Isa::Portable => Tile { isa, mr: 4, nr: 16 },
+        }
+    }
+
+    /// c[i·ldc + j] (+)= Σ_p a[p·mr + i] · b[p·nr + j] for p < kc.
+    ///
+    /// # Safety
+    /// `c` points to a tile of `mr` rows `ldc` apart with `nr` elements each, and `a` and `b` hold `kc` rows.
+    pub(super) unsafe fn run(&self, kc: usize, a: &[f32], b: &[f32], c: *mut f32, ldc: usize, add: bool) {
+        debug_assert!(a.len() >= kc * self.mr && b.len() >= kc * self.nr);
+        match self.isa {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the caller vouches for the pointers, and an `Isa` exists only where the machine has it.
+            Isa::Avx512 => unsafe { x86::avx512(kc, a.as_ptr(), b.as_ptr(), c, ldc, add) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Isa::Avx2 => unsafe { x86::avx2(kc, a.as_ptr(), b.as_ptr(), c, ldc, add) },
+            // SAFETY: the caller vouches for `c`.
+            _ => unsafe { portable(kc, a, b, c, ldc, add) },
+        }
+    }
+}
+
+/// # Safety
+/// As [`Tile::run`] with a 4×16 tile.
+unsafe fn portable(kc: usize, a: &[f32], b: &[f32], c: *mut f32, ldc: usize, add: bool) {
+    let mut sum = [[0.0f32; 16]; 4];
+    for (a, b) in a.chunks_exact(4).zip(b.chunks_exact(16)).take(kc) {
+        for (sum, a) in sum.iter_mut().zip(a) {
+            for (sum, b) in sum.iter_mut().zip(b) {
+                *sum += a * b;
+            }
+        }
+    }
+    for (i, sum) in sum.iter().enumerate() {
+        // SAFETY: row `i` of the tile has sixteen elements.
+        let out = unsafe { std::slice::from_raw_parts_mut(c.add(i * ldc), 16) };
+        for (out, sum) in out.iter_mut().zip(sum) {
+            *out = if add { *out + sum } else { *sum };
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    /// # Safety
+    /// As [`super::Tile::run`] with a 14×32 tile, on a machine with AVX-512F.
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn avx512(kc: usize, mut a: *const f32, mut b: *const f32, c: *mut f32, ldc: usize, add: bool) {
+        const MR: usize = 14;
+        let mut sum = [[_mm512_setzero_ps(); 2]; MR];
+        // SAFETY (all blocks): `a` and `b` stay within `kc` rows of their panels, `c` within its tile.
+        for _ in 0..kc {
+            unsafe {
+                let b0 = _mm512_loadu_ps(b);
+                let b1 = _mm512_loadu_ps(b.add(16));
+                for i in 0..MR {
+                    let x = _mm512_set1_ps(*a.add(i));
+                    sum[i][0] = _mm512_fmadd_ps(x, b0, sum[i][0]);
+                    sum[i][1] = _mm512_fmadd_ps(x, b1, sum[i][1]);
+                }
+                a = a.add(MR);
+                b = b.add(32);
+            }
+        }
+        for (i, sum) in sum.iter().enumerate() {
+            for (half, sum) in sum.iter().enumerate() {
+                // SAFETY: see above.
+                unsafe {
+                    let out = c.add(i * ldc + half * 16);
+                    let value = if add { _mm512_add_ps(_mm512_loadu_ps(out), *sum) } else { *sum };
+                    _mm512_storeu_ps(out, value);
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`super::Tile::run`] with a 6×16 tile, on a machine with AVX2 and FMA.
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn avx2(kc: usize, mut a: *const f32, mut b: *const f32, c: *mut f32, ldc: usize, add: bool) {
+        const MR: usize = 6;
+        let mut sum = [[_mm256_setzero_ps(); 2]; MR];
+        for _ in 0..kc {
+            // SAFETY: `a` and `b` stay within `kc` rows of their panels.
+            unsafe {
+                let b0 = _mm256_loadu_ps(b);
+                let b1 = _mm256_loadu_ps(b.add(8));
+                for i in 0..MR {
+                    let x = _mm256_set1_ps(*a.add(i));
+                    sum[i][0] = _mm256_fmadd_ps(x, b0, sum[i][0]);
+                    sum[i][1] = _mm256_fmadd_ps(x, b1, sum[i][1]);
+                }
+                a = a.add(MR);
+                b = b.add(16);
+            }
+        }
+        for (i, sum) in sum.iter().enumerate() {
+            for (half, sum) in sum.iter().enumerate() {
+                // SAFETY: `c` stays within its tile.
+                unsafe {
+                    let out = c.add(i * ldc + half * 8);
+                    let value = if add { _mm256_add_ps(_mm256_loadu_ps(out), *sum) } else { *sum };
+                    _mm256_storeu_ps(out, value);
+                }
+            }
+        }
+    }
+}

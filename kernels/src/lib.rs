@@ -1,0 +1,20 @@
+//! Devices, and every compute operation of perp-engine.
+//!
+//! * [`device`] — where numbers live: buffers, the accountant that counts every byte, and the record of what each
+//!   kernel costs. The `Meta` device runs the same code and allocates nothing.
+//! * [`weight`] — what a frozen weight is: dense, or packed sparse.
+//! * [`ops`] — one folder per operation, all its faces in one room.
+//! * [`gemm`] and [`simd`] — what the CPU faces are built from.
+//!
+//! The crate knows nothing of models, tapes or training. Every tensor here is a [`device::Buffer`] plus the dimensions
+//! that the operation states; matrices are row-major and weights are `[out, in]`.
+
+pub mod device;
+pub mod error;
+pub mod gemm;
+pub mod ops;
+pub mod simd;
+pub mod weight;
+
+pub use device::{Backend, Buffer, Category, Cost, DType, Device};
+pub use error::{Error, Result};

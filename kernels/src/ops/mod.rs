@@ -1,0 +1,22 @@
+//! Every operation, one folder each, all its faces in one room:
+//!
+//! * `mod.rs` — the contract: formula, shapes, element types, errors, cost; checks operands, allocates outputs and
+//!   workspace, and hands the kernel to [`Device::run`](crate::Device::run);
+//! * `reference.rs` — naive f64 loops, for tests and benchmarks only;
+//! * `cpu.rs` — the fast CPU version;
+//! * `tests.rs` — the CPU version against the reference over odd shapes, and its gradients against finite differences.
+//!
+//! Gradients of trainable tensors accumulate (+=): several micro-batches add up. Gradients of activations overwrite.
+
+pub mod activation;
+pub mod adamw;
+pub mod add;
+pub mod attention;
+pub mod embedding;
+pub mod grad_norm;
+pub mod head_loss;
+pub mod layer_norm;
+pub mod linear;
+pub mod rms_norm;
+pub mod rotary;
+pub mod select;

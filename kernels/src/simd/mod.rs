@@ -1,0 +1,112 @@
+//! Vector code that is written once and compiled for each instruction set.
+//!
+//! [`simd_fn!`](crate::simd_fn) compiles a function body for AVX-512, AVX2 and the portable baseline and picks one at run
+//! time. Inside, [`F32x16`] is sixteen f32 lanes whose operations the compiler turns into one 512-bit, two 256-bit or four
+//! 128-bit instructions. Every body sums in the same order on each instruction set; results differ only by whether a
+//! multiply-add rounds once or twice.
+
+mod lanes;
+
+use std::sync::OnceLock;
+
+pub use lanes::{F32x16, LANES, madd};
+
+/// An instruction set of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Isa {
+    /// What every target has.
+    Portable,
+    /// AVX2 with FMA and F16C.
+    Avx2,
+    /// AVX-512 F, BW, DQ, VL and VBMI2.
+    Avx512,
+}
+
+impl Isa {
+    /// The best that this machine has. `PERP_ENGINE_ISA=portable|avx2|avx512` asks for less.
+    pub fn best() -> Isa {
+        static BEST: OnceLock<Isa> = OnceLock::new();
+        *BEST.get_or_init(|| {
+            let wanted = match std::env::var("PERP_ENGINE_ISA").as_deref() {
+                Ok("portable") => Isa::Portable,
+                Ok("avx2") => Isa::Avx2,
+                _ => Isa::Avx512,
+            };
+            Isa::available().into_iter().filter(|isa| *isa <= wanted).max().unwrap_or(Isa::Portable)
+        })
+    }
+
+    /// All that this machine has, from the plainest; tests run each.
+    pub fn available() -> Vec<Isa> {
+        let mut all = vec![Isa::Portable];
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 = is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c");
+            if avx2 {
+                all.push(Isa::Avx2);
+            }
+            if avx2
+                && is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512vbmi2")
+            {
+                all.push(Isa::Avx512);
+            }
+        }
+        all
+    }
+
+    /// The name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Portable => "portable",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+        }
+    }
+}
+
+/// Compiles one body for every instruction set. The generated function takes the [`Isa`] first:
+///
+/// ```ignore
+/// simd_fn! {
+///     /// x *= a
+///     pub fn scale(x: &mut [f32], a: f32) { for x in x { *x *= a } }
+/// }
+/// scale(Isa::best(), &mut x, 2.0);
+/// ```
+///
+/// In the body the constant `FMA` says whether multiply-adds fuse; pass it on to [`madd`] and the methods of [`F32x16`].
+#[macro_export]
+macro_rules! simd_fn {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+        $(#[$meta])*
+        $vis fn $name(isa: $crate::simd::Isa, $($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            #[allow(unused_mut)]
+            fn generic<const FMA: bool>($($arg: $ty),*) $(-> $ret)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2,avx2,fma,f16c")]
+            fn avx512($($arg: $ty),*) $(-> $ret)? { generic::<true>($($arg),*) }
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,f16c")]
+            fn avx2($($arg: $ty),*) $(-> $ret)? { generic::<true>($($arg),*) }
+
+            match isa {
+                // SAFETY: `Isa::Avx512` is only made where the machine has these features.
+                #[cfg(target_arch = "x86_64")]
+                $crate::simd::Isa::Avx512 => unsafe { avx512($($arg),*) },
+                // SAFETY: `Isa::Avx2` is only made where the machine has these features.
+                #[cfg(target_arch = "x86_64")]
+                $crate::simd::Isa::Avx2 => unsafe { avx2($($arg),*) },
+                _ => generic::<false>($($arg),*),
+            }
+        }
+    };
+}
