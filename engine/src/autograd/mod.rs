@@ -1,1 +1,172 @@
-//! To be filled.
+//! Reverse-mode differentiation: a tape that saves only what the trainable set needs.
+//!
+//! A forward function computes its value and, if something upstream of it or in it trains, records a node: which inputs
+//! get a gradient, and a closure that turns the output's gradient into theirs. The closure owns exactly what it needs;
+//! what no closure owns is freed as the forward pass goes. Gradients of parameters accumulate in the parameters
+//! themselves, so the tape carries activations only.
+//!
+//! [`Tape::segment`] is activation checkpointing: the segment runs without recording, keeps its input alone, and runs
+//! again when its gradient is due. The second run computes the same bits, so gradients are the same with and without.
+//!
+//! One file for each differentiable function; each states its gradient.
+
+mod activation;
+mod add;
+mod attention;
+mod embedding;
+mod head_loss;
+mod linear;
+mod norm;
+mod rotary;
+
+use kernels::Device;
+
+use crate::error::Result;
+use crate::tensor::{Param, Tensor};
+
+pub use activation::{activation, silu_gate};
+pub use add::add;
+pub use attention::attention;
+pub use embedding::{add_positions, embedding};
+pub use head_loss::{Loss, head_loss, head_loss_values};
+pub use linear::linear;
+pub use norm::norm;
+pub use rotary::rotary;
+
+/// A value on a tape.
+#[derive(Clone, Debug)]
+pub struct Var {
+    tensor: Tensor,
+    node: Option<usize>,
+}
+
+impl Var {
+    /// A value that no gradient flows to.
+    pub fn constant(tensor: Tensor) -> Var {
+        Var { tensor, node: None }
+    }
+
+    /// The value.
+    pub fn tensor(&self) -> &Tensor {
+        &self.tensor
+    }
+
+    /// The value alone.
+    pub fn into_tensor(self) -> Tensor {
+        self.tensor
+    }
+
+    /// True where a gradient will flow to it.
+    pub fn needs_grad(&self) -> bool {
+        self.node.is_some()
+    }
+}
+
+/// Turns the gradient of a node's output into those of its inputs, in the order of the node's inputs; `None` where an
+/// input gets none.
+type Backward = Box<dyn FnOnce(&Device, Tensor) -> Result<Vec<Option<Tensor>>>>;
+
+struct Node {
+    inputs: Vec<Option<usize>>,
+    /// Absent for the leaf of a segment.
+    backward: Option<Backward>,
+}
+
+/// The record of one forward pass.
+pub struct Tape {
+    device: Device,
+    recording: bool,
+    checkpointing: bool,
+    nodes: Vec<Node>,
+}
+
+impl Tape {
+    /// A tape that records nothing.
+    pub fn inference(device: &Device) -> Tape {
+        Tape { device: device.clone(), recording: false, checkpointing: false, nodes: Vec::new() }
+    }
+
+    /// A tape for one forward and backward pass; with `checkpointing`, segments keep only their inputs.
+    pub fn training(device: &Device, checkpointing: bool) -> Tape {
+        Tape { device: device.clone(), recording: true, checkpointing, nodes: Vec::new() }
+    }
+
+    /// The device it runs on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// True where a function of these inputs and parameters must record itself.
+    fn needs_grad(&self, inputs: &[&Var], params: &[Option<&Param>]) -> bool {
+        self.recording
+            && (inputs.iter().any(|var| var.needs_grad()) || params.iter().flatten().any(|p| p.is_trainable()))
+    }
+
+    /// The value with its node.
+    fn record(
+        &mut self,
+        value: Tensor,
+        inputs: &[&Var],
+        backward: impl FnOnce(&Device, Tensor) -> Result<Vec<Option<Tensor>>> + 'static,
+    ) -> Var {
+        let inputs = inputs.iter().map(|var| var.node).collect();
+        self.nodes.push(Node { inputs, backward: Some(Box::new(backward)) });
+        Var { tensor: value, node: Some(self.nodes.len() - 1) }
+    }
+
+    /// Runs `forward` on `input`; with checkpointing, keeps only `input` of it and runs it again in the backward pass.
+    ///
+    /// # Errors
+    /// Those of `forward`.
+    pub fn segment(
+        &mut self,
+        input: Var,
+        forward: impl Fn(&mut Tape, Var) -> Result<Var> + 'static,
+    ) -> Result<Var> {
+        if !(self.recording && self.checkpointing) {
+            return forward(self, input);
+        }
+        let mut dry = Tape::inference(&self.device);
+        let output = forward(&mut dry, Var::constant(input.tensor.clone()))?.into_tensor();
+        let (tensor, wanted) = (input.tensor.clone(), input.needs_grad());
+        Ok(self.record(output, &[&input], move |device, gradient| {
+            let mut tape = Tape::training(device, false);
+            let leaf = if wanted {
+                tape.nodes.push(Node { inputs: Vec::new(), backward: None });
+                Var { tensor, node: Some(0) }
+            } else {
+                Var::constant(tensor)
+            };
+            let output = forward(&mut tape, leaf)?;
+            Ok(vec![tape.backward(output, gradient)?])
+        }))
+    }
+
+    /// Runs the tape backwards from `output`, whose gradient is `gradient`. Parameters accumulate theirs. Returns the
+    /// gradient of the leaf, where there is one.
+    ///
+    /// # Errors
+    /// Those of the recorded functions.
+    pub fn backward(mut self, output: Var, gradient: Tensor) -> Result<Option<Tensor>> {
+        let mut gradients: Vec<Option<Tensor>> = Vec::new();
+        gradients.resize_with(self.nodes.len(), || None);
+        let Some(root) = output.node else { return Ok(None) };
+        // The output's value is not needed any more; functions downstream own what they saved.
+        drop(output);
+        gradients[root] = Some(gradient);
+        while let Some(node) = self.nodes.pop() {
+            let Some(gradient) = gradients.pop().flatten() else { continue };
+            let Some(backward) = node.backward else { return Ok(Some(gradient)) };
+            for (input, gradient) in node.inputs.iter().zip(backward(&self.device, gradient)?) {
+                if let (Some(input), Some(gradient)) = (input, gradient) {
+                    let slot = &mut gradients[*input];
+                    *slot = Some(match slot.take() {
+                        None => gradient,
+                        Some(sum) => add::sum(&self.device, sum, gradient)?,
+                    });
+                }
+            }
+        }
+        Ok(None)
+    }
+}

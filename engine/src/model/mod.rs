@@ -1,1 +1,233 @@
-//! To be filled.
+//! What every network is made of, and what the engine asks of it.
+//!
+//! A [`Model`] owns its modules and can do two things: compute hidden states under a tape, and show its modules one by
+//! one. Pruning, adapters, counting, saving are all written once over the modules it shows; a network knows nothing of
+//! training.
+
+mod linear;
+mod load;
+mod modules;
+
+use std::sync::Arc;
+
+use kernels::Device;
+
+pub use linear::{Linear, Lora, LoraValues, Weight};
+pub use load::{Loader, Source};
+pub use modules::{Embedding, Head, Norm, NormKind};
+
+use crate::autograd::{Tape, Var};
+use crate::error::Result;
+use crate::tensor::Param;
+
+/// Token sequences of one length: `tokens[b·seq_len + t]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenBatch {
+    tokens: Arc<[u32]>,
+    seq_len: usize,
+}
+
+impl TokenBatch {
+    /// Whole sequences of `seq_len` tokens, one after the other.
+    ///
+    /// # Panics
+    /// If the tokens are not whole sequences.
+    pub fn new(tokens: Vec<u32>, seq_len: usize) -> TokenBatch {
+        assert!(seq_len > 0 && tokens.len().is_multiple_of(seq_len), "a batch is whole sequences");
+        TokenBatch { tokens: tokens.into(), seq_len }
+    }
+
+    /// All tokens.
+    pub fn tokens(&self) -> &Arc<[u32]> {
+        &self.tokens
+    }
+
+    /// T.
+    pub fn seq_len(&self) -> usize {
+        self.seq_len
+    }
+
+    /// B.
+    pub fn sequences(&self) -> usize {
+        self.tokens.len() / self.seq_len
+    }
+
+    /// For each token the one after it in its sequence, [`IGNORED`](kernels::ops::head_loss::IGNORED) for the last.
+    pub fn targets(&self) -> Vec<u32> {
+        let last = kernels::ops::head_loss::IGNORED;
+        self.tokens
+            .chunks(self.seq_len)
+            .flat_map(|row| row[1..].iter().copied().chain(std::iter::once(last)))
+            .collect()
+    }
+
+    /// Predictions: B·(T−1).
+    pub fn predictions(&self) -> usize {
+        self.sequences() * (self.seq_len - 1)
+    }
+}
+
+/// Facts about a network that do not depend on its weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelInfo {
+    /// `model_type` of its config.
+    pub architecture: String,
+    /// Decoder layers.
+    pub layers: usize,
+    /// Hidden width.
+    pub hidden: usize,
+    /// Tokens in the vocabulary.
+    pub vocab: usize,
+    /// Longest sequence.
+    pub context: usize,
+}
+
+/// One module of a network.
+pub enum Module<'a> {
+    /// A linear layer.
+    Linear(&'a mut Linear),
+    /// A norm.
+    Norm(&'a mut Norm),
+    /// A token or position embedding.
+    Embedding(&'a mut Embedding),
+    /// The LM head.
+    Head(&'a mut Head),
+}
+
+/// A network.
+pub trait Model {
+    /// Facts about it.
+    fn info(&self) -> &ModelInfo;
+
+    /// The head's input `[N, width of the head]`: hidden states after the last norm or projection.
+    ///
+    /// # Errors
+    /// A token outside the vocabulary, a sequence longer than the context, or no memory.
+    fn forward(&self, tape: &mut Tape, batch: &TokenBatch) -> Result<Var>;
+
+    /// The LM head.
+    fn head(&self) -> &Head;
+
+    /// Shows every module once, in the order of the forward pass, embeddings first and the head last.
+    ///
+    /// # Errors
+    /// The first error of `show`.
+    fn visit(&mut self, show: &mut dyn FnMut(Module<'_>) -> Result<()>) -> Result<()>;
+}
+
+/// Every parameter that has its own f32 tensor: biases, norms, LoRA, and whatever trains. In the order of
+/// [`Model::visit`].
+pub fn params(model: &mut dyn Model) -> Vec<Arc<Param>> {
+    let mut all: Vec<Arc<Param>> = Vec::new();
+    let mut add = |param: &Arc<Param>| {
+        // A tied table is shown by the embedding and by the head.
+        if !all.iter().any(|known| Arc::ptr_eq(known, param)) {
+            all.push(param.clone());
+        }
+    };
+    let shown = model.visit(&mut |module| {
+        match module {
+            Module::Linear(linear) => {
+                linear.weight.param().into_iter().for_each(&mut add);
+                linear.bias.iter().for_each(&mut add);
+                linear.lora.iter().flat_map(|lora| [&lora.a, &lora.b]).for_each(&mut add);
+            }
+            Module::Norm(norm) => norm.params().for_each(&mut add),
+            Module::Embedding(embedding) => embedding.weight.param().into_iter().for_each(&mut add),
+            Module::Head(head) => {
+                head.weight.param().into_iter().for_each(&mut add);
+                head.lora.iter().flat_map(|lora| [&lora.a, &lora.b]).for_each(&mut add);
+            }
+        }
+        Ok(())
+    });
+    debug_assert!(shown.is_ok(), "the closure returns no error");
+    all
+}
+
+/// Counts of a network's parameters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Parameters of the base model.
+    pub base: usize,
+    /// Weights that pruning may remove: those of the linear layers inside decoder layers.
+    pub prunable: usize,
+    /// Entries of A and B.
+    pub adapters: usize,
+    /// Parameters that train.
+    pub trainable: usize,
+}
+
+impl Counts {
+    /// The share of parameters that train, adapters counted in the denominator too.
+    pub fn trainable_percent(&self) -> f64 {
+        100.0 * self.trainable as f64 / (self.base + self.adapters).max(1) as f64
+    }
+}
+
+/// Counts a network's parameters.
+pub fn count(model: &mut dyn Model) -> Counts {
+    let mut counts = Counts::default();
+    let shown = model.visit(&mut |module| {
+        match module {
+            Module::Linear(linear) => {
+                let weights = linear.weight.rows() * linear.weight.cols();
+                counts.base += weights + linear.bias.as_ref().map_or(0, |bias| bias.len());
+                counts.prunable += if linear.prunable { weights } else { 0 };
+                counts.adapters += linear.lora.as_ref().map_or(0, Lora::len);
+            }
+            Module::Norm(norm) => counts.base += norm.params().map(|param| param.len()).sum::<usize>(),
+            Module::Embedding(embedding) => counts.base += embedding.weight.rows() * embedding.weight.cols(),
+            Module::Head(head) => {
+                counts.base += if head.tied { 0 } else { head.weight.rows() * head.weight.cols() };
+                counts.adapters += head.lora.as_ref().map_or(0, Lora::len);
+            }
+        }
+        Ok(())
+    });
+    debug_assert!(shown.is_ok(), "the closure returns no error");
+    counts.trainable = params(model).iter().filter(|param| param.is_trainable()).map(|param| param.len()).sum();
+    counts
+}
+
+/// Sparsity of a network: zeros among the prunable weights.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sparsity {
+    /// Share of zeros in the prunable weights.
+    pub weights: f64,
+    /// The same with the entries of A and B counted as parameters.
+    pub with_adapters: f64,
+}
+
+/// Measures sparsity by counting zeros.
+pub fn sparsity(model: &mut dyn Model) -> Sparsity {
+    let (mut zeros, mut total) = (0, 0);
+    let shown = model.visit(&mut |module| {
+        if let Module::Linear(linear) = module
+            && linear.prunable
+        {
+            zeros += linear.weight.zeros();
+            total += linear.weight.rows() * linear.weight.cols();
+        }
+        Ok(())
+    });
+    debug_assert!(shown.is_ok(), "the closure returns no error");
+    let adapters = count(model).adapters;
+    Sparsity {
+        weights: zeros as f64 / total.max(1) as f64,
+        with_adapters: zeros as f64 / (total + adapters).max(1) as f64,
+    }
+}
+
+/// A shared module that no tape holds: between steps every closure of the last tape is gone.
+///
+/// # Panics
+/// While a tape of the module is alive: an error of the calling code.
+pub fn between_steps<T>(shared: &mut Arc<T>) -> &mut T {
+    Arc::get_mut(shared).expect("modules are edited between steps only")
+}
+
+/// Where a network lives.
+pub fn device_of(model: &dyn Model) -> Device {
+    model.head().device().clone()
+}

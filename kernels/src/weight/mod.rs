@@ -1,1 +1,266 @@
-//! Frozen weights.
+//! What a weight is to a kernel: frozen (dense or packed sparse) or trainable.
+//!
+//! A frozen weight is packed once, when it is loaded, and never touched again by a step. It keeps its file's element type
+//! in memory; the product's packing turns a few rows into f32 panels in the cache, for Y = X·Wᵀ and for dX = dY·W alike,
+//! so one copy serves both directions.
+
+mod dense;
+mod sparse;
+
+use std::ops::Range;
+
+pub use dense::DenseWeight;
+pub use sparse::SparseWeight;
+
+use crate::device::{Buffer, DType, Device};
+use crate::error::{Error, Result, expect_len};
+use crate::gemm::Panels;
+
+/// A `[rows, cols]` = `[out, in]` weight that no step changes.
+#[derive(Debug)]
+pub enum FrozenWeight {
+    /// Every entry stored.
+    Dense(DenseWeight),
+    /// A bitmap and the kept entries.
+    Sparse(SparseWeight),
+}
+
+impl FrozenWeight {
+    /// A dense weight over `source` (f32, f16 or bf16, row-major), which it keeps.
+    ///
+    /// # Errors
+    /// A length or element type that does not fit.
+    pub fn dense(source: Buffer, rows: usize, cols: usize) -> Result<FrozenWeight> {
+        Ok(FrozenWeight::Dense(DenseWeight::new(source, rows, cols)?))
+    }
+
+    /// The entries of `source` that `mask` keeps, in the smaller of the two forms. `mask` is a flat bitmap over the
+    /// row-major entries (u64 words, bit i%64 of word i/64, 1 = kept) with `kept` ones. On Meta only `kept` counts.
+    ///
+    /// # Errors
+    /// A length or element type that does not fit, or no memory.
+    pub fn pruned(
+        device: &Device,
+        source: &Buffer,
+        rows: usize,
+        cols: usize,
+        mask: &Buffer,
+        kept: usize,
+    ) -> Result<FrozenWeight> {
+        expect_len("pack", "mask", mask.len(), (rows * cols).div_ceil(64))?;
+        if SparseWeight::bytes_for(rows, cols, source.dtype(), kept) < source.size_bytes() {
+            Ok(FrozenWeight::Sparse(SparseWeight::pack(device, source, rows, cols, mask, kept)?))
+        } else {
+            Ok(FrozenWeight::Dense(DenseWeight::masked(device, source, rows, cols, mask)?))
+        }
+    }
+
+    /// Output features.
+    pub fn rows(&self) -> usize {
+        match self {
+            FrozenWeight::Dense(w) => w.rows,
+            FrozenWeight::Sparse(w) => w.rows,
+        }
+    }
+
+    /// Input features.
+    pub fn cols(&self) -> usize {
+        match self {
+            FrozenWeight::Dense(w) => w.cols,
+            FrozenWeight::Sparse(w) => w.cols,
+        }
+    }
+
+    /// The element type of the stored entries.
+    pub fn dtype(&self) -> DType {
+        match self {
+            FrozenWeight::Dense(w) => w.values.dtype(),
+            FrozenWeight::Sparse(w) => w.values.dtype(),
+        }
+    }
+
+    /// Bytes held.
+    pub fn size_bytes(&self) -> usize {
+        match self {
+            FrozenWeight::Dense(w) => w.values.size_bytes(),
+            FrozenWeight::Sparse(w) => w.size_bytes(),
+        }
+    }
+
+    /// Stored entries: all of a dense weight, the kept ones of a sparse one.
+    pub fn stored(&self) -> usize {
+        match self {
+            FrozenWeight::Dense(w) => w.rows * w.cols,
+            FrozenWeight::Sparse(w) => w.values.len(),
+        }
+    }
+
+    /// True where entries hold data (not on Meta).
+    pub fn has_data(&self) -> bool {
+        !match self {
+            FrozenWeight::Dense(w) => w.values.device().is_meta(),
+            FrozenWeight::Sparse(w) => w.values.device().is_meta(),
+        }
+    }
+
+    /// Writes entries (`row`, `cols`) as f32.
+    pub fn read(&self, row: usize, cols: Range<usize>, out: &mut [f32]) {
+        match self {
+            FrozenWeight::Dense(w) => w.read(row, cols, out),
+            FrozenWeight::Sparse(w) => w.read(row, cols, out),
+        }
+    }
+
+    /// All entries as f32, row-major.
+    pub fn to_f32(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.rows() * self.cols()];
+        for (row, out) in out.chunks_mut(self.cols().max(1)).enumerate() {
+            self.read(row, 0..self.cols(), out);
+        }
+        out
+    }
+
+    /// All entries in their own element type, row-major, little-endian: what a weight file holds. Bits are preserved.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        match self {
+            FrozenWeight::Dense(w) => w.values.bytes().to_vec(),
+            FrozenWeight::Sparse(w) => w.to_bytes(),
+        }
+    }
+
+    /// Entries that are zero.
+    pub fn zeros(&self) -> usize {
+        let mut row_values = vec![0.0; self.cols()];
+        (0..self.rows())
+            .map(|row| {
+                self.read(row, 0..self.cols(), &mut row_values);
+                row_values.iter().filter(|x| **x == 0.0).count()
+            })
+            .sum()
+    }
+}
+
+/// A weight as a product's operand.
+#[derive(Clone, Copy, Debug)]
+pub enum WeightRef<'a> {
+    /// A frozen weight.
+    Frozen(&'a FrozenWeight),
+    /// A trainable one: dense f32 `[rows, cols]`.
+    Trainable {
+        /// The entries.
+        value: &'a Buffer,
+        /// Output features.
+        rows: usize,
+        /// Input features.
+        cols: usize,
+    },
+}
+
+impl<'a> WeightRef<'a> {
+    /// Output features.
+    pub fn rows(&self) -> usize {
+        match self {
+            WeightRef::Frozen(w) => w.rows(),
+            WeightRef::Trainable { rows, .. } => *rows,
+        }
+    }
+
+    /// Input features.
+    pub fn cols(&self) -> usize {
+        match self {
+            WeightRef::Frozen(w) => w.cols(),
+            WeightRef::Trainable { cols, .. } => *cols,
+        }
+    }
+
+    /// Bytes held.
+    pub fn size_bytes(&self) -> usize {
+        match self {
+            WeightRef::Frozen(w) => w.size_bytes(),
+            WeightRef::Trainable { value, .. } => value.size_bytes(),
+        }
+    }
+
+    /// Writes entries (`row`, `cols`) as f32.
+    pub fn read(&self, row: usize, cols: Range<usize>, out: &mut [f32]) {
+        match self {
+            WeightRef::Frozen(w) => w.read(row, cols, out),
+            WeightRef::Trainable { value, cols: width, .. } => {
+                out[..cols.len()].copy_from_slice(&value.f32()[row * width..][cols]);
+            }
+        }
+    }
+
+    /// Floating-point operations of a product with `n` rows. Packed weights are expanded on their way into the product,
+    /// so their zeros are multiplied too.
+    pub fn product_flops(&self, n: usize) -> usize {
+        2 * n * self.rows() * self.cols()
+    }
+
+    /// W `[out, in]` as a B operand, for dX = dY·W.
+    pub fn panels(self) -> Box<dyn Panels + 'a> {
+        Box::new(Straight(self))
+    }
+
+    /// Wᵀ `[in, out]` as a B operand, for Y = X·Wᵀ.
+    pub fn transposed_panels(self) -> Box<dyn Panels + 'a> {
+        Box::new(Transposed(self))
+    }
+}
+
+struct Straight<'a>(WeightRef<'a>);
+
+impl Panels for Straight<'_> {
+    fn pack(&self, k: Range<usize>, n: Range<usize>, nr: usize, out: &mut [f32]) {
+        for (row, out) in k.zip(out.chunks_mut(nr)) {
+            self.0.read(row, n.clone(), out);
+            out[n.len()..].fill(0.0);
+        }
+    }
+}
+
+struct Transposed<'a>(WeightRef<'a>);
+
+impl Panels for Transposed<'_> {
+    fn pack(&self, k: Range<usize>, n: Range<usize>, nr: usize, out: &mut [f32]) {
+        /// Columns unpacked at a time: they stay in the first-level cache.
+        const SEGMENT: usize = 256;
+        if n.len() < nr {
+            out.fill(0.0);
+        }
+        let mut segment = [0.0f32; SEGMENT];
+        for (j, row) in n.enumerate() {
+            for start in k.clone().step_by(SEGMENT) {
+                let cols = start..k.end.min(start + SEGMENT);
+                let segment = &mut segment[..cols.len()];
+                self.0.read(row, cols, segment);
+                let to = &mut out[(start - k.start) * nr..];
+                for (p, x) in segment.iter().enumerate() {
+                    to[p * nr + j] = *x;
+                }
+            }
+        }
+    }
+}
+
+fn check_source(source: &Buffer, rows: usize, cols: usize) -> Result<()> {
+    expect_len("pack", "weight", source.len(), rows * cols)?;
+    match source.dtype() {
+        DType::F32 | DType::F16 | DType::BF16 => Ok(()),
+        got => Err(Error::DType { op: "pack", what: "weight", expected: DType::F32, got }),
+    }
+}
+
+/// Converts stored entries to f32.
+fn widen(values: &Buffer, range: Range<usize>, out: &mut [f32]) {
+    use half::slice::HalfFloatSliceExt;
+    match values.dtype() {
+        DType::F32 => out.copy_from_slice(&values.f32()[range]),
+        DType::F16 => values.as_slice::<half::f16>()[range].convert_to_f32_slice(out),
+        DType::BF16 => values.as_slice::<half::bf16>()[range].convert_to_f32_slice(out),
+        other => unreachable!("a weight of {other} is refused when it is made"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,222 @@
-//! To be filled.
+//! Linear layers: y = x·Wᵀ + b + s·(x·Aᵀ)·Bᵀ, and its gradients.
+//!
+//! x is `[n, in]`, W `[out, in]` (frozen or trainable), b `[out]`, A `[r, in]`, B `[out, r]`, s = α/r, y `[n, out]`.
+//! With u = s·x·Aᵀ `[n, r]` and v = s·dy·B `[n, r]` the gradients are
+//!
+//! | | formula | function |
+//! |---|---|---|
+//! | dx | dy·W + v·A | [`backward_input`] |
+//! | db | Σ_n dy | [`bias_gradient`] |
+//! | dA | vᵀ·x | [`lora_gradients`] |
+//! | dB | dyᵀ·u | [`lora_gradients`] |
+//! | dW | dyᵀ·x | [`weight_gradient`] |
+//!
+//! (Hu et al. 2021, "LoRA", equation 3.) Only u and v, r numbers a token, are ever stored for the adapter.
+
+mod cpu;
+#[doc(hidden)]
+pub mod reference;
+
+use crate::device::{Buffer, Category, Cost, DType, Device};
+use crate::error::{Result, expect_len};
+use crate::gemm::{self, Dims};
+use crate::simd::Isa;
+use crate::weight::WeightRef;
+
+/// A low-rank update of a weight.
+#[derive(Clone, Copy, Debug)]
+pub struct Lora<'a> {
+    /// A, f32 `[rank, in]`.
+    pub a: &'a Buffer,
+    /// B, f32 `[out, rank]`.
+    pub b: &'a Buffer,
+    /// r.
+    pub rank: usize,
+    /// s = α/r.
+    pub scale: f32,
+}
+
+impl Lora<'_> {
+    fn check(&self, op: &'static str, weight: &WeightRef<'_>) -> Result<()> {
+        expect_len(op, "A", self.a.len(), self.rank * weight.cols())?;
+        expect_len(op, "B", self.b.len(), weight.rows() * self.rank)
+    }
+
+    /// Operations of both products of the adapter with `n` rows.
+    fn flops(&self, n: usize, weight: &WeightRef<'_>) -> usize {
+        2 * n * self.rank * (weight.rows() + weight.cols())
+    }
+
+    fn size_bytes(&self) -> usize {
+        self.a.size_bytes() + self.b.size_bytes()
+    }
+}
+
+/// y, and u where there is an adapter.
+#[derive(Debug)]
+pub struct Forward {
+    /// y `[n, out]`, in x's element type.
+    pub y: Buffer,
+    /// u = s·x·Aᵀ, f32 `[n, r]`: what [`lora_gradients`] needs.
+    pub u: Option<Buffer>,
+}
+
+/// y = x·Wᵀ + b + s·(x·Aᵀ)·Bᵀ. `bias` is f32 `[out]`.
+///
+/// # Errors
+/// An operand whose length does not fit, or no memory.
+pub fn forward(
+    device: &Device,
+    x: &Buffer,
+    n: usize,
+    weight: WeightRef<'_>,
+    bias: Option<&Buffer>,
+    lora: Option<Lora<'_>>,
+) -> Result<Forward> {
+    const OP: &str = "linear_forward";
+    let (rows, cols) = (weight.rows(), weight.cols());
+    expect_len(OP, "x", x.len(), n * cols)?;
+    bias.map_or(Ok(()), |bias| expect_len(OP, "bias", bias.len(), rows))?;
+    lora.map_or(Ok(()), |lora| lora.check(OP, &weight))?;
+    let mut y = device.alloc(Category::Activations, x.dtype(), n * rows)?;
+    let mut u = lora.map(|l| device.alloc(Category::Activations, DType::F32, n * l.rank)).transpose()?;
+    let mut work = device.cpu_workspace(gemm::workspace_len(Dims { m: n, n: rows, k: cols.max(rank(lora)) }))?;
+    let cost = Cost::new(
+        OP,
+        weight.product_flops(n) + lora.map_or(0, |l| l.flops(n, &weight)),
+        x.size_bytes() + weight.size_bytes() + bias.map_or(0, Buffer::size_bytes) + lora.map_or(0, |l| l.size_bytes()),
+        y.size_bytes(),
+    );
+    device.run(cost, || {
+        let lora = lora.zip(u.as_mut().map(Buffer::f32_mut));
+        cpu::forward(Isa::best(), x.f32(), n, weight, bias.map(Buffer::f32), lora, y.f32_mut(), work.f32_mut());
+    });
+    Ok(Forward { y, u })
+}
+
+/// v = s·dy·B, f32 `[n, r]`.
+///
+/// # Errors
+/// An operand whose length does not fit, or no memory.
+pub fn lora_down(device: &Device, dy: &Buffer, n: usize, weight: WeightRef<'_>, lora: Lora<'_>) -> Result<Buffer> {
+    const OP: &str = "lora_down";
+    expect_len(OP, "dy", dy.len(), n * weight.rows())?;
+    lora.check(OP, &weight)?;
+    let mut v = device.alloc(Category::Activations, DType::F32, n * lora.rank)?;
+    let mut work = device.cpu_workspace(gemm::workspace_len(Dims { m: n, n: lora.rank, k: weight.rows() }))?;
+    let cost =
+        Cost::new(OP, 2 * n * lora.rank * weight.rows(), dy.size_bytes() + lora.b.size_bytes(), v.size_bytes());
+    device.run(cost, || {
+        cpu::lora_down(Isa::best(), dy.f32(), n, weight.rows(), lora, v.f32_mut(), work.f32_mut());
+    });
+    Ok(v)
+}
+
+/// dx = dy·W (+ v·A) `[n, in]`, in dy's element type. `lora` comes with its v.
+///
+/// # Errors
+/// An operand whose length does not fit, or no memory.
+pub fn backward_input(
+    device: &Device,
+    dy: &Buffer,
+    n: usize,
+    weight: WeightRef<'_>,
+    lora: Option<(Lora<'_>, &Buffer)>,
+) -> Result<Buffer> {
+    const OP: &str = "linear_backward_input";
+    let (rows, cols) = (weight.rows(), weight.cols());
+    expect_len(OP, "dy", dy.len(), n * rows)?;
+    if let Some((lora, v)) = lora {
+        lora.check(OP, &weight)?;
+        expect_len(OP, "v", v.len(), n * lora.rank)?;
+    }
+    let mut dx = device.alloc(Category::Activations, dy.dtype(), n * cols)?;
+    let mut work = device.cpu_workspace(gemm::workspace_len(Dims { m: n, n: cols, k: rows.max(rank(lora.map(|l| l.0))) }))?;
+    let cost = Cost::new(
+        OP,
+        weight.product_flops(n) + lora.map_or(0, |(l, _)| 2 * n * l.rank * cols),
+        dy.size_bytes() + weight.size_bytes() + lora.map_or(0, |(l, v)| l.a.size_bytes() + v.size_bytes()),
+        dx.size_bytes(),
+    );
+    device.run(cost, || {
+        let lora = lora.map(|(lora, v)| (lora, v.f32()));
+        cpu::backward_input(Isa::best(), dy.f32(), n, weight, lora, dx.f32_mut(), work.f32_mut());
+    });
+    Ok(dx)
+}
+
+/// dA += vᵀ·x and dB += dyᵀ·u, into f32 buffers of the shapes of A and B.
+///
+/// # Errors
+/// An operand whose length does not fit, or no memory.
+pub fn lora_gradients(
+    device: &Device,
+    x: &Buffer,
+    dy: &Buffer,
+    n: usize,
+    (u, v): (&Buffer, &Buffer),
+    d_a: &mut Buffer,
+    d_b: &mut Buffer,
+) -> Result<()> {
+    const OP: &str = "lora_gradients";
+    let rank = u.len() / n.max(1);
+    let (rows, cols) = (dy.len() / n.max(1), x.len() / n.max(1));
+    expect_len(OP, "v", v.len(), n * rank)?;
+    expect_len(OP, "dA", d_a.len(), rank * cols)?;
+    expect_len(OP, "dB", d_b.len(), rows * rank)?;
+    let tall = Dims { m: rows.max(rank), n: rank, k: n };
+    let mut work = device.cpu_workspace(gemm::workspace_len(tall))?;
+    let cost = Cost::new(
+        OP,
+        2 * n * rank * (rows + cols),
+        x.size_bytes() + dy.size_bytes() + u.size_bytes() + v.size_bytes() + d_a.size_bytes() + d_b.size_bytes(),
+        d_a.size_bytes() + d_b.size_bytes(),
+    );
+    device.run(cost, || {
+        let shape = cpu::LoraShape { n, rows, cols, rank };
+        let (d_a, d_b) = (d_a.f32_mut(), d_b.f32_mut());
+        cpu::lora_gradients(Isa::best(), shape, x.f32(), dy.f32(), u.f32(), v.f32(), d_a, d_b, work.f32_mut());
+    });
+    Ok(())
+}
+
+/// dW += dyᵀ·x, into an f32 buffer `[out, in]`.
+///
+/// # Errors
+/// An operand whose length does not fit, or no memory.
+pub fn weight_gradient(device: &Device, x: &Buffer, dy: &Buffer, n: usize, d_weight: &mut Buffer) -> Result<()> {
+    const OP: &str = "linear_weight_gradient";
+    let (rows, cols) = (dy.len() / n.max(1), x.len() / n.max(1));
+    expect_len(OP, "dW", d_weight.len(), rows * cols)?;
+    let dims = Dims { m: rows, n: cols, k: n };
+    let mut work = device.cpu_workspace(gemm::workspace_len(dims))?;
+    let cost = Cost::new(
+        OP,
+        2 * n * rows * cols,
+        x.size_bytes() + dy.size_bytes() + d_weight.size_bytes(),
+        d_weight.size_bytes(),
+    );
+    device.run(cost, || {
+        cpu::weight_gradient(Isa::best(), dims, x.f32(), dy.f32(), d_weight.f32_mut(), work.f32_mut());
+    });
+    Ok(())
+}
+
+/// db += Σ_n dy, into an f32 buffer `[out]`.
+///
+/// # Errors
+/// An operand whose length does not fit.
+pub fn bias_gradient(device: &Device, dy: &Buffer, n: usize, d_bias: &mut Buffer) -> Result<()> {
+    const OP: &str = "bias_gradient";
+    expect_len(OP, "dy", dy.len(), n * d_bias.len())?;
+    let cost = Cost::new(OP, dy.len(), dy.size_bytes() + d_bias.size_bytes(), d_bias.size_bytes());
+    device.run(cost, || cpu::bias_gradient(Isa::best(), dy.f32(), d_bias.f32_mut()));
+    Ok(())
+}
+
+fn rank(lora: Option<Lora<'_>>) -> usize {
+    lora.map_or(0, |lora| lora.rank)
+}
+
+#[cfg(test)]
+mod tests;

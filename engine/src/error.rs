@@ -1,0 +1,34 @@
+//! What can go wrong in training, whatever part it comes from.
+
+/// The result of engine calls.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A failure that names its culprit.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// From an operation or a device.
+    #[error(transparent)]
+    Kernel(#[from] kernels::Error),
+    /// From a model folder, a weight file or an adapter.
+    #[error(transparent)]
+    Checkpoint(#[from] crate::checkpoint::Error),
+    /// From text or tokens.
+    #[error(transparent)]
+    Data(#[from] crate::data::Error),
+    /// From pruning.
+    #[error(transparent)]
+    Prune(#[from] crate::prune::Error),
+    /// From the optimizer.
+    #[error(transparent)]
+    Optim(#[from] crate::optim::Error),
+    /// A configuration that cannot be run; says what would be right.
+    #[error("{0}")]
+    Config(String),
+}
+
+impl Error {
+    /// A configuration error.
+    pub fn config(message: impl Into<String>) -> Error {
+        Error::Config(message.into())
+    }
+}

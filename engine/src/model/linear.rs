@@ -1,0 +1,200 @@
+//! Linear layers: a weight that is frozen or trains, a bias, an adapter.
+
+use std::sync::{Arc, RwLockReadGuard};
+
+use kernels::ops::linear as op;
+use kernels::weight::{FrozenWeight, WeightRef};
+use kernels::{Buffer, Category, DType, Device};
+
+use crate::error::Result;
+use crate::tensor::Param;
+
+/// A `[rows, cols]` = `[out, in]` weight.
+#[derive(Debug)]
+pub enum Weight {
+    /// Packed at load, never touched by a step.
+    Frozen(FrozenWeight),
+    /// Dense f32, with a gradient and optimizer state (method `full`).
+    Trainable(Arc<Param>),
+}
+
+impl Weight {
+    /// Output features (of an embedding: tokens).
+    pub fn rows(&self) -> usize {
+        match self {
+            Weight::Frozen(weight) => weight.rows(),
+            Weight::Trainable(param) => param.shape()[0],
+        }
+    }
+
+    /// Input features (of an embedding: its width).
+    pub fn cols(&self) -> usize {
+        match self {
+            Weight::Frozen(weight) => weight.cols(),
+            Weight::Trainable(param) => param.shape()[1],
+        }
+    }
+
+    /// The element type of the stored entries.
+    pub fn dtype(&self) -> DType {
+        match self {
+            Weight::Frozen(weight) => weight.dtype(),
+            Weight::Trainable(_) => DType::F32,
+        }
+    }
+
+    /// The parameter, where it has one.
+    pub fn param(&self) -> Option<&Arc<Param>> {
+        match self {
+            Weight::Frozen(_) => None,
+            Weight::Trainable(param) => Some(param),
+        }
+    }
+
+    /// True where it trains.
+    pub fn is_trainable(&self) -> bool {
+        self.param().is_some_and(|param| param.is_trainable())
+    }
+
+    /// Lends it to a kernel.
+    pub fn with_ref<T>(&self, run: impl FnOnce(WeightRef<'_>) -> T) -> T {
+        match self {
+            Weight::Frozen(weight) => run(WeightRef::Frozen(weight)),
+            Weight::Trainable(param) => {
+                let value = param.value();
+                run(WeightRef::Trainable { value: &value, rows: self.rows(), cols: self.cols() })
+            }
+        }
+    }
+
+    /// Entries that are zero (none on Meta).
+    pub fn zeros(&self) -> usize {
+        match self {
+            Weight::Frozen(weight) if weight.has_data() => weight.zeros(),
+            Weight::Trainable(param) if !param.value().device().is_meta() => {
+                param.value().f32().iter().filter(|x| **x == 0.0).count()
+            }
+            _ => 0,
+        }
+    }
+
+    /// The same weight as a parameter named `name`, dense in f32. A pruned weight keeps its mask: the entries that a
+    /// packed weight does not store stay zero in training.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn into_trainable(self, device: &Device, name: &str) -> Result<Weight> {
+        let Weight::Frozen(weight) = self else { return Ok(self) };
+        let (rows, cols) = (weight.rows(), weight.cols());
+        let mut value = device.alloc(Category::Weights, DType::F32, rows * cols)?;
+        let mask = match &weight {
+            FrozenWeight::Dense(_) => None,
+            FrozenWeight::Sparse(sparse) => {
+                let mut mask = device.zeros(Category::Masks, DType::U64, (rows * cols).div_ceil(64))?;
+                if !device.is_meta() {
+                    let words = mask.as_mut_slice::<u64>();
+                    for i in (0..rows * cols).filter(|i| sparse.is_kept(i / cols, i % cols)) {
+                        words[i / 64] |= 1 << (i % 64);
+                    }
+                }
+                Some(mask)
+            }
+        };
+        if !device.is_meta() {
+            for (row, out) in value.f32_mut().chunks_mut(cols).enumerate() {
+                weight.read(row, 0..cols, out);
+            }
+        }
+        let param = Param::new(name, &[rows, cols], value);
+        param.set_mask(mask);
+        Ok(Weight::Trainable(Arc::new(param)))
+    }
+}
+
+/// A low-rank update: s·B·A with s = α/r.
+#[derive(Debug)]
+pub struct Lora {
+    /// A `[rank, in]`.
+    pub a: Arc<Param>,
+    /// B `[out, rank]`.
+    pub b: Arc<Param>,
+    /// r.
+    pub rank: usize,
+    /// α.
+    pub alpha: f64,
+}
+
+impl Lora {
+    /// s = α/r.
+    pub fn scale(&self) -> f32 {
+        (self.alpha / self.rank as f64) as f32
+    }
+
+    /// Entries of A and B.
+    pub fn len(&self) -> usize {
+        self.a.len() + self.b.len()
+    }
+
+    /// True for an adapter of no entries.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// True where A and B train.
+    pub fn is_trainable(&self) -> bool {
+        self.a.is_trainable()
+    }
+
+    /// Its values, to lend to a kernel.
+    pub fn values(&self) -> LoraValues<'_> {
+        LoraValues { a: self.a.value(), b: self.b.value(), rank: self.rank, scale: self.scale() }
+    }
+}
+
+/// A and B, held for reading.
+pub struct LoraValues<'a> {
+    a: RwLockReadGuard<'a, Buffer>,
+    b: RwLockReadGuard<'a, Buffer>,
+    rank: usize,
+    scale: f32,
+}
+
+impl LoraValues<'_> {
+    /// As a kernel takes it.
+    pub fn borrow(&self) -> op::Lora<'_> {
+        op::Lora { a: &self.a, b: &self.b, rank: self.rank, scale: self.scale }
+    }
+}
+
+/// y = x·Wᵀ + b + s·(x·Aᵀ)·Bᵀ.
+#[derive(Debug)]
+pub struct Linear {
+    /// Its module path in weight files, such as `model.layers.0.self_attn.q_proj`.
+    pub name: String,
+    /// W `[out, in]`.
+    pub weight: Weight,
+    /// b `[out]`.
+    pub bias: Option<Arc<Param>>,
+    /// The adapter.
+    pub lora: Option<Lora>,
+    /// True inside decoder layers: pruning may remove its weights.
+    pub prunable: bool,
+}
+
+impl Linear {
+    /// The last part of its path, such as `q_proj`: what users name as a LoRA target.
+    pub fn role(&self) -> &str {
+        self.name.rsplit('.').next().unwrap_or(&self.name)
+    }
+
+    /// The parameters that may train in it.
+    pub fn params(&self) -> [Option<&Param>; 4] {
+        let lora = self.lora.as_ref();
+        [
+            self.weight.param().map(Arc::as_ref),
+            self.bias.as_deref(),
+            lora.map(|lora| lora.a.as_ref()),
+            lora.map(|lora| lora.b.as_ref()),
+        ]
+    }
+}

@@ -1,0 +1,170 @@
+//! Builds modules from a model folder, from random numbers, or from nothing (on Meta).
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use kernels::weight::FrozenWeight;
+use kernels::{Buffer, Category, DType, Device};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+use super::{Embedding, Head, Linear, Norm, NormKind, Weight};
+use crate::checkpoint::{ModelFolder, TensorInfo};
+use crate::error::Result;
+use crate::tensor::Param;
+
+/// Where weights come from.
+#[derive(Clone, Copy)]
+pub enum Source<'a> {
+    /// A Hugging Face model folder.
+    Folder(&'a ModelFolder),
+    /// A fresh model: weights from N(0, std²), biases 0, norms 1. Each tensor draws from its own stream, so that the
+    /// order of loading does not matter.
+    Random {
+        /// The run's seed.
+        seed: u64,
+        /// The standard deviation.
+        std: f64,
+    },
+    /// No values, on Meta: the bytes of weights in this element type.
+    Absent(DType),
+}
+
+/// What is done with each linear layer as soon as it is loaded: pruned, say.
+type OnLinear<'a> = Box<dyn FnMut(&mut Linear) -> Result<()> + 'a>;
+
+/// Builds modules one at a time; what a caller does with a linear layer as it comes (prune, pack) is done before the next
+/// one is loaded, so the dense model is never in memory whole.
+pub struct Loader<'a> {
+    device: Device,
+    source: Source<'a>,
+    on_linear: RefCell<Option<OnLinear<'a>>>,
+}
+
+impl<'a> Loader<'a> {
+    /// A loader onto `device`.
+    pub fn new(device: &Device, source: Source<'a>) -> Loader<'a> {
+        Loader { device: device.clone(), source, on_linear: RefCell::new(None) }
+    }
+
+    /// Calls `run` with each linear layer inside decoder layers as it is loaded.
+    pub fn on_linear(self, run: impl FnMut(&mut Linear) -> Result<()> + 'a) -> Loader<'a> {
+        *self.on_linear.borrow_mut() = Some(Box::new(run));
+        self
+    }
+
+    /// The device modules are put on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// A linear layer at module path `name`: `name.weight` `[rows, cols]` and, where `bias` says so, `name.bias`.
+    ///
+    /// # Errors
+    /// A missing tensor, a wrong shape or element type, no memory, or what the callback returns.
+    pub fn linear(&self, name: &str, rows: usize, cols: usize, bias: bool, prunable: bool) -> Result<Arc<Linear>> {
+        let mut linear = Linear {
+            name: name.into(),
+            weight: self.weight(&format!("{name}.weight"), rows, cols)?,
+            bias: if bias { Some(self.param(&format!("{name}.bias"), rows, 0.0)?) } else { None },
+            lora: None,
+            prunable,
+        };
+        if prunable && let Some(run) = self.on_linear.borrow_mut().as_mut() {
+            run(&mut linear)?;
+        }
+        Ok(Arc::new(linear))
+    }
+
+    /// A norm over `dim` features; LayerNorm has `name.bias` too.
+    ///
+    /// # Errors
+    /// As [`Loader::linear`].
+    pub fn norm(&self, kind: NormKind, name: &str, dim: usize, eps: f64) -> Result<Norm> {
+        Ok(Norm {
+            name: name.into(),
+            kind,
+            weight: self.param(&format!("{name}.weight"), dim, 1.0)?,
+            bias: match kind {
+                NormKind::Layer => Some(self.param(&format!("{name}.bias"), dim, 0.0)?),
+                NormKind::Rms => None,
+            },
+            eps: eps as f32,
+        })
+    }
+
+    /// An embedding of `rows` vectors of `cols` features.
+    ///
+    /// # Errors
+    /// As [`Loader::linear`].
+    pub fn embedding(&self, name: &str, rows: usize, cols: usize) -> Result<Embedding> {
+        Ok(Embedding { name: name.into(), weight: Arc::new(self.weight(&format!("{name}.weight"), rows, cols)?) })
+    }
+
+    /// The LM head: the embedding's table where `tied`, `lm_head.weight` otherwise.
+    ///
+    /// # Errors
+    /// As [`Loader::linear`].
+    pub fn head(&self, tied: bool, embedding: &Embedding) -> Result<Head> {
+        let table = &embedding.weight;
+        let weight = if tied {
+            table.clone()
+        } else {
+            Arc::new(self.weight("lm_head.weight", table.rows(), table.cols())?)
+        };
+        Ok(Head { name: "lm_head".into(), weight, tied, lora: None })
+    }
+
+    fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
+        let values = match self.source {
+            Source::Folder(folder) => find(folder, name, &[rows, cols])?.load(&self.device, Category::Weights)?,
+            Source::Random { seed, std } => {
+                let mut values = self.device.alloc(Category::Weights, DType::F32, rows * cols)?;
+                if !self.device.is_meta() {
+                    fill_normal(seed, name, std, values.f32_mut());
+                }
+                values
+            }
+            Source::Absent(dtype) => self.device.alloc(Category::Weights, dtype, rows * cols)?,
+        };
+        Ok(Weight::Frozen(FrozenWeight::dense(values, rows, cols)?))
+    }
+
+    fn param(&self, name: &str, len: usize, fresh: f32) -> Result<Arc<Param>> {
+        let value: Buffer = match self.source {
+            Source::Folder(folder) => find(folder, name, &[len])?.load_f32(&self.device, Category::Weights)?,
+            Source::Random { .. } => self.device.upload(Category::Weights, &vec![fresh; len])?,
+            Source::Absent(_) => self.device.alloc(Category::Weights, DType::F32, len)?,
+        };
+        Ok(Arc::new(Param::new(name, &[len], value)))
+    }
+}
+
+/// The tensor under its name, or under the name that files of the bare decoder use (no leading `model.`).
+fn find<'a>(folder: &'a ModelFolder, name: &str, shape: &[usize]) -> Result<&'a TensorInfo> {
+    let bare = name.strip_prefix("model.").filter(|bare| folder.tensor(name).is_none() && folder.tensor(bare).is_some());
+    Ok(folder.expect(bare.unwrap_or(name), shape)?)
+}
+
+/// N(0, std²) by Box and Muller's transform, from a stream of the seed and the tensor's name.
+fn fill_normal(seed: u64, name: &str, std: f64, out: &mut [f32]) {
+    let mut rng = named_rng(seed, name);
+    let mut uniform = || (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+    for pair in out.chunks_mut(2) {
+        let radius = std * (-2.0 * (1.0 - uniform()).ln()).sqrt();
+        let angle = std::f64::consts::TAU * uniform();
+        pair[0] = (radius * angle.cos()) as f32;
+        if let Some(second) = pair.get_mut(1) {
+            *second = (radius * angle.sin()) as f32;
+        }
+    }
+}
+
+/// A random stream of its own for each seed and name.
+pub(crate) fn named_rng(seed: u64, name: &str) -> ChaCha8Rng {
+    // FNV-1a spreads names over streams; a collision would only make two tensors share their noise.
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(hash);
+    rng
+}

@@ -1,0 +1,97 @@
+use half::{bf16, f16};
+use proptest::prelude::*;
+
+use super::*;
+use crate::device::{Backend, Category};
+
+fn mask_of(keep: &[bool]) -> Vec<u64> {
+    let mut words = vec![0u64; keep.len().div_ceil(64)];
+    for (i, _) in keep.iter().enumerate().filter(|(_, keep)| **keep) {
+        words[i / 64] |= 1 << (i % 64);
+    }
+    words
+}
+
+fn source(device: &Device, dtype: DType, values: &[f32]) -> Buffer {
+    match dtype {
+        DType::F16 => {
+            let v: Vec<f16> = values.iter().map(|x| f16::from_f32(*x)).collect();
+            device.upload(Category::Weights, &v).unwrap()
+        }
+        DType::BF16 => {
+            let v: Vec<bf16> = values.iter().map(|x| bf16::from_f32(*x)).collect();
+            device.upload(Category::Weights, &v).unwrap()
+        }
+        _ => device.upload(Category::Weights, values).unwrap(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+    #[test]
+    fn a_pruned_weight_reads_back_exactly_what_the_mask_keeps(
+        rows in 1usize..9, cols in 1usize..700, percent in 0u64..101, kind in 0usize..3, seed: u64,
+    ) {
+        let device = Device::cpu();
+        let dtype = [DType::F32, DType::F16, DType::BF16][kind];
+        let mut state = seed | 1;
+        let mut random = || { state = state.wrapping_mul(6364136223846793005).wrapping_add(1); state >> 33 };
+        // Small integers plus a half: exact in every element type, never zero.
+        let values: Vec<f32> = (0..rows * cols).map(|_| (random() % 100) as f32 + 0.5).collect();
+        let keep: Vec<bool> = (0..rows * cols).map(|_| random() % 100 < percent).collect();
+        let kept = keep.iter().filter(|k| **k).count();
+        let dense = source(&device, dtype, &values);
+        let mask = device.upload(Category::Masks, &mask_of(&keep)).unwrap();
+        let packed = FrozenWeight::pruned(&device, &dense, rows, cols, &mask, kept).unwrap();
+        let want: Vec<f32> = values.iter().zip(&keep).map(|(x, keep)| if *keep { *x } else { 0.0 }).collect();
+        prop_assert_eq!(packed.to_f32(), want.clone());
+        prop_assert_eq!(packed.to_bytes(), source(&device, dtype, &want).bytes().to_vec());
+        prop_assert_eq!(packed.zeros(), rows * cols - kept);
+        prop_assert!(packed.size_bytes() <= dense.size_bytes());
+
+        // Both operand forms, at any offset.
+        let w = WeightRef::Frozen(&packed);
+        let (k0, n0) = (rows / 2, cols / 3);
+        let (height, width) = (rows - k0, (cols - n0).min(32));
+        let mut panel = vec![f32::NAN; height * 32];
+        w.panels().pack(k0..rows, n0..n0 + width, 32, &mut panel);
+        for p in 0..height {
+            for j in 0..32 {
+                let x = if j < width { want[(k0 + p) * cols + n0 + j] } else { 0.0 };
+                prop_assert_eq!(panel[p * 32 + j], x);
+            }
+        }
+        let mut panel = vec![f32::NAN; (cols - n0) * 16];
+        w.transposed_panels().pack(n0..cols, k0..rows, 16, &mut panel);
+        for p in 0..cols - n0 {
+            for j in 0..16 {
+                let x = if j < height { want[(k0 + j) * cols + n0 + p] } else { 0.0 };
+                prop_assert_eq!(panel[p * 16 + j], x);
+            }
+        }
+
+        // Meta accounts the same bytes from the count alone.
+        let meta = Device::meta(Backend::Cpu, 1);
+        let absent = meta.alloc(Category::Weights, dtype, rows * cols).unwrap();
+        let no_mask = meta.alloc(Category::Masks, DType::U64, mask.len()).unwrap();
+        let planned = FrozenWeight::pruned(&meta, &absent, rows, cols, &no_mask, kept).unwrap();
+        prop_assert_eq!(planned.size_bytes(), packed.size_bytes());
+    }
+}
+
+#[test]
+fn half_of_an_f16_weight_takes_nine_and_an_eighth_bits_an_entry() {
+    let bytes = SparseWeight::bytes_for(1024, 4096, DType::F16, 1024 * 4096 / 2);
+    assert_eq!(bytes as f64 * 8.0 / (1024.0 * 4096.0), 9.125);
+}
+
+#[test]
+fn a_mask_of_the_wrong_length_or_count_is_refused() {
+    let device = Device::cpu();
+    let dense = source(&device, DType::F32, &[1.0; 128]);
+    let short = device.upload(Category::Masks, &[u64::MAX]).unwrap();
+    assert!(FrozenWeight::pruned(&device, &dense, 2, 64, &short, 64).unwrap_err().to_string().contains("mask"));
+    let mask = device.upload(Category::Masks, &[1u64, 1]).unwrap();
+    let error = FrozenWeight::pruned(&device, &dense, 2, 64, &mask, 3).unwrap_err().to_string();
+    assert!(error.contains("keeps 2 entries, 3 were announced"), "{error}");
+}
