@@ -83,13 +83,7 @@ enum Data {
 }
 
 impl Buffer {
-    pub(super) fn alloc(
-        device: &Device,
-        category: Category,
-        dtype: DType,
-        len: usize,
-        zeroed: bool,
-    ) -> Result<Buffer> {
+    pub(super) fn alloc(device: &Device, category: Category, dtype: DType, len: usize, zeroed: bool) -> Result<Buffer> {
         let bytes = len * dtype.size();
         device.memory().take(category, bytes as u64)?;
         let data = if device.is_meta() { Data::Absent } else { Data::Owned(device.pool().take(bytes, zeroed)) };

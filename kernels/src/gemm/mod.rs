@@ -9,7 +9,7 @@
 //! thread's scratch (L2) and sweeps all its rows of A over it. A is packed once a product, by all threads, into workspace.
 //! Every element of C is summed over k in the same order whatever the number of threads.
 
-mod micro;
+pub(crate) mod micro;
 mod source;
 
 use std::cell::RefCell;

@@ -43,11 +43,7 @@ impl<'a> Strided<'a> {
         } else {
             for (p, out) in out.chunks_mut(mr).enumerate() {
                 for (i, out) in out.iter_mut().enumerate() {
-                    *out = if i < rows {
-                        self.data[(row + i) * self.row_stride + p * self.column_stride]
-                    } else {
-                        0.0
-                    };
+                    *out = if i < rows { self.data[(row + i) * self.row_stride + p * self.column_stride] } else { 0.0 };
                 }
             }
         }
