@@ -46,7 +46,7 @@ fn masks_logits_and_losses_equal_transformers_for_every_model_and_pattern() {
             assert_close(&format!("{what} logits"), &logits(&*model, &batch), &golden.floats("logits"), TOLERANCE);
             let mut tape = Tape::training(&device, false);
             let hidden = model.forward(&mut tape, &batch).unwrap();
-            let loss = head_loss(&device, model.head(), &hidden, &batch.targets(), 1.0).unwrap();
+            let loss = head_loss(model.head(), &hidden, &batch.targets(), 1.0).unwrap();
             let mean = loss.sum / batch.predictions() as f64;
             let want = f64::from(golden.floats("loss")[0]);
             assert!((mean - want).abs() <= TOLERANCE * want, "{what}: loss {mean}, not {want}");
@@ -73,7 +73,7 @@ fn gradients_equal_peft(checkpointing: bool) {
                 let mut tape = Tape::training(&device, checkpointing);
                 let hidden = model.forward(&mut tape, &batch).unwrap();
                 let scale = 1.0 / batch.predictions() as f32;
-                let loss = head_loss(&device, model.head(), &hidden, &batch.targets(), scale).unwrap();
+                let loss = head_loss(model.head(), &hidden, &batch.targets(), scale).unwrap();
                 let mean = loss.sum / batch.predictions() as f64;
                 tape.backward(hidden, loss.gradient.unwrap()).unwrap();
                 let want = f64::from(golden.floats("loss")[0]);

@@ -106,7 +106,7 @@ impl Trainer {
         let mut tape = Tape::training(&self.device, self.config.checkpointing);
         let hidden = model.forward(&mut tape, batch)?;
         let scale = 1.0 / (batch.predictions() * micro_batches) as f32;
-        let loss = head_loss(&self.device, model.head(), &hidden, &batch.targets(), scale)?;
+        let loss = head_loss(model.head(), &hidden, &batch.targets(), scale)?;
         if let Some(gradient) = loss.gradient {
             tape.backward(hidden, gradient)?;
         }
