@@ -1,1 +1,23 @@
-//! To be filled.
+//! Sums of activations: residual connections, and gradients that meet.
+
+mod cpu;
+
+use crate::device::{Buffer, Cost};
+use crate::error::{Result, expect_len};
+use crate::simd::Isa;
+
+/// sum += x, element by element.
+///
+/// # Errors
+/// Lengths that differ.
+pub fn add_assign(sum: &mut Buffer, x: &Buffer) -> Result<()> {
+    const OP: &str = "add";
+    expect_len(OP, "x", x.len(), sum.len())?;
+    let device = sum.device().clone();
+    let cost = Cost::new(OP, sum.len(), sum.size_bytes() + x.size_bytes(), sum.size_bytes());
+    device.run(cost, || cpu::add_assign(Isa::best(), sum.f32_mut(), x.f32()));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
