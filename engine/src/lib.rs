@@ -3,6 +3,7 @@
 pub mod autograd;
 pub mod checkpoint;
 pub mod data;
+pub mod error;
 pub mod evaluate;
 pub mod model;
 pub mod optim;

@@ -70,7 +70,7 @@ impl Weight {
     /// Entries that are zero (none on Meta).
     pub fn zeros(&self) -> usize {
         match self {
-            Weight::Frozen(weight) if weight.has_data() => weight.zeros(),
+            Weight::Frozen(weight) if !weight.device().is_meta() => weight.zeros(),
             Weight::Trainable(param) if !param.value().device().is_meta() => {
                 param.value().f32().iter().filter(|x| **x == 0.0).count()
             }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use kernels::Device;
 
 pub use linear::{Linear, Lora, LoraValues, Weight};
+pub(crate) use load::named_rng;
 pub use load::{Loader, Source};
 pub use modules::{Embedding, Head, Norm, NormKind};
 

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use kernels::Device;
-use kernels::weight::FrozenWeight;
 
 use super::{Lora, Weight};
 use crate::tensor::Param;
@@ -65,8 +64,7 @@ impl Head {
     /// Where it lives.
     pub fn device(&self) -> Device {
         match self.weight.as_ref() {
-            Weight::Frozen(FrozenWeight::Dense(weight)) => weight.values().device().clone(),
-            Weight::Frozen(FrozenWeight::Sparse(weight)) => weight.device().clone(),
+            Weight::Frozen(weight) => weight.device().clone(),
             Weight::Trainable(param) => param.value().device().clone(),
         }
     }

@@ -1,1 +1,68 @@
-//! To be filled.
+//! Memory and time of a run before it starts.
+//!
+//! A plan is not a formula: it is a training step run on the Meta device, which takes the code path of every device,
+//! allocates nothing and counts everything. It can therefore not drift from what a run does.
+
+mod gpu;
+mod memory;
+
+use std::sync::Arc;
+
+use kernels::device::{KernelStats, MemoryReport};
+
+pub use gpu::{GPUS, Gpu};
+pub use memory::available_memory;
+
+use crate::error::Result;
+use crate::model::{self, Model, TokenBatch};
+use crate::retrain::{Config, Trainer};
+use crate::tensor::Param;
+
+/// The shape of a training step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepShape {
+    /// Sequences of a micro-batch.
+    pub batch: usize,
+    /// Micro-batches of a step.
+    pub accumulate: usize,
+    /// Tokens of a sequence.
+    pub seq_len: usize,
+    /// Decoder layers run again in the backward pass.
+    pub checkpointing: bool,
+}
+
+/// What a step needs.
+#[derive(Clone, Debug)]
+pub struct StepPlan {
+    /// The high-water mark over a step in the steady state.
+    pub peak: MemoryReport,
+    /// The kernels of one step, with their costs (and, on a real device, their times).
+    pub kernels: Vec<KernelStats>,
+}
+
+/// Runs two steps of training on the device the model lives on, and reports memory and kernels of the second: the first
+/// makes the optimizer's state. On a real device this changes the parameters.
+///
+/// # Errors
+/// As [`Trainer::step`].
+pub fn measure(model: &mut dyn Model, params: Vec<Arc<Param>>, shape: StepShape) -> Result<StepPlan> {
+    let device = model::device_of(model);
+    let config = Config {
+        steps: 2,
+        batch: shape.batch,
+        accumulate: shape.accumulate,
+        lr: 0.0,
+        warmup: 0.0,
+        clip: Some(1.0),
+        weight_decay: 0.0,
+        checkpointing: shape.checkpointing,
+    };
+    let batch = TokenBatch::new(vec![0; shape.batch * shape.seq_len], shape.seq_len);
+    let micro_batches = vec![batch; shape.accumulate];
+    let mut trainer = Trainer::new(model, params, config)?;
+    trainer.step(model, &micro_batches)?;
+    device.memory().reset_peak();
+    device.start_profile();
+    trainer.step(model, &micro_batches)?;
+    Ok(StepPlan { peak: device.memory().peak(), kernels: device.take_profile() })
+}

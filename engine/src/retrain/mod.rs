@@ -1,1 +1,151 @@
-//! To be filled.
+//! The training loop: accumulate, clip, step, schedule. Pretraining and retraining are the same loop; only the set of
+//! trainable parameters differs.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use kernels::Device;
+
+use crate::autograd::{Tape, head_loss};
+use crate::data::TrainSampler;
+use crate::error::Result;
+use crate::model::{self, Model, TokenBatch};
+use crate::optim::{AdamW, AdamWConfig, LinearSchedule, ParamStep, StepReport};
+use crate::tensor::Param;
+
+/// How to train.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Optimizer steps.
+    pub steps: usize,
+    /// Sequences of a micro-batch.
+    pub batch: usize,
+    /// Micro-batches of a step.
+    pub accumulate: usize,
+    /// The largest learning rate.
+    pub lr: f64,
+    /// The share of steps that the learning rate rises over.
+    pub warmup: f64,
+    /// The largest gradient norm over all trainable tensors together; larger ones are scaled down to it.
+    pub clip: Option<f64>,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Decoder layers keep only their inputs and run again in the backward pass.
+    pub checkpointing: bool,
+}
+
+/// What one step did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepRecord {
+    /// Its number, from 1.
+    pub step: usize,
+    /// The mean loss of its micro-batches, before the update.
+    pub loss: f64,
+    /// Its learning rate.
+    pub lr: f64,
+    /// The gradient norm before clipping.
+    pub grad_norm: f64,
+    /// Tokens it trained on.
+    pub tokens: usize,
+    /// Wall seconds.
+    pub seconds: f64,
+}
+
+/// The state of a training run: the trainable parameters and their optimizer.
+pub struct Trainer {
+    device: Device,
+    params: Vec<Arc<Param>>,
+    optimizer: AdamW,
+    schedule: LinearSchedule,
+    config: Config,
+    step: usize,
+}
+
+impl Trainer {
+    /// A run of `config` over `params`, which hold the model's trainable parameters (see
+    /// [`peft::apply`](crate::peft::apply)).
+    ///
+    /// # Errors
+    /// No memory for the optimizer's moments.
+    pub fn new(model: &dyn Model, params: Vec<Arc<Param>>, config: Config) -> Result<Trainer> {
+        let device = model::device_of(model);
+        let sizes: Vec<(String, usize)> = params.iter().map(|param| (param.name().to_string(), param.len())).collect();
+        let optimizer_config =
+            AdamWConfig { weight_decay: config.weight_decay as f32, clip: config.clip, ..AdamWConfig::default() };
+        let optimizer = AdamW::new(&device, &sizes, optimizer_config)?;
+        let schedule = LinearSchedule::new(config.lr, config.steps, config.warmup);
+        Ok(Trainer { device, params, optimizer, schedule, config, step: 0 })
+    }
+
+    /// One optimizer step over `micro_batches`, whose losses are averaged.
+    ///
+    /// # Errors
+    /// A token outside the vocabulary, a loss or gradient that is not finite, or no memory. The parameters are then as
+    /// the last step left them.
+    pub fn step(&mut self, model: &dyn Model, micro_batches: &[TokenBatch]) -> Result<StepRecord> {
+        let start = Instant::now();
+        let mut loss = 0.0;
+        for batch in micro_batches {
+            loss += self.micro_step(model, batch, micro_batches.len())? / micro_batches.len() as f64;
+        }
+        let lr = self.schedule.lr(self.step);
+        let report = self.update(lr)?;
+        self.step += 1;
+        Ok(StepRecord {
+            step: self.step,
+            loss,
+            lr,
+            grad_norm: report.grad_norm,
+            tokens: micro_batches.iter().map(|batch| batch.tokens().len()).sum(),
+            seconds: start.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// Forward and backward of one micro-batch; returns its mean loss.
+    fn micro_step(&self, model: &dyn Model, batch: &TokenBatch, micro_batches: usize) -> Result<f64> {
+        let mut tape = Tape::training(&self.device, self.config.checkpointing);
+        let hidden = model.forward(&mut tape, batch)?;
+        let scale = 1.0 / (batch.predictions() * micro_batches) as f32;
+        let loss = head_loss(model.head(), &hidden, &batch.targets(), scale)?;
+        if let Some(gradient) = loss.gradient {
+            tape.backward(hidden, gradient)?;
+        }
+        Ok(loss.sum / batch.predictions() as f64)
+    }
+
+    fn update(&mut self, lr: f64) -> Result<StepReport> {
+        let grads: Vec<_> = self.params.iter().map(|param| param.take_grad()).collect::<Result<_>>()?;
+        let mut values: Vec<_> = self.params.iter().map(|param| param.value_mut()).collect();
+        let masks: Vec<_> = self.params.iter().map(|param| param.mask()).collect();
+        let mut tensors: Vec<ParamStep<'_>> = values
+            .iter_mut()
+            .zip(grads)
+            .zip(&masks)
+            .map(|((value, grad), mask)| ParamStep { value, grad, mask: mask.as_ref() })
+            .collect();
+        Ok(self.optimizer.step(&mut tensors, lr)?)
+    }
+}
+
+/// Trains `model` for `config.steps` steps on windows from `sampler`; `on_step` hears of each.
+///
+/// # Errors
+/// As [`Trainer::step`].
+pub fn train(
+    model: &dyn Model,
+    params: Vec<Arc<Param>>,
+    sampler: &mut TrainSampler,
+    config: &Config,
+    on_step: &mut dyn FnMut(&StepRecord),
+) -> Result<Vec<StepRecord>> {
+    let mut trainer = Trainer::new(model, params, config.clone())?;
+    let mut records = Vec::with_capacity(config.steps);
+    for _ in 0..config.steps {
+        let micro_batches: Vec<TokenBatch> =
+            (0..config.accumulate).map(|_| sampler.next_batch(config.batch)).collect();
+        let record = trainer.step(model, &micro_batches)?;
+        on_step(&record);
+        records.push(record);
+    }
+    Ok(records)
+}

@@ -1,7 +1,7 @@
 //! Parameters: named f32 tensors that may train.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, RwLock, RwLockReadGuard};
+use std::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use kernels::{Buffer, Category, DType};
 
@@ -72,9 +72,9 @@ impl Param {
         self.value.read().expect("no panic while locked")
     }
 
-    /// Replaces or edits the elements.
-    pub fn update(&self, edit: impl FnOnce(&mut Buffer)) {
-        edit(&mut self.value.write().expect("no panic while locked"));
+    /// The elements, for writing.
+    pub fn value_mut(&self) -> RwLockWriteGuard<'_, Buffer> {
+        self.value.write().expect("no panic while locked")
     }
 
     /// The gradient so far, if a backward pass has left one.

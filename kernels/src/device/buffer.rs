@@ -188,7 +188,11 @@ impl Buffer {
         }
     }
 
-    fn bytes_mut(&mut self) -> &mut [u8] {
+    /// The raw bytes, for writing.
+    ///
+    /// # Panics
+    /// On Meta, and on a mapped buffer.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
         let len = self.size_bytes();
         match &mut self.data {
             Data::Absent => panic!("a meta buffer holds no data"),

@@ -95,11 +95,11 @@ impl FrozenWeight {
         }
     }
 
-    /// True where entries hold data (not on Meta).
-    pub fn has_data(&self) -> bool {
-        !match self {
-            FrozenWeight::Dense(w) => w.values.device().is_meta(),
-            FrozenWeight::Sparse(w) => w.values.device().is_meta(),
+    /// Where it lives.
+    pub fn device(&self) -> &Device {
+        match self {
+            FrozenWeight::Dense(w) => w.values.device(),
+            FrozenWeight::Sparse(w) => w.values.device(),
         }
     }
 

@@ -148,11 +148,6 @@ impl SparseWeight {
         out
     }
 
-    /// Where it lives.
-    pub fn device(&self) -> &Device {
-        self.values.device()
-    }
-
     /// True where the entry is stored.
     pub fn is_kept(&self, row: usize, col: usize) -> bool {
         self.row_bits(row)[col / WORD] >> (col % WORD) & 1 == 1

@@ -1,0 +1,71 @@
+//! Linear layers at the shapes of a training step: dense and packed weights, forward and input gradient, and the adapter.
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use kernels::ops::linear::{self, Lora};
+use kernels::weight::{FrozenWeight, WeightRef};
+use kernels::{Buffer, Category, Device};
+
+/// Tokens of a micro-batch: 2 sequences of 512.
+const N: usize = 1024;
+
+fn values(len: usize) -> Vec<f32> {
+    (0..len).map(|i| ((i * 2_654_435_761) % 1000) as f32 / 1000.0 - 0.5).collect()
+}
+
+fn upload(device: &Device, len: usize) -> Buffer {
+    device.upload(Category::Weights, &values(len)).expect("memory for the benchmark")
+}
+
+fn weight(device: &Device, rows: usize, cols: usize, sparse: bool) -> FrozenWeight {
+    let half: Vec<half::f16> = values(rows * cols).into_iter().map(half::f16::from_f32).collect();
+    let source = device.upload(Category::Weights, &half).expect("memory for the benchmark");
+    if !sparse {
+        return FrozenWeight::dense(source, rows, cols).expect("the source fits");
+    }
+    let words = vec![0x5555_5555_5555_5555u64; (rows * cols).div_ceil(64)];
+    let mask = device.upload(Category::Masks, &words).expect("memory for the benchmark");
+    FrozenWeight::pruned(device, &source, rows, cols, &mask, rows * cols / 2).expect("the mask fits")
+}
+
+fn benchmark(c: &mut Criterion) {
+    let device = Device::cpu();
+    let mut group = c.benchmark_group("linear");
+    group.sample_size(10).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(2));
+    for (rows, cols) in [(768, 768), (3072, 768), (768, 3072), (576, 1536)] {
+        group.throughput(Throughput::Elements((2 * N * rows * cols) as u64));
+        let (x, dy) = (upload(&device, N * cols), upload(&device, N * rows));
+        for (form, sparse) in [("dense", false), ("half", true)] {
+            let weight = weight(&device, rows, cols, sparse);
+            let weight = WeightRef::Frozen(&weight);
+            let shape = format!("{form}/{rows}x{cols}");
+            group.bench_function(BenchmarkId::new("forward", &shape), |b| {
+                b.iter(|| black_box(linear::forward(&device, &x, N, weight, None, None).expect("shapes fit")));
+            });
+            group.bench_function(BenchmarkId::new("backward_input", &shape), |b| {
+                b.iter(|| black_box(linear::backward_input(&device, &dy, N, weight, None).expect("shapes fit")));
+            });
+        }
+    }
+    let (rows, cols, rank) = (768, 768, 16);
+    let weight = weight(&device, rows, cols, true);
+    let weight = WeightRef::Frozen(&weight);
+    let (x, dy) = (upload(&device, N * cols), upload(&device, N * rows));
+    let (a, b) = (upload(&device, rank * cols), upload(&device, rows * rank));
+    let lora = Lora { a: &a, b: &b, rank, scale: 2.0 };
+    group.throughput(Throughput::Elements((4 * N * rank * (rows + cols)) as u64));
+    group.bench_function("lora_gradients/768x768", |bench| {
+        let (mut d_a, mut d_b) = (upload(&device, rank * cols), upload(&device, rows * rank));
+        let u = upload(&device, N * rank);
+        bench.iter(|| {
+            let v = linear::lora_down(&device, &dy, N, weight, lora).expect("shapes fit");
+            linear::lora_gradients(&device, &x, &dy, N, (&u, &v), &mut d_a, &mut d_b).expect("shapes fit");
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, benchmark);
+criterion_main!(benches);
