@@ -1,7 +1,9 @@
-//! The CPU's head and loss: chunks of rows, each four to seven matrix products and one pass over its logits.
+//! The CPU's head and loss: chunks of rows, each a few matrix products and one pass over its logits.
 //!
-//! Least traffic: h and W are read once a chunk forward and once backward; a chunk's logits are written by the product,
-//! turned into their gradient a row at a time while that row is in the second-level cache, and read by each product after.
+//! Traffic: h and W are read once a chunk forward and once backward; a chunk's logits are written by the product, turned
+//! into their gradient a row at a time while that row is in the second-level cache, and read by each product after. To
+//! read them less, dx is multiplied with W and B in one product, as if they were one matrix `[V, D + r]`; and dB is made
+//! transposed, where dx is the operand that needs no transposing to be packed.
 
 use std::ops::Range;
 
@@ -37,20 +39,25 @@ pub(super) struct Scratch<'a> {
     pub z: &'a mut [f32],
     /// `[chunk, r]`
     pub u: &'a mut [f32],
-    /// [`packing_len`] elements.
-    pub packing: &'a mut [f32],
+    /// [`work_len`] elements.
+    pub work: &'a mut [f32],
 }
 
-/// Elements of workspace that the largest of a chunk's products packs its A operand into.
-pub(super) fn packing_len(chunk: usize, head: &Head<'_>, gradients: bool) -> usize {
+/// Elements of workspace for the CPU alone: what the largest of a chunk's products packs its A operand into, and for the
+/// gradients what comes out of a product before it goes where it belongs.
+pub(super) fn work_len(chunk: usize, head: &Head<'_>, gradients: bool) -> usize {
     let (dim, rank, block) = (head.dim(), head.rank(), head.vocab().min(VOCAB_BLOCK));
     let packed = |m, k| workspace_len(Dims { m, n: 0, k });
     let forward = packed(chunk, dim).max(packed(chunk, rank));
-    if gradients {
-        forward.max(packed(chunk, block)).max(packed(block, chunk)).max(packed(rank, chunk))
-    } else {
-        forward
+    if !gradients {
+        return forward;
     }
+    product_len(chunk, head) + forward.max(packed(chunk, block)).max(packed(block, chunk)).max(packed(rank, chunk))
+}
+
+/// Elements of the largest intermediate product: dx·(W | B) `[chunk, D + r]`, or a block of dBᵀ.
+fn product_len(chunk: usize, head: &Head<'_>) -> usize {
+    (chunk * (head.dim() + head.rank())).max(head.rank() * head.vocab().min(VOCAB_BLOCK))
 }
 
 /// Fills `losses`, and the gradients where they are asked for.
@@ -64,13 +71,15 @@ pub(super) fn run(
     scratch: Scratch<'_>,
 ) {
     let (vocab, dim, rank) = (head.vocab(), head.dim(), head.rank());
-    let Scratch { chunk, logits, z, u, packing } = scratch;
+    let Scratch { chunk, logits, z, u, work } = scratch;
+    let product_len = if gradients.is_some() { product_len(chunk, &head) } else { 0 };
+    let (product, work) = work.split_at_mut(product_len);
     for first in (0..targets.len()).step_by(chunk) {
         let rows = first..targets.len().min(first + chunk);
         let n = rows.len();
         let (logits, z, u) = (&mut logits[..n * vocab], &mut z[..n * rank], &mut u[..n * rank]);
         let chunk = Chunk { isa, head, n, hidden: &hidden[rows.start * dim..rows.end * dim] };
-        chunk.logits(logits, z, packing);
+        chunk.logits(logits, z, work);
         let scale = gradients.as_ref().map(|gradients| gradients.scale);
         let rows_of = logits.par_chunks_exact_mut(vocab.max(1));
         rows_of.zip(&targets[rows.clone()]).zip(&mut losses[rows.clone()]).for_each(|((logits, target), loss)| {
@@ -79,12 +88,12 @@ pub(super) fn run(
         if let Some(gradients) = &mut gradients {
             let d_hidden = gradients.hidden.as_deref_mut().map(|d| &mut d[rows.start * dim..rows.end * dim]);
             let d_lora = gradients.lora.as_mut().map(|(d_a, d_b)| (&mut **d_a, &mut **d_b));
-            chunk.low_rank_and_hidden(logits, u, d_hidden, d_lora.is_some(), packing);
+            chunk.hidden_gradient(logits, u, d_hidden, d_lora.is_some(), product, work);
             if let Some((d_a, d_b)) = d_lora {
-                chunk.lora_gradients(logits, z, u, d_a, d_b, packing);
+                chunk.lora_gradients(logits, z, u, d_a, d_b, product, work);
             }
             if let Some(d_weight) = gradients.weight.as_deref_mut() {
-                chunk.weight_gradient(logits, d_weight, packing);
+                chunk.weight_gradient(logits, d_weight, work);
             }
         }
     }
@@ -118,32 +127,41 @@ impl Chunk<'_> {
     }
 
     /// u = s·dx·B where something needs it, and dh = dx·W + u·A where it is wanted.
-    fn low_rank_and_hidden(
+    fn hidden_gradient(
         &self,
         d_logits: &[f32],
         u: &mut [f32],
-        mut d_hidden: Option<&mut [f32]>,
+        d_hidden: Option<&mut [f32]>,
         d_lora: bool,
+        product: &mut [f32],
         work: &mut [f32],
     ) {
-        let (n, vocab, dim, rank) = (self.n, self.head.vocab(), self.head.dim(), self.head.rank());
+        let (n, vocab) = (self.n, self.head.vocab());
+        let dim = if d_hidden.is_some() { self.head.dim() } else { 0 };
         let lora = self.head.lora.filter(|_| d_lora || d_hidden.is_some());
-        let weight = self.head.weight.panels();
+        let rank = lora.map_or(0, |lora| lora.rank);
+        let width = dim + rank;
+        if width == 0 {
+            return;
+        }
+        let product = &mut product[..n * width];
+        let (weight, b) = (self.head.weight.panels(), lora.map_or(&[][..], |lora| lora.b.f32()));
         for block in blocks(vocab) {
             let dx = Strided::rows(&d_logits[block.start..], vocab);
+            let both = Beside { weight: &*weight, dim, b, rank, row: block.start };
             let epilogue = if block.start == 0 { SET } else { ADD };
-            if let Some(d_hidden) = d_hidden.as_deref_mut() {
-                let weight = Below { panels: &*weight, row: block.start };
-                gemm(self.isa, Dims { m: n, n: dim, k: block.len() }, dx, &weight, d_hidden, dim, epilogue, work);
-            }
-            if let Some(lora) = lora {
-                let b = Strided::rows(&lora.b.f32()[block.start * rank..], rank);
-                gemm(self.isa, Dims { m: n, n: rank, k: block.len() }, dx, &b, u, rank, epilogue, work);
-            }
+            gemm(self.isa, Dims { m: n, n: width, k: block.len() }, dx, &both, product, width, epilogue, work);
         }
         if let Some(lora) = lora {
-            u.iter_mut().for_each(|u| *u *= lora.scale);
-            if let Some(d_hidden) = d_hidden {
+            for (u, product) in u.chunks_exact_mut(rank.max(1)).zip(product.chunks_exact(width)) {
+                u.iter_mut().zip(&product[dim..]).for_each(|(u, product)| *u = product * lora.scale);
+            }
+        }
+        if let Some(d_hidden) = d_hidden {
+            for (d_hidden, product) in d_hidden.chunks_exact_mut(dim.max(1)).zip(product.chunks_exact(width)) {
+                d_hidden.copy_from_slice(&product[..dim]);
+            }
+            if let Some(lora) = lora {
                 let a = Strided::rows(lora.a.f32(), dim);
                 gemm(self.isa, Dims { m: n, n: dim, k: rank }, Strided::rows(u, rank), &a, d_hidden, dim, ADD, work);
             }
@@ -158,16 +176,22 @@ impl Chunk<'_> {
         u: &[f32],
         d_a: &mut [f32],
         d_b: &mut [f32],
+        product: &mut [f32],
         work: &mut [f32],
     ) {
         let (n, vocab, dim, rank) = (self.n, self.head.vocab(), self.head.dim(), self.head.rank());
         let dims = Dims { m: rank, n: dim, k: n };
         gemm(self.isa, dims, Strided::transposed(u, rank), &self.hidden(), d_a, dim, ADD, work);
         for block in blocks(vocab) {
-            let dx = Strided::transposed(&d_logits[block.start..], vocab);
-            let d_b = &mut d_b[block.start * rank..block.end * rank];
-            let dims = Dims { m: block.len(), n: rank, k: n };
-            gemm(self.isa, dims, dx, &Strided::rows(z, rank), d_b, rank, ADD, work);
+            let dx = Strided::rows(&d_logits[block.start..], vocab);
+            let width = block.len();
+            let transposed = &mut product[..rank * width];
+            let dims = Dims { m: rank, n: width, k: n };
+            gemm(self.isa, dims, Strided::transposed(z, rank), &dx, transposed, width, SET, work);
+            for (column, d_b) in d_b[block.start * rank..block.end * rank].chunks_exact_mut(rank.max(1)).enumerate() {
+                let from = transposed[column..].iter().step_by(width);
+                d_b.iter_mut().zip(from).for_each(|(d_b, x)| *d_b += x);
+            }
         }
     }
 
@@ -187,15 +211,31 @@ fn blocks(vocab: usize) -> impl Iterator<Item = Range<usize>> {
     (0..vocab).step_by(VOCAB_BLOCK).map(move |start| start..vocab.min(start + VOCAB_BLOCK))
 }
 
-/// The rows of a B operand from `row` on.
-struct Below<'a> {
-    panels: &'a dyn Panels,
+/// W's first `dim` columns (all or none) and B `[V, rank]` side by side as one B operand, from row `row` on.
+struct Beside<'a> {
+    weight: &'a dyn Panels,
+    dim: usize,
+    b: &'a [f32],
+    rank: usize,
     row: usize,
 }
 
-impl Panels for Below<'_> {
+impl Panels for Beside<'_> {
     fn pack(&self, k: Range<usize>, n: Range<usize>, nr: usize, out: &mut [f32]) {
-        self.panels.pack(k.start + self.row..k.end + self.row, n, nr, out);
+        let k = k.start + self.row..k.end + self.row;
+        let of_weight = n.start..n.end.min(self.dim);
+        if of_weight.is_empty() {
+            out.fill(0.0);
+        } else {
+            self.weight.pack(k.clone(), of_weight, nr, out);
+        }
+        let of_b = n.start.max(self.dim)..n.end;
+        if !of_b.is_empty() {
+            for (row, out) in k.zip(out.chunks_mut(nr)) {
+                let from = &self.b[row * self.rank..][of_b.start - self.dim..of_b.end - self.dim];
+                out[of_b.start - n.start..n.len()].copy_from_slice(from);
+            }
+        }
     }
 }
 

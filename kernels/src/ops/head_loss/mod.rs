@@ -148,8 +148,8 @@ struct Scratch {
     logits: Buffer,
     /// z, then u, f32 `[chunk, r]` each.
     low_rank: Buffer,
-    /// The CPU's packed operands.
-    packing: Buffer,
+    /// What the CPU's products need.
+    work: Buffer,
 }
 
 impl Scratch {
@@ -158,14 +158,14 @@ impl Scratch {
             chunk,
             logits: device.alloc(Category::Workspace, DType::F32, chunk * head.vocab())?,
             low_rank: device.alloc(Category::Workspace, DType::F32, 2 * chunk * head.rank())?,
-            packing: device.cpu_workspace(cpu::packing_len(chunk, head, gradients))?,
+            work: device.cpu_workspace(cpu::work_len(chunk, head, gradients))?,
         })
     }
 
     fn parts(&mut self) -> cpu::Scratch<'_> {
         let half = self.low_rank.len() / 2;
         let (z, u) = self.low_rank.f32_mut().split_at_mut(half);
-        cpu::Scratch { chunk: self.chunk, logits: self.logits.f32_mut(), z, u, packing: self.packing.f32_mut() }
+        cpu::Scratch { chunk: self.chunk, logits: self.logits.f32_mut(), z, u, work: self.work.f32_mut() }
     }
 }
 
