@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use engine::autograd::Tape;
 use engine::checkpoint::ModelFolder;
-use engine::model::{Loader, Lora, Model, Module, Source, TokenBatch};
+use engine::model::{Loader, Lora, Model, Module, Source, TokenBatch, between_steps};
 use engine::peft::TrainSet;
 use engine::prune::{Pruning, prune_linear};
 use engine::tensor::Param;
@@ -131,7 +131,8 @@ pub fn attach_adapter(model: &mut dyn Model, name: &str, set: &TrainSet) {
         .visit(&mut |module| {
             match module {
                 Module::Linear(layer) if set.targets.iter().any(|target| target == layer.role()) => {
-                    layer.lora = lora(&layer.name.clone(), layer.weight.rows(), layer.weight.cols());
+                    let layer = between_steps(layer);
+                    layer.lora = lora(&layer.name, layer.weight.rows(), layer.weight.cols());
                 }
                 Module::Head(head) if set.head => {
                     head.lora = lora("lm_head", head.weight.rows(), head.weight.cols());

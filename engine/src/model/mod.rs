@@ -7,6 +7,7 @@
 mod linear;
 mod load;
 mod modules;
+mod save;
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ pub use linear::{Linear, Lora, LoraValues, Weight};
 pub(crate) use load::named_rng;
 pub use load::{Loader, Source};
 pub use modules::{Embedding, Head, Norm, NormKind};
+pub use save::{save, tensors};
 
 use crate::autograd::{Tape, Var};
 use crate::error::Result;
@@ -85,8 +87,8 @@ pub struct ModelInfo {
 
 /// One module of a network.
 pub enum Module<'a> {
-    /// A linear layer.
-    Linear(&'a mut Linear),
+    /// A linear layer; [`between_steps`] lends it for editing.
+    Linear(&'a mut Arc<Linear>),
     /// A norm.
     Norm(&'a mut Norm),
     /// A token or position embedding.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use kernels::{Category, DType, Device};
 use rand_chacha::rand_core::Rng;
 
-pub use adapters::{adapter, attach};
+pub use adapters::{attach, save as save_adapter};
 
 use crate::error::{Error, Result};
 use crate::model::{self, Linear, Lora, Model, Module, Weight};
@@ -123,6 +123,7 @@ pub fn apply(model: &mut dyn Model, set: &TrainSet, seed: u64) -> Result<Vec<Arc
     model.visit(&mut |module| {
         match module {
             Module::Linear(linear) => {
+                let linear = model::between_steps(linear);
                 if set.full {
                     make_trainable(&device, linear)?;
                 }

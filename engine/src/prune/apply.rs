@@ -70,7 +70,7 @@ pub fn prune_model(
         if let Module::Linear(linear) = module
             && linear.prunable
         {
-            prune_linear(linear, pruning)?;
+            prune_linear(model::between_steps(linear), pruning)?;
             done += 1;
             progress(done, all);
         }

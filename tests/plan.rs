@@ -1,0 +1,146 @@
+//! The plan against the run: Meta's peak memory equals what the CPU measures, byte for byte; the trainable counts are the
+//! published ones.
+
+use engine::model::{self, Loader, Model, Source};
+use engine::peft::{self, Method, TrainSet};
+use engine::plan::{self, StepShape};
+use engine::prune::{Criterion, Pattern, Pruning, prune_linear};
+use kernels::{Backend, DType, Device};
+use serde_json::{Value, json};
+
+fn train_set(method: Method) -> TrainSet {
+    TrainSet::of(method, 16, 32.0, &["q_proj".to_string(), "v_proj".to_string()])
+}
+
+fn opt() -> Value {
+    json!({
+        "model_type": "opt", "vocab_size": 301, "hidden_size": 48, "num_hidden_layers": 3, "ffn_dim": 100,
+        "num_attention_heads": 4, "max_position_embeddings": 64, "word_embed_proj_dim": 48,
+    })
+}
+
+fn opt_post_norm() -> Value {
+    let mut config = opt();
+    config["do_layer_norm_before"] = json!(false);
+    config["word_embed_proj_dim"] = json!(20);
+    config
+}
+
+fn llama() -> Value {
+    json!({
+        "model_type": "llama", "vocab_size": 500, "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 96,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": true,
+    })
+}
+
+/// A model of random (or no) weights, pruned as it is made.
+fn build(device: &Device, config: &Value, pattern: Pattern) -> Box<dyn Model> {
+    let pruning = Pruning { criterion: Criterion::Magnitude, pattern, seed: 0 };
+    let source = Source::Random { seed: 0, std: 0.02 };
+    let loader = Loader::new(device, source).on_linear(move |linear| prune_linear(linear, &pruning));
+    models::from_config(config).unwrap().build(&loader).unwrap()
+}
+
+#[test]
+fn metas_peak_equals_the_cpus_for_every_method_and_model() {
+    let threads = rayon::current_num_threads();
+    let half = Pattern::Unstructured { sparsity: 0.5 };
+    for config in [opt(), opt_post_norm(), llama()] {
+        for method in Method::ALL {
+            if method == Method::Biases && config["model_type"] == "llama" {
+                continue;
+            }
+            for checkpointing in [false, true] {
+                let peak = |device: &Device| {
+                    let mut model = build(device, &config, half);
+                    let params = peft::apply(&mut *model, &train_set(method), 0).unwrap();
+                    let shape = StepShape { batch: 2, accumulate: 2, seq_len: 37, checkpointing };
+                    plan::measure(&mut *model, params, shape).unwrap().peak
+                };
+                let what = format!("{} {method} checkpointing {checkpointing}", config["model_type"]);
+                let (planned, measured) = (peak(&Device::meta(Backend::Cpu, threads)), peak(&Device::cpu()));
+                assert_eq!(planned, measured, "{what}");
+                assert!(planned.total > 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn metas_peak_equals_the_cpus_for_every_pattern_and_shape() {
+    let threads = rayon::current_num_threads();
+    let patterns = [
+        Pattern::Unstructured { sparsity: 0.0 },
+        Pattern::Unstructured { sparsity: 0.3 },
+        Pattern::Unstructured { sparsity: 0.9 },
+        Pattern::NM { n: 2, m: 4 },
+    ];
+    for pattern in patterns {
+        for (batch, accumulate, seq_len) in [(1, 1, 1 + 1), (3, 1, 17), (1, 3, 64)] {
+            let peak = |device: &Device| {
+                let mut model = build(device, &opt(), pattern);
+                let params = peft::apply(&mut *model, &train_set(Method::Perp), 0).unwrap();
+                let shape = StepShape { batch, accumulate, seq_len, checkpointing: false };
+                plan::measure(&mut *model, params, shape).unwrap().peak
+            };
+            let (planned, measured) = (peak(&Device::meta(Backend::Cpu, threads)), peak(&Device::cpu()));
+            assert_eq!(planned, measured, "{pattern} {batch}×{seq_len}, {accumulate} times");
+        }
+    }
+}
+
+#[test]
+fn checkpointing_lowers_the_peak() {
+    let peak = |checkpointing| {
+        let device = Device::meta(Backend::Cpu, 2);
+        let mut model = build(&device, &opt(), Pattern::Unstructured { sparsity: 0.5 });
+        let params = peft::apply(&mut *model, &train_set(Method::Perp), 0).unwrap();
+        let shape = StepShape { batch: 2, accumulate: 1, seq_len: 64, checkpointing };
+        plan::measure(&mut *model, params, shape).unwrap().peak.total
+    };
+    assert!(peak(true) < peak(false));
+}
+
+/// Table 1 and Table 5 of the paper at rank 16; totals from the published configs.
+#[test]
+fn trainable_counts_are_the_published_ones() {
+    let table = [
+        ("opt-1.3b", 1_315_758_080, 643_072, 1_480_192, 4_625_920),
+        ("opt-2.7b", 2_651_596_800, 1_070_080, 1_915_392, 7_158_272),
+        ("opt-6.7b", 6_658_473_984, 1_712_128, 2_582_016, 10_970_624),
+        ("opt-13b", 12_853_473_280, 2_672_640, 3_558_912, 16_666_112),
+        ("opt-30b", 29_974_540_288, 4_487_168, 5_406_208, 27_426_304),
+        ("opt-66b", 65_719_701_504, 7_686_144, 8_637_952, 46_386_688),
+    ];
+    for (name, total, norms, probe, perp) in table {
+        let device = Device::meta(Backend::Cuda, 1);
+        let loader = Loader::new(&device, Source::Absent(DType::F16));
+        let config = models::builtin(name).unwrap();
+        let mut model = models::from_config(&config).unwrap().build(&loader).unwrap();
+        for (method, want) in [(Method::Norms, norms), (Method::Probe, probe), (Method::Perp, perp)] {
+            peft::apply(&mut *model, &train_set(method), 0).unwrap();
+            let counts = model::count(&mut *model);
+            assert_eq!(counts.base, total, "{name}");
+            assert_eq!(counts.trainable, want, "{name} {method}");
+        }
+    }
+}
+
+/// The paper needs 80 GB for it.
+#[test]
+fn opt_30b_at_half_sparsity_is_planned_to_fit_40_gb() {
+    let device = Device::meta(Backend::Cuda, 1);
+    let pruning = Pruning {
+        criterion: Criterion::Magnitude,
+        pattern: Pattern::Unstructured { sparsity: 0.5 },
+        seed: 0,
+    };
+    let loader = Loader::new(&device, Source::Absent(DType::F16)).on_linear(move |l| prune_linear(l, &pruning));
+    let config = models::builtin("opt-30b").unwrap();
+    let mut model = models::from_config(&config).unwrap().build(&loader).unwrap();
+    let params = peft::apply(&mut *model, &train_set(Method::Perp), 0).unwrap();
+    let shape = StepShape { batch: 1, accumulate: 2, seq_len: 2048, checkpointing: true };
+    let plan = plan::measure(&mut *model, params, shape).unwrap();
+    assert!(plan.peak.total < 40 << 30, "{} bytes", plan.peak.total);
+}
