@@ -118,17 +118,16 @@ mod x86 {
         ldc: usize,
         add: bool,
     ) {
-        const MR: usize = 14;
-        let mut sum = [[_mm512_setzero_ps(); 2]; MR];
-        // SAFETY (all blocks): `a` and `b` stay within `kc` rows of their panels, `c` within its tile.
+        let mut sum = [[_mm512_setzero_ps(); 2]; 14];
         for _ in 0..kc {
+            // SAFETY: `a` and `b` stay within `kc` rows of their panels.
             unsafe {
                 let b0 = _mm512_loadu_ps(b);
                 let b1 = _mm512_loadu_ps(b.add(16));
-                for i in 0..MR {
+                for (i, sum) in sum.iter_mut().enumerate() {
                     let x = _mm512_set1_ps(*a.add(i * ROW));
-                    sum[i][0] = _mm512_fmadd_ps(x, b0, sum[i][0]);
-                    sum[i][1] = _mm512_fmadd_ps(x, b1, sum[i][1]);
+                    sum[0] = _mm512_fmadd_ps(x, b0, sum[0]);
+                    sum[1] = _mm512_fmadd_ps(x, b1, sum[1]);
                 }
                 a = a.add(STEP);
                 b = b.add(32);
@@ -136,7 +135,7 @@ mod x86 {
         }
         for (i, sum) in sum.iter().enumerate() {
             for (half, sum) in sum.iter().enumerate() {
-                // SAFETY: see above.
+                // SAFETY: `c` stays within its tile.
                 unsafe {
                     let out = c.add(i * ldc + half * 16);
                     let value = if add { _mm512_add_ps(_mm512_loadu_ps(out), *sum) } else { *sum };
@@ -157,17 +156,16 @@ mod x86 {
         ldc: usize,
         add: bool,
     ) {
-        const MR: usize = 6;
-        let mut sum = [[_mm256_setzero_ps(); 2]; MR];
+        let mut sum = [[_mm256_setzero_ps(); 2]; 6];
         for _ in 0..kc {
             // SAFETY: `a` and `b` stay within `kc` rows of their panels.
             unsafe {
                 let b0 = _mm256_loadu_ps(b);
                 let b1 = _mm256_loadu_ps(b.add(8));
-                for i in 0..MR {
+                for (i, sum) in sum.iter_mut().enumerate() {
                     let x = _mm256_set1_ps(*a.add(i * ROW));
-                    sum[i][0] = _mm256_fmadd_ps(x, b0, sum[i][0]);
-                    sum[i][1] = _mm256_fmadd_ps(x, b1, sum[i][1]);
+                    sum[0] = _mm256_fmadd_ps(x, b0, sum[0]);
+                    sum[1] = _mm256_fmadd_ps(x, b1, sum[1]);
                 }
                 a = a.add(STEP);
                 b = b.add(16);

@@ -131,7 +131,7 @@ fn workspace(device: &Device, shared: usize, slot: usize) -> Result<Buffer> {
 /// [`Error::Domain`] for heads that do not group, an empty head or window or a scale that is not finite;
 /// [`Error::Length`] and [`Error::DType`] for an operand that does not fit; [`Error::OutOfMemory`].
 pub fn forward(attention: &Attention, q: &Buffer, k: &Buffer, v: &Buffer) -> Result<(Buffer, Buffer)> {
-    const OP: &str = "attention forward";
+    const OP: &str = "attention_forward";
     attention.check(OP, q, k, v)?;
     let device = q.device();
     let mut out = device.alloc(Category::Activations, q.dtype(), q.len())?;
@@ -168,7 +168,7 @@ pub fn backward(
     out: &Buffer,
     lse: &Buffer,
 ) -> Result<Gradients> {
-    const OP: &str = "attention backward";
+    const OP: &str = "attention_backward";
     attention.check(OP, q, k, v)?;
     expect_activations(OP, "d_out", &d_out, q.len())?;
     expect_activations(OP, "out", out, q.len())?;

@@ -155,12 +155,12 @@ fn bad_operands_are_named() {
     let a = attention(1, 4, 4, 2, 8);
     let [q, k, v, _] = operands(&a).map(|x| upload(&device, &x));
     let message = |a: &Attention, q: &Buffer| forward(a, q, &k, &v).unwrap_err().to_string();
-    assert_eq!(message(&a, &k), "attention forward: q has 64 elements, expected 128");
+    assert_eq!(message(&a, &k), "attention_forward: q has 64 elements, expected 128");
     assert!(message(&Attention { kv_heads: 3, ..a }, &q).contains("4 query heads cannot share 3"));
     assert!(message(&Attention { kv_heads: 0, ..a }, &q).contains("cannot share 0"));
     assert!(message(&Attention { window: Some(0), ..a }, &q).contains("window of 0"));
     assert!(message(&Attention { scale: f32::NAN, ..a }, &q).contains("scale is NaN"));
     assert!(message(&Attention { head_dim: 0, ..a }, &q).contains("head dimension is 0"));
     let ids = device.upload(Category::Activations, &[0u32; 128]).unwrap();
-    assert_eq!(message(&a, &ids), "attention forward: q is u32, expected f32");
+    assert_eq!(message(&a, &ids), "attention_forward: q is u32, expected f32");
 }

@@ -1,1 +1,244 @@
-//! To be filled.
+//! The language-model head and the cross-entropy of its predictions, fused: the N×V logits never exist, only a few rows of
+//! them at a time (the idea of Liger's fused linear cross-entropy).
+//!
+//! * logits x = h·Wᵀ + s·(h·Aᵀ)·Bᵀ `[N, V]`, where A `[r, D]` and B `[V, r]` are the head's adapter, if it has one
+//! * loss_n = ln Σ_v exp(x_nv) − x_n,target(n), in nats; 0 for a row whose target is [`IGNORED`]
+//!
+//! and with g the gradient scale, dx_nv = g·(exp(x_nv)/Σ − [v = target(n)]), or 0 in an ignored row:
+//!
+//! * z = s·h·Aᵀ, u = s·dx·B, both `[N, r]`
+//! * dh = dx·W + u·A, dA += uᵀ·h, dB += dxᵀ·z, dW += dxᵀ·h
+//!
+//! The gradient of a chunk of rows follows at once from the logits that its loss was read from, so the head is multiplied
+//! twice for a step, and no third time to compute the logits again.
+
+mod cpu;
+#[doc(hidden)]
+pub mod reference;
+#[cfg(test)]
+mod tests;
+
+use super::linear::Lora;
+use crate::device::{Buffer, Category, Cost, DType, Device};
+use crate::error::{Error, Result, expect_len};
+use crate::simd::Isa;
+use crate::weight::WeightRef;
+
+/// The target of a row that has none: a pad, or the last token of a sequence.
+pub const IGNORED: u32 = u32::MAX;
+
+/// Bytes that one chunk's logits may take.
+///
+/// Liger cuts N rows into about V/D chunks, so that the logits of one take as much memory as the hidden states. Here each
+/// chunk also expands all V·D weights into f32 panels, which costs about as much as multiplying them with 20 rows: a
+/// hundred rows or more are needed to make that small. 64 MiB is 333 rows of OPT's 50 272 logits and 130 of Llama 3's
+/// 128 256, and for them less than the training state of one decoder layer.
+const CHUNK_BYTES: usize = 64 << 20;
+/// A chunk is not made smaller than this, however large the vocabulary.
+const LEAST_ROWS: usize = 16;
+
+/// The head: what turns hidden states into logits.
+#[derive(Clone, Copy, Debug)]
+pub struct Head<'a> {
+    /// W `[V, D]`.
+    pub weight: WeightRef<'a>,
+    /// Its adapter.
+    pub lora: Option<Lora<'a>>,
+}
+
+impl Head<'_> {
+    fn vocab(&self) -> usize {
+        self.weight.rows()
+    }
+
+    fn dim(&self) -> usize {
+        self.weight.cols()
+    }
+
+    fn rank(&self) -> usize {
+        self.lora.map_or(0, |lora| lora.rank)
+    }
+
+    fn size_bytes(&self) -> usize {
+        self.weight.size_bytes() + self.lora.map_or(0, |lora| lora.a.size_bytes() + lora.b.size_bytes())
+    }
+}
+
+/// Which gradients [`loss_and_gradients`] computes.
+#[derive(Debug)]
+pub struct Wanted<'a> {
+    /// g: what the sum of the losses is multiplied by; 1/(counted tokens · accumulated micro-batches) for a mean.
+    pub scale: f32,
+    /// Whether anything below the head needs dh.
+    pub hidden: bool,
+    /// dA `[r, D]` and dB `[V, r]`, f32, to be added to.
+    pub lora: Option<(&'a mut Buffer, &'a mut Buffer)>,
+    /// dW `[V, D]`, f32, to be added to.
+    pub weight: Option<&'a mut Buffer>,
+}
+
+/// What [`loss_and_gradients`] returns.
+#[derive(Debug)]
+pub struct Losses {
+    /// Each row's loss in nats, unscaled.
+    pub rows: Vec<f32>,
+    /// Their sum.
+    pub total: f64,
+    /// dh `[N, D]` where it was wanted, in h's element type.
+    pub d_hidden: Option<Buffer>,
+}
+
+/// Each row's loss. `hidden` is h `[N, D]`, and `targets` has N ids below V, or [`IGNORED`]. On Meta all are 0.
+///
+/// # Errors
+/// [`Error::Length`], [`Error::DType`] or [`Error::Domain`] for operands or targets that do not fit the head;
+/// [`Error::OutOfMemory`].
+pub fn loss(hidden: &Buffer, head: Head<'_>, targets: &[u32]) -> Result<Vec<f32>> {
+    const OP: &str = "head_loss";
+    check(OP, hidden, &head, targets)?;
+    let mut losses = vec![0.0; targets.len()];
+    let mut scratch = Scratch::new(hidden.device(), &head, chunk_rows(targets.len(), head.vocab()), false)?;
+    let cost = Cost::new(OP, forward_flops(targets.len(), &head), least_read(hidden, &head, targets), 4 * losses.len());
+    hidden.device().run(cost, || {
+        cpu::run(Isa::best(), hidden.f32(), head, targets, &mut losses, None, scratch.parts());
+    });
+    Ok(losses)
+}
+
+/// Each row's loss, and the gradients that are wanted of `wanted.scale` · their sum. Operands are those of [`loss`].
+///
+/// # Errors
+/// As [`loss`]; also [`Error::Domain`] where the adapter's gradients are wanted of a head without one.
+pub fn loss_and_gradients(hidden: &Buffer, head: Head<'_>, targets: &[u32], mut wanted: Wanted<'_>) -> Result<Losses> {
+    const OP: &str = "head_loss_and_gradients";
+    check(OP, hidden, &head, targets)?;
+    check_wanted(OP, &head, &wanted)?;
+    let device = hidden.device();
+    let n = targets.len();
+    let mut d_hidden = match wanted.hidden {
+        true => Some(device.alloc(Category::Activations, hidden.dtype(), hidden.len())?),
+        false => None,
+    };
+    let mut scratch = Scratch::new(device, &head, chunk_rows(n, head.vocab()), true)?;
+    let mut rows = vec![0.0; n];
+    let cost = gradient_cost(OP, hidden, &head, targets, &wanted);
+    device.run(cost, || {
+        let gradients = cpu::Gradients {
+            scale: wanted.scale,
+            hidden: d_hidden.as_mut().map(Buffer::f32_mut),
+            lora: wanted.lora.as_mut().map(|(d_a, d_b)| (d_a.f32_mut(), d_b.f32_mut())),
+            weight: wanted.weight.as_mut().map(|d_w| d_w.f32_mut()),
+        };
+        cpu::run(Isa::best(), hidden.f32(), head, targets, &mut rows, Some(gradients), scratch.parts());
+    });
+    let total = rows.iter().map(|loss| f64::from(*loss)).sum();
+    Ok(Losses { rows, total, d_hidden })
+}
+
+/// Rows of a chunk: what [`CHUNK_BYTES`] allow, evened out so that the last chunk is no rest.
+fn chunk_rows(n: usize, vocab: usize) -> usize {
+    let most = (CHUNK_BYTES / (4 * vocab.max(1))).max(LEAST_ROWS);
+    n.div_ceil(n.div_ceil(most).max(1)).max(1)
+}
+
+/// Everything that lives within the operation.
+struct Scratch {
+    chunk: usize,
+    /// x, then dx, f32 `[chunk, V]` on every backend.
+    logits: Buffer,
+    /// z, then u, f32 `[chunk, r]` each.
+    low_rank: Buffer,
+    /// What the CPU's products need.
+    work: Buffer,
+}
+
+impl Scratch {
+    fn new(device: &Device, head: &Head<'_>, chunk: usize, gradients: bool) -> Result<Scratch> {
+        Ok(Scratch {
+            chunk,
+            logits: device.alloc(Category::Workspace, DType::F32, chunk * head.vocab())?,
+            low_rank: device.alloc(Category::Workspace, DType::F32, 2 * chunk * head.rank())?,
+            work: device.cpu_workspace(cpu::work_len(chunk, head, gradients))?,
+        })
+    }
+
+    fn parts(&mut self) -> cpu::Scratch<'_> {
+        let half = self.low_rank.len() / 2;
+        let (z, u) = self.low_rank.f32_mut().split_at_mut(half);
+        cpu::Scratch { chunk: self.chunk, logits: self.logits.f32_mut(), z, u, work: self.work.f32_mut() }
+    }
+}
+
+/// Bytes of the operands, each read once.
+fn least_read(hidden: &Buffer, head: &Head<'_>, targets: &[u32]) -> usize {
+    hidden.size_bytes() + head.size_bytes() + size_of_val(targets)
+}
+
+fn forward_flops(n: usize, head: &Head<'_>) -> usize {
+    head.weight.product_flops(n) + 2 * n * head.rank() * (head.dim() + head.vocab())
+}
+
+fn gradient_cost(op: &'static str, hidden: &Buffer, head: &Head<'_>, targets: &[u32], wanted: &Wanted<'_>) -> Cost {
+    let n = targets.len();
+    let (down, up) = (2 * n * head.rank() * head.dim(), 2 * n * head.rank() * head.vocab());
+    let mut flops = forward_flops(n, head);
+    let mut updated = 0;
+    if wanted.hidden {
+        flops += head.weight.product_flops(n) + down;
+    }
+    if wanted.hidden || wanted.lora.is_some() {
+        flops += up;
+    }
+    if let Some((d_a, d_b)) = &wanted.lora {
+        flops += down + up;
+        updated += d_a.size_bytes() + d_b.size_bytes();
+    }
+    if let Some(d_w) = &wanted.weight {
+        flops += head.weight.product_flops(n);
+        updated += d_w.size_bytes();
+    }
+    let written = 4 * n + if wanted.hidden { hidden.size_bytes() } else { 0 };
+    Cost::new(op, flops, least_read(hidden, head, targets) + updated, written + updated)
+}
+
+fn check(op: &'static str, hidden: &Buffer, head: &Head<'_>, targets: &[u32]) -> Result<()> {
+    let (vocab, dim) = (head.vocab(), head.dim());
+    expect_dtype(op, "h", hidden, hidden.device().compute_dtype())?;
+    expect_len(op, "h", hidden.len(), targets.len() * dim)?;
+    if let Some(lora) = &head.lora {
+        expect_f32(op, "A", lora.a, lora.rank * dim)?;
+        expect_f32(op, "B", lora.b, vocab * lora.rank)?;
+    }
+    if let WeightRef::Trainable { value, .. } = head.weight {
+        expect_f32(op, "W", value, vocab * dim)?;
+    }
+    match targets.iter().position(|target| *target != IGNORED && *target as usize >= vocab) {
+        None => Ok(()),
+        Some(row) => {
+            let reason = format!("the target of row {row} is {}, expected an id below {vocab}", targets[row]);
+            Err(Error::Domain { op, reason })
+        }
+    }
+}
+
+fn check_wanted(op: &'static str, head: &Head<'_>, wanted: &Wanted<'_>) -> Result<()> {
+    if let Some((d_a, d_b)) = &wanted.lora {
+        let Some(lora) = &head.lora else {
+            let reason = "dA and dB are wanted of a head without an adapter".to_owned();
+            return Err(Error::Domain { op, reason });
+        };
+        expect_f32(op, "dA", d_a, lora.rank * head.dim())?;
+        expect_f32(op, "dB", d_b, head.vocab() * lora.rank)?;
+    }
+    wanted.weight.as_ref().map_or(Ok(()), |d_w| expect_f32(op, "dW", d_w, head.vocab() * head.dim()))
+}
+
+fn expect_f32(op: &'static str, what: &'static str, buffer: &Buffer, len: usize) -> Result<()> {
+    expect_dtype(op, what, buffer, DType::F32)?;
+    expect_len(op, what, buffer.len(), len)
+}
+
+fn expect_dtype(op: &'static str, what: &'static str, buffer: &Buffer, expected: DType) -> Result<()> {
+    let got = buffer.dtype();
+    if got == expected { Ok(()) } else { Err(Error::DType { op, what, expected, got }) }
+}

@@ -1,0 +1,303 @@
+//! The CPU's head and loss: chunks of rows, each a few matrix products and one pass over its logits.
+//!
+//! Traffic: h and W are read once a chunk forward and once backward; a chunk's logits are written by the product, turned
+//! into their gradient a row at a time while that row is in the second-level cache, and read by each product after. To
+//! read them less, dx is multiplied with W and B in one product, as if they were one matrix `[V, D + r]`; and dB is made
+//! transposed, where dx is the operand that needs no transposing to be packed.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::{Head, IGNORED};
+use crate::gemm::{Dims, Epilogue, Panels, Strided, gemm, workspace_len};
+use crate::simd::{F32x16, Isa, LANES};
+use crate::simd_fn;
+
+/// Entries of the vocabulary whose gradient is packed at a time: packing the logits' gradient whole would take the
+/// memory of the logits once more.
+const VOCAB_BLOCK: usize = 4096;
+
+const SET: Epilogue<'static> = Epilogue { accumulate: false, bias: None };
+const ADD: Epilogue<'static> = Epilogue { accumulate: true, bias: None };
+
+/// Where gradients go; see [`Wanted`](super::Wanted).
+pub(super) struct Gradients<'a> {
+    pub scale: f32,
+    pub hidden: Option<&'a mut [f32]>,
+    pub lora: Option<(&'a mut [f32], &'a mut [f32])>,
+    pub weight: Option<&'a mut [f32]>,
+}
+
+/// Workspace for one chunk of rows.
+pub(super) struct Scratch<'a> {
+    /// Rows of a chunk, at least 1.
+    pub chunk: usize,
+    /// `[chunk, V]`
+    pub logits: &'a mut [f32],
+    /// `[chunk, r]`
+    pub z: &'a mut [f32],
+    /// `[chunk, r]`
+    pub u: &'a mut [f32],
+    /// [`work_len`] elements.
+    pub work: &'a mut [f32],
+}
+
+/// Elements of workspace for the CPU alone: what the largest of a chunk's products packs its A operand into, and for the
+/// gradients what comes out of a product before it goes where it belongs.
+pub(super) fn work_len(chunk: usize, head: &Head<'_>, gradients: bool) -> usize {
+    let (dim, rank, block) = (head.dim(), head.rank(), head.vocab().min(VOCAB_BLOCK));
+    let packed = |m, k| workspace_len(Dims { m, n: 0, k });
+    let forward = packed(chunk, dim).max(packed(chunk, rank));
+    if !gradients {
+        return forward;
+    }
+    product_len(chunk, head) + forward.max(packed(chunk, block)).max(packed(block, chunk)).max(packed(rank, chunk))
+}
+
+/// Elements of the largest intermediate product: dx·(W | B) `[chunk, D + r]`, or a block of dBᵀ.
+fn product_len(chunk: usize, head: &Head<'_>) -> usize {
+    (chunk * (head.dim() + head.rank())).max(head.rank() * head.vocab().min(VOCAB_BLOCK))
+}
+
+/// Fills `losses`, and the gradients where they are asked for.
+pub(super) fn run(
+    isa: Isa,
+    hidden: &[f32],
+    head: Head<'_>,
+    targets: &[u32],
+    losses: &mut [f32],
+    mut gradients: Option<Gradients<'_>>,
+    scratch: Scratch<'_>,
+) {
+    let (vocab, dim, rank) = (head.vocab(), head.dim(), head.rank());
+    let Scratch { chunk, logits, z, u, work } = scratch;
+    let product_len = if gradients.is_some() { product_len(chunk, &head) } else { 0 };
+    let (product, work) = work.split_at_mut(product_len);
+    for first in (0..targets.len()).step_by(chunk) {
+        let rows = first..targets.len().min(first + chunk);
+        let n = rows.len();
+        let (logits, z, u) = (&mut logits[..n * vocab], &mut z[..n * rank], &mut u[..n * rank]);
+        let chunk = Chunk { isa, head, n, hidden: &hidden[rows.start * dim..rows.end * dim] };
+        chunk.logits(logits, z, work);
+        let scale = gradients.as_ref().map(|gradients| gradients.scale);
+        let rows_of = logits.par_chunks_exact_mut(vocab.max(1));
+        rows_of.zip(&targets[rows.clone()]).zip(&mut losses[rows.clone()]).for_each(|((logits, target), loss)| {
+            *loss = row_loss(isa, logits, *target, scale);
+        });
+        if let Some(gradients) = &mut gradients {
+            let d_hidden = gradients.hidden.as_deref_mut().map(|d| &mut d[rows.start * dim..rows.end * dim]);
+            let d_lora = gradients.lora.as_mut().map(|(d_a, d_b)| (&mut **d_a, &mut **d_b));
+            chunk.hidden_gradient(logits, u, d_hidden, d_lora.is_some(), product, work);
+            if let Some((d_a, d_b)) = d_lora {
+                chunk.lora_gradients(logits, z, u, d_a, d_b, product, work);
+            }
+            if let Some(d_weight) = gradients.weight.as_deref_mut() {
+                chunk.weight_gradient(logits, d_weight, work);
+            }
+        }
+    }
+}
+
+/// A few rows of h.
+struct Chunk<'a> {
+    isa: Isa,
+    head: Head<'a>,
+    n: usize,
+    /// `[n, D]`
+    hidden: &'a [f32],
+}
+
+impl Chunk<'_> {
+    fn hidden(&self) -> Strided<'_> {
+        Strided::rows(self.hidden, self.head.dim())
+    }
+
+    /// logits = h·Wᵀ + z·Bᵀ with z = s·h·Aᵀ.
+    fn logits(&self, logits: &mut [f32], z: &mut [f32], work: &mut [f32]) {
+        let (n, vocab, dim, rank) = (self.n, self.head.vocab(), self.head.dim(), self.head.rank());
+        let dims = Dims { m: n, n: vocab, k: dim };
+        gemm(self.isa, dims, self.hidden(), &*self.head.weight.transposed_panels(), logits, vocab, SET, work);
+        if let Some(lora) = self.head.lora {
+            let (a, b) = (Strided::transposed(lora.a.f32(), dim), Strided::transposed(lora.b.f32(), rank));
+            gemm(self.isa, Dims { m: n, n: rank, k: dim }, self.hidden(), &a, z, rank, SET, work);
+            z.iter_mut().for_each(|z| *z *= lora.scale);
+            gemm(self.isa, Dims { m: n, n: vocab, k: rank }, Strided::rows(z, rank), &b, logits, vocab, ADD, work);
+        }
+    }
+
+    /// u = s·dx·B where something needs it, and dh = dx·W + u·A where it is wanted.
+    fn hidden_gradient(
+        &self,
+        d_logits: &[f32],
+        u: &mut [f32],
+        d_hidden: Option<&mut [f32]>,
+        d_lora: bool,
+        product: &mut [f32],
+        work: &mut [f32],
+    ) {
+        let (n, vocab) = (self.n, self.head.vocab());
+        let dim = if d_hidden.is_some() { self.head.dim() } else { 0 };
+        let lora = self.head.lora.filter(|_| d_lora || d_hidden.is_some());
+        let rank = lora.map_or(0, |lora| lora.rank);
+        let width = dim + rank;
+        if width == 0 {
+            return;
+        }
+        let product = &mut product[..n * width];
+        let (weight, b) = (self.head.weight.panels(), lora.map_or(&[][..], |lora| lora.b.f32()));
+        for block in blocks(vocab) {
+            let dx = Strided::rows(&d_logits[block.start..], vocab);
+            let both = Beside { weight: &*weight, dim, b, rank, row: block.start };
+            let epilogue = if block.start == 0 { SET } else { ADD };
+            gemm(self.isa, Dims { m: n, n: width, k: block.len() }, dx, &both, product, width, epilogue, work);
+        }
+        if let Some(lora) = lora {
+            for (u, product) in u.chunks_exact_mut(rank.max(1)).zip(product.chunks_exact(width)) {
+                u.iter_mut().zip(&product[dim..]).for_each(|(u, product)| *u = product * lora.scale);
+            }
+        }
+        if let Some(d_hidden) = d_hidden {
+            for (d_hidden, product) in d_hidden.chunks_exact_mut(dim.max(1)).zip(product.chunks_exact(width)) {
+                d_hidden.copy_from_slice(&product[..dim]);
+            }
+            if let Some(lora) = lora {
+                let a = Strided::rows(lora.a.f32(), dim);
+                gemm(self.isa, Dims { m: n, n: dim, k: rank }, Strided::rows(u, rank), &a, d_hidden, dim, ADD, work);
+            }
+        }
+    }
+
+    /// dA += uᵀ·h and dB += dxᵀ·z.
+    fn lora_gradients(
+        &self,
+        d_logits: &[f32],
+        z: &[f32],
+        u: &[f32],
+        d_a: &mut [f32],
+        d_b: &mut [f32],
+        product: &mut [f32],
+        work: &mut [f32],
+    ) {
+        let (n, vocab, dim, rank) = (self.n, self.head.vocab(), self.head.dim(), self.head.rank());
+        let dims = Dims { m: rank, n: dim, k: n };
+        gemm(self.isa, dims, Strided::transposed(u, rank), &self.hidden(), d_a, dim, ADD, work);
+        for block in blocks(vocab) {
+            let dx = Strided::rows(&d_logits[block.start..], vocab);
+            let width = block.len();
+            let transposed = &mut product[..rank * width];
+            let dims = Dims { m: rank, n: width, k: n };
+            gemm(self.isa, dims, Strided::transposed(z, rank), &dx, transposed, width, SET, work);
+            for (column, d_b) in d_b[block.start * rank..block.end * rank].chunks_exact_mut(rank.max(1)).enumerate() {
+                let from = transposed[column..].iter().step_by(width);
+                d_b.iter_mut().zip(from).for_each(|(d_b, x)| *d_b += x);
+            }
+        }
+    }
+
+    /// dW += dxᵀ·h.
+    fn weight_gradient(&self, d_logits: &[f32], d_weight: &mut [f32], work: &mut [f32]) {
+        let (vocab, dim) = (self.head.vocab(), self.head.dim());
+        for block in blocks(vocab) {
+            let dx = Strided::transposed(&d_logits[block.start..], vocab);
+            let d_weight = &mut d_weight[block.start * dim..block.end * dim];
+            let dims = Dims { m: block.len(), n: dim, k: self.n };
+            gemm(self.isa, dims, dx, &self.hidden(), d_weight, dim, ADD, work);
+        }
+    }
+}
+
+fn blocks(vocab: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..vocab).step_by(VOCAB_BLOCK).map(move |start| start..vocab.min(start + VOCAB_BLOCK))
+}
+
+/// W's first `dim` columns (all or none) and B `[V, rank]` side by side as one B operand, from row `row` on.
+struct Beside<'a> {
+    weight: &'a dyn Panels,
+    dim: usize,
+    b: &'a [f32],
+    rank: usize,
+    row: usize,
+}
+
+impl Panels for Beside<'_> {
+    fn pack(&self, k: Range<usize>, n: Range<usize>, nr: usize, out: &mut [f32]) {
+        let k = k.start + self.row..k.end + self.row;
+        let of_weight = n.start..n.end.min(self.dim);
+        if of_weight.is_empty() {
+            out.fill(0.0);
+        } else {
+            self.weight.pack(k.clone(), of_weight, nr, out);
+        }
+        let of_b = n.start.max(self.dim)..n.end;
+        if !of_b.is_empty() {
+            for (row, out) in k.zip(out.chunks_mut(nr)) {
+                let from = &self.b[row * self.rank..][of_b.start - self.dim..of_b.end - self.dim];
+                out[of_b.start - n.start..n.len()].copy_from_slice(from);
+            }
+        }
+    }
+}
+
+/// The loss of one row; its logits become their gradient times `scale` where there is one.
+fn row_loss(isa: Isa, logits: &mut [f32], target: u32, scale: Option<f32>) -> f32 {
+    if target == IGNORED {
+        if scale.is_some() {
+            logits.fill(0.0);
+        }
+        return 0.0;
+    }
+    let target = target as usize;
+    let of_target = logits[target];
+    let largest = largest(isa, logits);
+    let total = exponentials(isa, logits, largest);
+    if let Some(scale) = scale {
+        multiply(isa, logits, (f64::from(scale) / total) as f32);
+        logits[target] -= scale;
+    }
+    (f64::from(largest) - f64::from(of_target) + total.ln()) as f32
+}
+
+simd_fn! {
+    /// The largest element.
+    fn largest(x: &[f32]) -> f32 {
+        let mut lanes = F32x16::splat(f32::NEG_INFINITY);
+        let mut rows = x.chunks_exact(LANES);
+        for x in &mut rows {
+            lanes = F32x16::load(x).max(lanes);
+        }
+        F32x16::load_partial(rows.remainder(), f32::NEG_INFINITY).max(lanes).largest()
+    }
+}
+
+simd_fn! {
+    /// x ← exp(x − largest); returns the sum. Blocks are summed in f32 and added up in f64, so that the sum of a large
+    /// vocabulary is as good as that of a small one.
+    fn exponentials(x: &mut [f32], largest: f32) -> f64 {
+        let largest = F32x16::splat(largest);
+        let mut total = 0.0;
+        for block in x.chunks_mut(256 * LANES) {
+            let mut sum = F32x16::ZERO;
+            let mut rows = block.chunks_exact_mut(LANES);
+            for x in &mut rows {
+                let p = F32x16::load(x).sub(largest).exp::<FMA>();
+                p.store(x);
+                sum = sum.add(p);
+            }
+            let rest = rows.into_remainder();
+            let p = F32x16::load_partial(rest, f32::NEG_INFINITY).sub(largest).exp::<FMA>();
+            p.store_partial(rest);
+            total += f64::from(sum.add(p).sum());
+        }
+        total
+    }
+}
+
+simd_fn! {
+    /// x ← factor·x
+    fn multiply(x: &mut [f32], factor: f32) {
+        for x in x {
+            *x *= factor;
+        }
+    }
+}
