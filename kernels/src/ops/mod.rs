@@ -20,3 +20,5 @@ pub mod linear;
 pub mod rms_norm;
 pub mod rotary;
 pub mod select;
+#[cfg(test)]
+mod testing;

@@ -1,1 +1,100 @@
-//! To be filled.
+//! Layer normalisation over the features of a token (Ba et al. 2016).
+//!
+//! For each row x of D features: μ = mean(x), σ² = mean((x − μ)²), r = 1/√(σ² + ε), x̂ = (x − μ)·r, y = w∘x̂ + b.
+//!
+//! Backward, with g = w∘dy: dx = r·(g − mean(g) − x̂·mean(g∘x̂)), dw += Σ_rows dy∘x̂, db += Σ_rows dy.
+//!
+//! Saved are x, μ and r; x̂ is formed again. Bound by memory: forward reads x and writes y, backward reads x and dy and
+//! writes dx into dy's place.
+
+mod cpu;
+#[doc(hidden)]
+pub mod reference;
+#[cfg(test)]
+mod tests;
+
+use crate::device::{Buffer, Category, Cost, DType};
+use crate::error::{Result, expect_len};
+use crate::simd::Isa;
+
+/// y and what backward needs of the statistics.
+#[derive(Debug)]
+pub struct Forward {
+    /// `[N, D]`, in x's element type.
+    pub y: Buffer,
+    /// μ, f32 `[N]`.
+    pub mean: Buffer,
+    /// r, f32 `[N]`.
+    pub rstd: Buffer,
+}
+
+/// Gradients of the parameters that train: f32 `[D]` each, added to.
+#[derive(Debug, Default)]
+pub struct ParamGradients<'a> {
+    /// dw.
+    pub weight: Option<&'a mut Buffer>,
+    /// db.
+    pub bias: Option<&'a mut Buffer>,
+}
+
+/// y = w∘(x − μ)·r + b. `weight` and `bias` are f32 `[D]`, x is `[N, D]`.
+///
+/// # Errors
+/// Lengths that do not fit, or no memory.
+pub fn forward(x: &Buffer, weight: &Buffer, bias: &Buffer, eps: f32) -> Result<Forward> {
+    const OP: &str = "layer_norm_forward";
+    let (device, cols) = (x.device(), weight.len());
+    let rows = x.len() / cols.max(1);
+    expect_len(OP, "x", x.len(), rows * cols)?;
+    expect_len(OP, "bias", bias.len(), cols)?;
+    let mut y = device.alloc(Category::Activations, x.dtype(), x.len())?;
+    let mut mean = device.alloc(Category::Activations, DType::F32, rows)?;
+    let mut rstd = device.alloc(Category::Activations, DType::F32, rows)?;
+    let read = x.size_bytes() + weight.size_bytes() + bias.size_bytes();
+    let cost = Cost::new(OP, 8 * x.len(), read, y.size_bytes() + mean.size_bytes() + rstd.size_bytes());
+    device.run(cost, || {
+        let out = cpu::Output { y: y.f32_mut(), mean: mean.f32_mut(), rstd: rstd.f32_mut() };
+        cpu::forward(Isa::best(), x.f32(), weight.f32(), bias.f32(), eps, out);
+    });
+    Ok(Forward { y, mean, rstd })
+}
+
+/// dx from dy, in dy's place; the parameters' gradients are added to. Without `input_gradient` dy is dropped.
+///
+/// # Errors
+/// Lengths that do not fit, or no memory.
+pub fn backward(
+    dy: Buffer,
+    x: &Buffer,
+    weight: &Buffer,
+    (mean, rstd): (&Buffer, &Buffer),
+    mut gradients: ParamGradients<'_>,
+    input_gradient: bool,
+) -> Result<Option<Buffer>> {
+    const OP: &str = "layer_norm_backward";
+    let (device, cols) = (x.device(), weight.len());
+    let rows = x.len() / cols.max(1);
+    expect_len(OP, "x", x.len(), rows * cols)?;
+    expect_len(OP, "dy", dy.len(), rows * cols)?;
+    expect_len(OP, "mean", mean.len(), rows)?;
+    expect_len(OP, "rstd", rstd.len(), rows)?;
+    let mut dx = dy;
+    let mut written = if input_gradient { dx.size_bytes() } else { 0 };
+    for (name, gradient) in [("dw", &gradients.weight), ("db", &gradients.bias)] {
+        if let Some(gradient) = gradient {
+            expect_len(OP, name, gradient.len(), cols)?;
+            written += gradient.size_bytes();
+        }
+    }
+    let read = x.size_bytes() + dx.size_bytes() + weight.size_bytes() + mean.size_bytes() + rstd.size_bytes();
+    device.run(Cost::new(OP, 14 * x.len(), read, written), || {
+        let saved = cpu::Saved { x: x.f32(), weight: weight.f32(), mean: mean.f32(), rstd: rstd.f32() };
+        let d_weight = gradients.weight.as_deref_mut().map(Buffer::f32_mut);
+        let d_bias = gradients.bias.as_deref_mut().map(Buffer::f32_mut);
+        cpu::param_gradients(Isa::best(), &saved, dx.f32(), d_weight, d_bias);
+        if input_gradient {
+            cpu::input_gradient(Isa::best(), &saved, dx.f32_mut());
+        }
+    });
+    Ok(input_gradient.then_some(dx))
+}

@@ -1,1 +1,79 @@
-//! To be filled.
+//! Root-mean-square normalisation over the features of a token (Zhang and Sennrich 2019).
+//!
+//! For each row x of D features: r = 1/√(mean(x²) + ε), x̂ = x·r, y = w∘x̂.
+//!
+//! Backward, with g = w∘dy: dx = r·(g − x̂·mean(g∘x̂)), dw += Σ_rows dy∘x̂.
+//!
+//! Saved are x and r. Bound by memory, as [`layer_norm`](super::layer_norm).
+
+mod cpu;
+#[doc(hidden)]
+pub mod reference;
+#[cfg(test)]
+mod tests;
+
+use crate::device::{Buffer, Category, Cost, DType};
+use crate::error::{Result, expect_len};
+use crate::simd::Isa;
+
+/// y and what backward needs of the statistics.
+#[derive(Debug)]
+pub struct Forward {
+    /// `[N, D]`, in x's element type.
+    pub y: Buffer,
+    /// r, f32 `[N]`.
+    pub rstd: Buffer,
+}
+
+/// y = w∘x·r. `weight` is f32 `[D]`, x is `[N, D]`.
+///
+/// # Errors
+/// Lengths that do not fit, or no memory.
+pub fn forward(x: &Buffer, weight: &Buffer, eps: f32) -> Result<Forward> {
+    const OP: &str = "rms_norm_forward";
+    let (device, cols) = (x.device(), weight.len());
+    let rows = x.len() / cols.max(1);
+    expect_len(OP, "x", x.len(), rows * cols)?;
+    let mut y = device.alloc(Category::Activations, x.dtype(), x.len())?;
+    let mut rstd = device.alloc(Category::Activations, DType::F32, rows)?;
+    let cost = Cost::new(OP, 4 * x.len(), x.size_bytes() + weight.size_bytes(), y.size_bytes() + rstd.size_bytes());
+    device.run(cost, || cpu::forward(Isa::best(), x.f32(), weight.f32(), eps, y.f32_mut(), rstd.f32_mut()));
+    Ok(Forward { y, rstd })
+}
+
+/// dx from dy, in dy's place; `d_weight`, f32 `[D]`, is added to. Without `input_gradient` dy is dropped.
+///
+/// # Errors
+/// Lengths that do not fit, or no memory.
+pub fn backward(
+    dy: Buffer,
+    x: &Buffer,
+    weight: &Buffer,
+    rstd: &Buffer,
+    mut d_weight: Option<&mut Buffer>,
+    input_gradient: bool,
+) -> Result<Option<Buffer>> {
+    const OP: &str = "rms_norm_backward";
+    let (device, cols) = (x.device(), weight.len());
+    let rows = x.len() / cols.max(1);
+    expect_len(OP, "x", x.len(), rows * cols)?;
+    expect_len(OP, "dy", dy.len(), rows * cols)?;
+    expect_len(OP, "rstd", rstd.len(), rows)?;
+    let mut dx = dy;
+    let mut written = if input_gradient { dx.size_bytes() } else { 0 };
+    if let Some(gradient) = &d_weight {
+        expect_len(OP, "dw", gradient.len(), cols)?;
+        written += gradient.size_bytes();
+    }
+    let read = x.size_bytes() + dx.size_bytes() + weight.size_bytes() + rstd.size_bytes();
+    device.run(Cost::new(OP, 10 * x.len(), read, written), || {
+        let saved = cpu::Saved { x: x.f32(), weight: weight.f32(), rstd: rstd.f32() };
+        if let Some(d_weight) = d_weight.as_deref_mut() {
+            cpu::weight_gradient(Isa::best(), &saved, dx.f32(), d_weight.f32_mut());
+        }
+        if input_gradient {
+            cpu::input_gradient(Isa::best(), &saved, dx.f32_mut());
+        }
+    });
+    Ok(input_gradient.then_some(dx))
+}
