@@ -1,1 +1,97 @@
-//! To be filled.
+//! Embeddings: rows of a table, by token or by position.
+//!
+//! Tokens: y_n = E[token_n]. Positions: y_n += P[offset + n mod T] (OPT's table starts two rows late). Backward adds each
+//! row's gradient to the table's row; several tokens may share one.
+
+mod cpu;
+#[cfg(test)]
+mod tests;
+
+use crate::device::{Buffer, Category, Cost, Device};
+use crate::error::{Error, Result, expect_len};
+use crate::weight::WeightRef;
+
+/// y `[N, D]` from a table `[V, D]`, in the device's compute type.
+///
+/// # Errors
+/// A token that the table does not have, or no memory.
+pub fn lookup(device: &Device, tokens: &[u32], table: WeightRef<'_>) -> Result<Buffer> {
+    const OP: &str = "embedding";
+    check_tokens(OP, tokens, table.rows())?;
+    let cols = table.cols();
+    let mut y = device.alloc(Category::Activations, device.compute_dtype(), tokens.len() * cols)?;
+    let row_bytes = table.size_bytes() / table.rows().max(1);
+    let cost = Cost::new(OP, 0, tokens.len() * (row_bytes + 4), y.size_bytes());
+    device.run(cost, || cpu::lookup(tokens, table, y.f32_mut()));
+    Ok(y)
+}
+
+/// y_n += P[offset + n mod `tokens`], in place.
+///
+/// # Errors
+/// More positions than the table has, or lengths that do not fit.
+pub fn add_positions(y: &mut Buffer, table: WeightRef<'_>, tokens: usize, offset: usize) -> Result<()> {
+    const OP: &str = "position_embedding";
+    let cols = table.cols();
+    expect_len(OP, "y", y.len(), y.len() / cols.max(1) * cols)?;
+    check_positions(OP, tokens, offset, table.rows())?;
+    let device = y.device().clone();
+    let table_bytes = table.size_bytes() / table.rows().max(1) * tokens;
+    let cost = Cost::new(OP, y.len(), y.size_bytes() + table_bytes, y.size_bytes());
+    device.run(cost, || cpu::add_positions(table, tokens, offset, y.f32_mut()));
+    Ok(())
+}
+
+/// dE[token_n] += dy_n, into an f32 `[V, D]`.
+///
+/// # Errors
+/// A token that the table does not have, or lengths that do not fit.
+pub fn lookup_gradient(dy: &Buffer, tokens: &[u32], d_table: &mut Buffer) -> Result<()> {
+    const OP: &str = "embedding_gradient";
+    let cols = dy.len() / tokens.len().max(1);
+    expect_len(OP, "dy", dy.len(), tokens.len() * cols)?;
+    check_tokens(OP, tokens, d_table.len() / cols.max(1))?;
+    let device = dy.device().clone();
+    let cost = Cost::new(OP, dy.len(), 2 * dy.size_bytes() + tokens.len() * 4, dy.size_bytes());
+    device.run(cost, || cpu::add_rows(dy.f32(), cols, |n| tokens[n] as usize, d_table.f32_mut()));
+    Ok(())
+}
+
+/// dP[offset + n mod `tokens`] += dy_n, into an f32 `[positions, D]` whose rows have `cols` features.
+///
+/// # Errors
+/// More positions than the table has, or lengths that do not fit.
+pub fn position_gradient(
+    dy: &Buffer,
+    cols: usize,
+    tokens: usize,
+    offset: usize,
+    d_table: &mut Buffer,
+) -> Result<()> {
+    const OP: &str = "position_embedding_gradient";
+    expect_len(OP, "dy", dy.len(), dy.len() / cols.max(1) * cols)?;
+    check_positions(OP, tokens, offset, d_table.len() / cols.max(1))?;
+    let device = dy.device().clone();
+    let cost = Cost::new(OP, dy.len(), 2 * dy.size_bytes(), dy.size_bytes());
+    device.run(cost, || cpu::add_rows(dy.f32(), cols, |n| offset + n % tokens, d_table.f32_mut()));
+    Ok(())
+}
+
+fn check_tokens(op: &'static str, tokens: &[u32], rows: usize) -> Result<()> {
+    match tokens.iter().find(|token| **token as usize >= rows) {
+        None => Ok(()),
+        Some(token) => {
+            let reason = format!("token {token} is outside the vocabulary of {rows}: the tokenizer is another model's");
+            Err(Error::Domain { op, reason })
+        }
+    }
+}
+
+fn check_positions(op: &'static str, tokens: usize, offset: usize, rows: usize) -> Result<()> {
+    if tokens == 0 || offset + tokens > rows {
+        let most = rows.saturating_sub(offset);
+        let reason = format!("sequences of {tokens} tokens, but the model has positions for 1 to {most}");
+        return Err(Error::Domain { op, reason });
+    }
+    Ok(())
+}

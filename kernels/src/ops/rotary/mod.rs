@@ -1,1 +1,92 @@
-//! To be filled.
+//! Rotary position embedding (Su et al. 2021), in the layout of Hugging Face models: feature i of a head is paired with
+//! feature i + d/2, where d is the number of rotated features; features past d pass through.
+//!
+//! For position t and pair i with angle θ = t·f_i: (a, b) → m·(a·cos θ − b·sin θ, b·cos θ + a·sin θ). The factor m is 1 but
+//! for scalings that also scale attention. The map is a rotation times m, so its transpose, which backward needs, is the
+//! rotation by −θ times m.
+
+mod cpu;
+#[cfg(test)]
+mod tests;
+
+use crate::device::{Buffer, Category, Cost, Device};
+use crate::error::{Error, Result, expect_len};
+use crate::simd::Isa;
+
+/// m·cos θ and m·sin θ for every position and pair.
+#[derive(Debug)]
+pub struct RotaryTable {
+    /// f32 `[positions, d/2]`.
+    cos: Buffer,
+    /// f32 `[positions, d/2]`.
+    sin: Buffer,
+    pairs: usize,
+}
+
+impl RotaryTable {
+    /// The table for positions 0 to `positions` − 1 and the pairs' frequencies, computed in f64. `factor` is m.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn new(device: &Device, positions: usize, frequencies: &[f64], factor: f64) -> Result<RotaryTable> {
+        let table = |of: fn(f64) -> f64| -> Vec<f32> {
+            (0..positions)
+                // transformers rounds frequency and angle to f32 before the cosine; so do we, to agree with it far out.
+                .flat_map(|t| frequencies.iter().map(move |f| f64::from(t as f32 * *f as f32)))
+                .map(|angle| (of(angle) * factor) as f32)
+                .collect()
+        };
+        Ok(RotaryTable {
+            cos: device.upload(Category::Weights, &table(f64::cos))?,
+            sin: device.upload(Category::Weights, &table(f64::sin))?,
+            pairs: frequencies.len(),
+        })
+    }
+
+    /// Positions it covers.
+    pub fn positions(&self) -> usize {
+        self.cos.len() / self.pairs.max(1)
+    }
+}
+
+/// Which way to turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// By θ: the function.
+    Forward,
+    /// By −θ: the gradient's way back.
+    Backward,
+}
+
+/// Rotates the heads of `x` `[B·T, H·head_dim]` in place; row n has position n mod `tokens`.
+///
+/// # Errors
+/// Lengths that do not fit, more rotated features than a head has, or more positions than the table covers.
+pub fn rotate(
+    x: &mut Buffer,
+    table: &RotaryTable,
+    tokens: usize,
+    heads: usize,
+    head_dim: usize,
+    direction: Direction,
+) -> Result<()> {
+    const OP: &str = "rotary";
+    let width = heads * head_dim;
+    expect_len(OP, "x", x.len(), x.len() / width.max(1) * width)?;
+    if 2 * table.pairs > head_dim {
+        let reason = format!("{} features cannot rotate in heads of {head_dim}", 2 * table.pairs);
+        return Err(Error::Domain { op: OP, reason });
+    }
+    if tokens > table.positions() {
+        let reason = format!("sequences of {tokens} tokens, but positions for {}", table.positions());
+        return Err(Error::Domain { op: OP, reason });
+    }
+    let device = x.device().clone();
+    let tables = 2 * tokens * table.pairs * 4;
+    let cost = Cost::new(OP, 6 * x.len() / head_dim.max(1) * table.pairs, x.size_bytes() + tables, x.size_bytes());
+    device.run(cost, || {
+        let shape = cpu::Shape { tokens, head_dim, width, pairs: table.pairs };
+        cpu::rotate(Isa::best(), x.f32_mut(), table.cos.f32(), table.sin.f32(), shape, direction);
+    });
+    Ok(())
+}
