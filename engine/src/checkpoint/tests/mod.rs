@@ -1,0 +1,1 @@
+//! Round trips, and every bad input with its message.
