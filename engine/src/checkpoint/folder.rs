@@ -208,7 +208,11 @@ fn is_plain_name(name: &str) -> bool {
 fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Vec<String> {
     // A name that contains the other (a prefix more or less) is nearer than any respelling.
     let distance = |other: &str| {
-        if other.ends_with(name) || name.ends_with(other) { 0 } else { edit_distance(name.as_bytes(), other.as_bytes()) }
+        if other.ends_with(name) || name.ends_with(other) {
+            0
+        } else {
+            edit_distance(name.as_bytes(), other.as_bytes())
+        }
     };
     let mut scored: Vec<(usize, &str)> = names.map(|other| (distance(other), other)).collect();
     scored.sort();

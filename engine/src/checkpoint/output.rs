@@ -53,14 +53,16 @@ impl OutputFolder {
         let target = target.as_ref();
         OutputFolder::check(target)?;
         let parent = parent_of(target);
-        let made_parents: Vec<PathBuf> =
-            parent.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.exists()).map(Path::to_path_buf).collect();
+        let made_parents: Vec<PathBuf> = parent
+            .ancestors()
+            .take_while(|p| !p.as_os_str().is_empty() && !p.exists())
+            .map(Path::to_path_buf)
+            .collect();
         let mut name = OsString::from(".");
         name.push(target.file_name().expect("checked"));
         name.push(format!(".partial-{}", std::process::id()));
         // From here on Drop cleans up, whatever fails.
-        let folder =
-            OutputFolder { target: target.into(), partial: parent.join(name), made_parents, committed: false };
+        let folder = OutputFolder { target: target.into(), partial: parent.join(name), made_parents, committed: false };
         fs::create_dir_all(parent).map_err(io("create", parent))?;
         if folder.partial.exists() {
             // Left by a killed process that had this one's id.

@@ -34,8 +34,11 @@ impl Tokenizer {
         let path = path.as_ref();
         let file = |name: &str| path.join(name);
         let config_file = file("tokenizer_config.json");
-        let config =
-            if config_file.is_file() { read_json_object(&config_file, CONFIG_LIMIT)? } else { Value::Object(Map::new()) };
+        let config = if config_file.is_file() {
+            read_json_object(&config_file, CONFIG_LIMIT)?
+        } else {
+            Value::Object(Map::new())
+        };
         let json = file("tokenizer.json");
         let inner = if json.is_file() {
             let bytes = read_limited(&json, TOKENIZER_LIMIT)?;
@@ -162,8 +165,7 @@ fn from_vocab_and_merges(folder: &Path, config: &Value) -> Result<Inner> {
 }
 
 /// The single special tokens of a tokenizer_config.json, in the order in which transformers adds them.
-const ROLES: [&str; 7] =
-    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+const ROLES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 /// merges.txt: a line a merge, two symbols and a space between; the first line may be a `#version`.
 fn read_merges(path: &Path) -> Result<Vec<(String, String)>> {
@@ -196,7 +198,8 @@ fn add_extra_tokens(inner: &mut Inner, folder: &Path) -> Result<()> {
     for (id, token) in tokens {
         inner.add_special_tokens(&[AddedToken::from(token.clone(), true)]);
         if inner.token_to_id(&token) != Some(id) {
-            let reason = format!("token {token:?} has id {id}, but the vocabulary leaves a gap before it or has it already");
+            let reason =
+                format!("token {token:?} has id {id}, but the vocabulary leaves a gap before it or has it already");
             return Err(Error::Tokenizer { path, reason });
         }
     }

@@ -78,9 +78,11 @@ impl<'a> NewTensor<'a> {
 
     fn size_bytes(&self) -> Result<usize> {
         let elements = self.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-        elements.and_then(|n| n.checked_mul(self.dtype.bitsize())).map(|bits| bits / 8).ok_or_else(|| Error::BadTensor {
-            tensor: self.name.clone(),
-            reason: format!("the shape {:?} has more bytes than memory can have", self.shape),
+        elements.and_then(|n| n.checked_mul(self.dtype.bitsize())).map(|bits| bits / 8).ok_or_else(|| {
+            Error::BadTensor {
+                tensor: self.name.clone(),
+                reason: format!("the shape {:?} has more bytes than memory can have", self.shape),
+            }
         })
     }
 }
@@ -166,7 +168,10 @@ pub(super) fn write_weight_file(path: &Path, mut tensors: Vec<NewTensor>) -> Res
     let header = Metadata::new(Some(format), entries)
         .map_err(|e| e.to_string())
         .and_then(|metadata| serde_json::to_string(&metadata).map_err(|e| e.to_string()))
-        .map_err(|reason| Error::WeightFile { path: path.into(), reason: format!("no header can be made: {reason}") })?;
+        .map_err(|reason| Error::WeightFile {
+            path: path.into(),
+            reason: format!("no header can be made: {reason}"),
+        })?;
     // Spaces up to a multiple of 8, so that the data starts aligned for every element type.
     let header = format!("{header:<width$}", width = header.len().next_multiple_of(8));
     let mut file = BufWriter::with_capacity(1 << 20, File::create_new(path).map_err(io("create", path))?);
