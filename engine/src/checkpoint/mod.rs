@@ -1,1 +1,32 @@
-//! To be filled.
+//! Models, adapters and tokenizers on disk, in the formats of the Hugging Face ecosystem.
+//!
+//! * [`ModelFolder`] maps a model's weight files and knows every tensor by name; [`TensorInfo`] brings one tensor at a
+//!   time to a device. Nothing is read before it is asked for, so the dense model is never in memory whole.
+//! * [`OutputFolder`] is how anything is written: in a hidden folder beside the wanted one, synced, and renamed when
+//!   complete. [`write_model`] and [`write_adapter`] fill it.
+//! * [`Adapter`] is a PEFT LoRA adapter folder.
+//! * [`Tokenizer`] turns text into token ids; [`train_bpe`] makes one.
+//!
+//! Files are data: nothing in them is executed, sizes are checked before memory is taken, and the file names in an
+//! index must be plain names, so that no index can point outside its folder.
+
+mod adapter;
+mod error;
+mod files;
+mod folder;
+mod output;
+mod tensor_info;
+mod tokenizer;
+mod weight_file;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+pub use adapter::{Adapter, AdapterConfig, LoraTensors, NewLora, write_adapter};
+pub use error::{Error, Result};
+pub use folder::ModelFolder;
+pub use output::OutputFolder;
+pub use tensor_info::TensorInfo;
+pub use tokenizer::{BpeSettings, Tokenizer, train_bpe};
+pub use write::{DEFAULT_SHARD_BYTES, NewTensor, write_model};

@@ -1,0 +1,310 @@
+//! LoRA adapters as PEFT writes and reads them: adapter_config.json beside adapter_model.safetensors.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Number, Value, json};
+
+use super::error::{Error, Result};
+use super::files::{CONFIG_LIMIT, read_json_object, write_json};
+use super::output::OutputFolder;
+use super::tensor_info::TensorInfo;
+use super::weight_file;
+use super::write::{NewTensor, write_weight_file};
+
+const CONFIG_FILE: &str = "adapter_config.json";
+const WEIGHTS_FILE: &str = "adapter_model.safetensors";
+/// PEFT wraps the model twice; both wrappers are in its key names.
+const PREFIX: &str = "base_model.model.";
+const SUFFIX_A: &str = ".lora_A.weight";
+const SUFFIX_B: &str = ".lora_B.weight";
+
+/// What adapter_config.json says of a LoRA adapter. The update of a module is (alpha/rank)·B·A.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdapterConfig {
+    /// The rank of every module that `rank_pattern` does not name.
+    pub rank: usize,
+    /// The alpha of every module that `alpha_pattern` does not name.
+    pub alpha: f64,
+    /// Names of the modules with LoRA: full paths, or what paths end in (`q_proj`, `lm_head`).
+    pub target_modules: Vec<String>,
+    /// The folder or hub name of the model that the adapter belongs to.
+    pub base_model: String,
+    /// Ranks of single modules, by full path or by what paths end in.
+    pub rank_pattern: BTreeMap<String, usize>,
+    /// Alphas of single modules, likewise.
+    pub alpha_pattern: BTreeMap<String, f64>,
+}
+
+impl AdapterConfig {
+    /// The rank of a module, by its full path.
+    pub fn rank_of(&self, module: &str) -> usize {
+        pattern_value(&self.rank_pattern, module).unwrap_or(self.rank)
+    }
+
+    /// The alpha of a module, by its full path.
+    pub fn alpha_of(&self, module: &str) -> f64 {
+        pattern_value(&self.alpha_pattern, module).unwrap_or(self.alpha)
+    }
+
+    /// The fields that every PEFT since 0.5 knows; what is left out keeps its default there.
+    fn to_json(&self) -> Value {
+        json!({
+            "alpha_pattern": self.alpha_pattern.iter().map(|(k, &v)| (k.clone(), number(v))).collect::<Map<_, _>>(),
+            "auto_mapping": null,
+            "base_model_name_or_path": self.base_model,
+            "bias": "none",
+            "fan_in_fan_out": false,
+            "inference_mode": true,
+            "init_lora_weights": true,
+            "layers_pattern": null,
+            "layers_to_transform": null,
+            "lora_alpha": number(self.alpha),
+            "lora_dropout": 0.0,
+            "modules_to_save": null,
+            "peft_type": "LORA",
+            "r": self.rank,
+            "rank_pattern": self.rank_pattern,
+            "revision": null,
+            "target_modules": self.target_modules,
+            "task_type": "CAUSAL_LM",
+        })
+    }
+
+    fn from_json(json: &Value) -> std::result::Result<AdapterConfig, String> {
+        refuse_unsupported(json)?;
+        let rank = positive_integer(&json["r"]).ok_or("\"r\" must be a positive integer")?;
+        let alpha = json["lora_alpha"].as_f64().ok_or("\"lora_alpha\" must be a number")?;
+        let target_modules = match &json["target_modules"] {
+            Value::String(one) => Some(vec![one.clone()]),
+            Value::Array(many) => many.iter().map(|m| m.as_str().map(str::to_owned)).collect::<Option<_>>(),
+            _ => None,
+        }
+        .ok_or("\"target_modules\" must be a name or a list of names")?;
+        Ok(AdapterConfig {
+            rank,
+            alpha,
+            target_modules,
+            base_model: json["base_model_name_or_path"].as_str().unwrap_or_default().into(),
+            rank_pattern: pattern(json, "rank_pattern", positive_integer)?,
+            alpha_pattern: pattern(json, "alpha_pattern", Value::as_f64)?,
+        })
+    }
+}
+
+/// Settings of PEFT that change what the tensors mean, and that this reader does not know.
+fn refuse_unsupported(json: &Value) -> std::result::Result<(), String> {
+    match json["peft_type"].as_str() {
+        Some("LORA") => {}
+        Some(other) => return Err(format!("\"peft_type\" is {other:?}; only \"LORA\" is supported")),
+        None => return Err("has no \"peft_type\"; is it a PEFT adapter?".into()),
+    }
+    let off = |value: &Value| match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(items) => items.is_empty(),
+        _ => false,
+    };
+    let switches = [
+        "use_rslora",
+        "use_dora",
+        "use_qalora",
+        "lora_bias",
+        "fan_in_fan_out",
+        "modules_to_save",
+        "target_parameters",
+        "layer_replication",
+        "trainable_token_indices",
+    ];
+    for name in switches {
+        if !off(&json[name]) {
+            return Err(format!("\"{name}\" is {}, which is not supported; only plain LoRA is", json[name]));
+        }
+    }
+    if !matches!(json["bias"].as_str(), None | Some("none")) {
+        return Err(format!("\"bias\" is {}; only \"none\" is supported", json["bias"]));
+    }
+    // These start from changed base weights, which the adapter alone does not hold.
+    if let Some(start @ ("pissa" | "olora" | "loftq" | "corda")) =
+        json["init_lora_weights"].as_str().map(|s| s.split("_niter").next().unwrap_or(s))
+    {
+        return Err(format!("\"init_lora_weights\" is {start:?}: convert the adapter to plain LoRA with PEFT first"));
+    }
+    Ok(())
+}
+
+fn positive_integer(value: &Value) -> Option<usize> {
+    value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|&n| n > 0)
+}
+
+/// PEFT's own files have integers where the value is whole.
+fn number(value: f64) -> Value {
+    if value.fract() == 0.0 && value.abs() < 1e15 {
+        Value::from(value as i64)
+    } else {
+        Number::from_f64(value).map_or(Value::Null, Value::Number)
+    }
+}
+
+/// A `rank_pattern` or `alpha_pattern`. PEFT reads the keys as regular expressions; names, with or without the anchor
+/// that PEFT writes, mean the same either way, and anything more is refused.
+fn pattern<T>(
+    json: &Value,
+    field: &str,
+    read: impl Fn(&Value) -> Option<T>,
+) -> std::result::Result<BTreeMap<String, T>, String> {
+    let map = match &json[field] {
+        Value::Null => return Ok(BTreeMap::new()),
+        Value::Object(map) => map,
+        _ => return Err(format!("\"{field}\" must be an object")),
+    };
+    map.iter()
+        .map(|(key, value)| {
+            let name = key.strip_prefix('^').unwrap_or(key);
+            if !name.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '.' | '-')) {
+                return Err(format!("\"{field}\" has the regular expression {key:?}; write module names instead"));
+            }
+            let value = read(value).ok_or_else(|| format!("\"{field}\" has {value} for {key:?}"))?;
+            Ok((key.clone(), value))
+        })
+        .collect()
+}
+
+fn pattern_value<T: Copy>(pattern: &BTreeMap<String, T>, module: &str) -> Option<T> {
+    let names = |key: &str| match key.strip_prefix('^') {
+        Some(path) => module == path,
+        None => module.strip_suffix(key).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')),
+    };
+    pattern.iter().find(|(key, _)| names(key)).map(|(_, &value)| value)
+}
+
+/// One module's pair of matrices, to be written.
+pub struct NewLora<'a> {
+    /// The module's path in the transformers model: `model.decoder.layers.0.self_attn.q_proj`.
+    pub module: String,
+    /// A, `[rank, in]`.
+    pub a: &'a [f32],
+    /// B, `[out, rank]`.
+    pub b: &'a [f32],
+}
+
+/// Writes an adapter into `out`, or into its subfolder `subfolder`, as PEFT's `save_pretrained` would: f32 tensors
+/// `base_model.model.<module>.lora_A.weight` and `….lora_B.weight`.
+///
+/// # Errors
+/// [`Error::BadTensor`] for a matrix whose length is no multiple of its module's rank, or a module given twice;
+/// [`Error::Io`].
+pub fn write_adapter<'a>(
+    out: &OutputFolder,
+    subfolder: Option<&str>,
+    config: &AdapterConfig,
+    modules: impl IntoIterator<Item = NewLora<'a>>,
+) -> Result<()> {
+    let folder = subfolder.map_or_else(|| Ok(out.path().to_path_buf()), |name| out.subfolder(name))?;
+    let mut tensors: BTreeMap<String, NewTensor> = BTreeMap::new();
+    for NewLora { module, a, b } in modules {
+        let rank = config.rank_of(&module);
+        for (suffix, values) in [(SUFFIX_A, a), (SUFFIX_B, b)] {
+            let name = format!("{PREFIX}{module}{suffix}");
+            let bad = |reason: String| Error::BadTensor { tensor: name.clone(), reason };
+            if rank == 0 || !values.len().is_multiple_of(rank) {
+                return Err(bad(format!("{} elements cannot be cut into rank {rank}", values.len())));
+            }
+            let other = values.len() / rank;
+            let shape = if suffix == SUFFIX_A { [rank, other] } else { [other, rank] };
+            if tensors.insert(name.clone(), NewTensor::f32(name.clone(), shape, values)).is_some() {
+                return Err(bad("it is there twice".into()));
+            }
+        }
+    }
+    write_weight_file(&folder.join(WEIGHTS_FILE), tensors.into_values().collect())?;
+    write_json(&folder.join(CONFIG_FILE), &config.to_json())
+}
+
+/// One module's pair of matrices, as they lie in an adapter file.
+#[derive(Clone, Debug)]
+pub struct LoraTensors {
+    /// A, `[rank, in]`.
+    pub a: TensorInfo,
+    /// B, `[out, rank]`.
+    pub b: TensorInfo,
+    /// The module's rank.
+    pub rank: usize,
+    /// The module's alpha: the update is (alpha/rank)·B·A.
+    pub alpha: f64,
+}
+
+/// A LoRA adapter folder.
+#[derive(Clone, Debug)]
+pub struct Adapter {
+    /// Its configuration.
+    pub config: AdapterConfig,
+    /// Its matrices by module path.
+    pub modules: BTreeMap<String, LoraTensors>,
+    /// The folder.
+    pub path: PathBuf,
+}
+
+impl Adapter {
+    /// Opens an adapter folder. PEFT adds copies of the base model's embedding and head to adapters that target them;
+    /// these are left unread.
+    ///
+    /// # Errors
+    /// Names the file and the field or tensor: missing or damaged file, a kind of adapter other than plain LoRA, a
+    /// matrix without its partner, a shape that contradicts the rank.
+    pub fn open(path: impl AsRef<Path>) -> Result<Adapter> {
+        let path = path.as_ref();
+        let config_file = path.join(CONFIG_FILE);
+        if !config_file.is_file() {
+            let reason = "no such file; an adapter folder has adapter_config.json and adapter_model.safetensors".into();
+            return Err(Error::Missing { path: config_file, reason });
+        }
+        let json = read_json_object(&config_file, CONFIG_LIMIT)?;
+        let config = AdapterConfig::from_json(&json).map_err(|reason| Error::Adapter { path: config_file, reason })?;
+        let file = path.join(WEIGHTS_FILE);
+        if !file.is_file() {
+            let mut reason = "no such file".to_owned();
+            if path.join("adapter_model.bin").is_file() {
+                reason += "; there is only adapter_model.bin, which can run code when read: \
+                           convert it (load it with PEFT and call save_pretrained)";
+            }
+            return Err(Error::Missing { path: file, reason });
+        }
+        let bad = |reason: String| Error::Adapter { path: file.clone(), reason };
+        let mut halves: BTreeMap<String, [Option<TensorInfo>; 2]> = BTreeMap::new();
+        for info in weight_file::open(&file)? {
+            let name = info.name().to_owned();
+            let module = name.strip_prefix(PREFIX).unwrap_or(&name);
+            if let Some(module) = module.strip_suffix(SUFFIX_A) {
+                halves.entry(module.into()).or_default()[0] = Some(info);
+            } else if let Some(module) = module.strip_suffix(SUFFIX_B) {
+                halves.entry(module.into()).or_default()[1] = Some(info);
+            } else if !(module.ends_with(".base_layer.weight") || module.ends_with("embed_tokens.weight")) {
+                return Err(bad(format!("tensor {name} is not part of a plain LoRA adapter")));
+            }
+        }
+        if halves.is_empty() {
+            return Err(bad("holds no lora_A and lora_B matrices".into()));
+        }
+        let mut modules = BTreeMap::new();
+        for (module, pair) in halves {
+            let [Some(a), Some(b)] = pair else {
+                return Err(bad(format!("module {module} has only one of lora_A and lora_B")));
+            };
+            let rank = config.rank_of(&module);
+            for (info, dimension, layout) in [(&a, 0, "[rank, in]"), (&b, 1, "[out, rank]")] {
+                info.dtype()?;
+                if info.shape().len() != 2 || info.shape()[dimension] != rank {
+                    return Err(bad(format!(
+                        "tensor {} has shape {:?}; with rank {rank} (adapter_config.json) it must be {layout}",
+                        info.name(),
+                        info.shape()
+                    )));
+                }
+            }
+            let alpha = config.alpha_of(&module);
+            modules.insert(module, LoraTensors { a, b, rank, alpha });
+        }
+        Ok(Adapter { config, modules, path: path.into() })
+    }
+}

@@ -1,0 +1,67 @@
+//! Small files: read with a size limit, written with a sync.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::error::{Error, Result, io};
+
+/// The most bytes of a config.json and its like; real ones have a few thousand.
+pub(super) const CONFIG_LIMIT: u64 = 8 << 20;
+/// The most bytes of a weight index; a model of 10,000 tensors has about a million.
+pub(super) const INDEX_LIMIT: u64 = 64 << 20;
+/// The most bytes of a tokenizer file; vocabularies of 256k tokens have about 40 million.
+pub(super) const TOKENIZER_LIMIT: u64 = 512 << 20;
+
+/// Opens a regular file. Anything else is an error: opening a pipe would wait forever.
+pub(super) fn open_regular(path: &Path) -> Result<File> {
+    let kind = std::fs::metadata(path).map_err(io("open", path))?;
+    if !kind.is_file() {
+        return Err(Error::Missing { path: path.into(), reason: "is not a regular file".into() });
+    }
+    File::open(path).map_err(io("open", path))
+}
+
+/// The bytes of a regular file of at most `limit` bytes.
+pub(super) fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_regular(path)?.take(limit + 1).read_to_end(&mut bytes).map_err(io("read", path))?;
+    if bytes.len() as u64 > limit {
+        return Err(Error::TooLarge { path: path.into(), limit });
+    }
+    Ok(bytes)
+}
+
+/// A JSON object from a file. serde_json limits its depth.
+pub(super) fn read_json_object(path: &Path, limit: u64) -> Result<Value> {
+    let value: Value = serde_json::from_slice(&read_limited(path, limit)?)
+        .map_err(|e| Error::Json { path: path.into(), reason: format!("is not valid JSON: {e}") })?;
+    if !value.is_object() {
+        return Err(Error::Json { path: path.into(), reason: "must hold a JSON object".into() });
+    }
+    Ok(value)
+}
+
+/// Writes and syncs a new file.
+pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = File::create_new(path).map_err(io("create", path))?;
+    file.write_all(bytes).map_err(io("write", path))?;
+    file.sync_all().map_err(io("sync", path))
+}
+
+/// Writes and syncs JSON, indented and with a newline at the end, as transformers does.
+pub(super) fn write_json(path: &Path, value: &Value) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(value).expect("a JSON value always serializes");
+    text.push('\n');
+    write_synced(path, text.as_bytes())
+}
+
+/// Syncs a folder's entries. Only Unix lets a folder be opened for that; elsewhere the rename orders them.
+pub(super) fn sync_folder(path: &Path) -> Result<()> {
+    if cfg!(unix) {
+        File::open(path).and_then(|folder| folder.sync_all()).map_err(io("sync", path))?;
+    }
+    Ok(())
+}

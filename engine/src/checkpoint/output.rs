@@ -1,0 +1,137 @@
+//! A folder that appears complete or not at all.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use super::error::{Error, Result, io};
+use super::files::sync_folder;
+
+/// A folder under construction. Everything is written to a hidden folder beside the wanted one; [`OutputFolder::commit`]
+/// syncs it and renames it. Dropped before that, it takes everything it wrote away again.
+#[derive(Debug)]
+pub struct OutputFolder {
+    target: PathBuf,
+    partial: PathBuf,
+    /// Parents that did not exist, innermost first: they go too if nothing is committed.
+    made_parents: Vec<PathBuf>,
+    committed: bool,
+}
+
+impl OutputFolder {
+    /// Checks, without writing anything, that `target` can be created: it must not exist, or be an empty folder. To be
+    /// called before a long run, whose results would have nowhere to go.
+    ///
+    /// # Errors
+    /// [`Error::Output`] if there is something at `target`; in particular a source model is never written over.
+    pub fn check(target: impl AsRef<Path>) -> Result<()> {
+        let target = target.as_ref();
+        let refuse = |reason: &str| Err(Error::Output { path: target.into(), reason: reason.into() });
+        if target.file_name().is_none() {
+            return refuse("is not the name of a folder; name a new folder");
+        }
+        match fs::symlink_metadata(target) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(io("open", target)(e)),
+            Ok(kind) if !kind.is_dir() => refuse("exists and is not a folder; name a new folder"),
+            Ok(_) => match fs::read_dir(target).map_err(io("read", target))?.next() {
+                None => Ok(()),
+                Some(_) if target.join("config.json").exists() => {
+                    refuse("holds a model already, and models are never written over; name a new folder")
+                }
+                Some(_) => refuse("exists and is not empty; name a new folder, or empty this one"),
+            },
+        }
+    }
+
+    /// Starts a folder that will appear at `target`. Missing parents are made.
+    ///
+    /// # Errors
+    /// As [`OutputFolder::check`], and [`Error::Io`] where nothing can be created.
+    pub fn create(target: impl AsRef<Path>) -> Result<OutputFolder> {
+        let target = target.as_ref();
+        OutputFolder::check(target)?;
+        let parent = parent_of(target);
+        let made_parents: Vec<PathBuf> = parent
+            .ancestors()
+            .take_while(|p| !p.as_os_str().is_empty() && !p.exists())
+            .map(Path::to_path_buf)
+            .collect();
+        let mut name = OsString::from(".");
+        name.push(target.file_name().expect("checked"));
+        name.push(format!(".partial-{}", std::process::id()));
+        // From here on Drop cleans up, whatever fails.
+        let folder = OutputFolder { target: target.into(), partial: parent.join(name), made_parents, committed: false };
+        fs::create_dir_all(parent).map_err(io("create", parent))?;
+        if folder.partial.exists() {
+            // Left by a killed process that had this one's id.
+            fs::remove_dir_all(&folder.partial).map_err(io("remove", &folder.partial))?;
+        }
+        fs::create_dir(&folder.partial).map_err(io("create", &folder.partial))?;
+        Ok(folder)
+    }
+
+    /// Where its files lie until it is committed.
+    pub fn path(&self) -> &Path {
+        &self.partial
+    }
+
+    /// Where it will appear.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// A folder inside, made if need be.
+    pub(super) fn subfolder(&self, name: &str) -> Result<PathBuf> {
+        let path = self.partial.join(name);
+        fs::create_dir_all(&path).map_err(io("create", &path))?;
+        Ok(path)
+    }
+
+    /// Syncs the folder and renames it to its target.
+    ///
+    /// # Errors
+    /// [`Error::Output`] if something appeared at the target meanwhile, [`Error::Io`] if the system refuses; then nothing
+    /// is left behind.
+    pub fn commit(mut self) -> Result<()> {
+        OutputFolder::check(&self.target)?;
+        sync_tree(&self.partial)?;
+        if self.target.exists() {
+            // Checked to be empty. Not every system renames over an empty folder.
+            fs::remove_dir(&self.target).map_err(io("replace", &self.target))?;
+        }
+        fs::rename(&self.partial, &self.target).map_err(io("create", &self.target))?;
+        self.committed = true;
+        sync_folder(parent_of(&self.target))
+    }
+}
+
+impl Drop for OutputFolder {
+    fn drop(&mut self) {
+        if !self.committed {
+            // Nothing can be done about a failure here, and the error that led here is the one to report.
+            let _ = fs::remove_dir_all(&self.partial);
+            for parent in &self.made_parents {
+                let _ = fs::remove_dir(parent); // only if empty
+            }
+        }
+    }
+}
+
+fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+fn sync_tree(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).map_err(io("read", folder))? {
+        let path = entry.map_err(io("read", folder))?.path();
+        if path.is_dir() {
+            sync_tree(&path)?;
+        }
+    }
+    sync_folder(folder)
+}

@@ -1,0 +1,65 @@
+//! One safetensors file: mapped, validated, listed.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use memmap2::Mmap;
+use safetensors::tensor::{Metadata, SafeTensorError, SafeTensors};
+
+use super::error::{Error, Result, io};
+use super::files::open_regular;
+use super::tensor_info::TensorInfo;
+
+/// A mapped weight file.
+pub(super) struct WeightFile {
+    pub(super) path: PathBuf,
+    pub(super) map: Arc<Mmap>,
+}
+
+/// The 8 bytes before the header that hold its length.
+const LENGTH_BYTES: usize = 8;
+
+/// Maps a safetensors file, validates its header against its size, and lists its tensors in the file's order.
+pub(super) fn open(path: &Path) -> Result<Vec<TensorInfo>> {
+    let bad = |reason: String| Error::WeightFile { path: path.into(), reason };
+    let file = open_regular(path)?;
+    let size = file.metadata().map_err(io("open", path))?.len();
+    if size < LENGTH_BYTES as u64 {
+        return Err(bad(format!("has only {size} bytes: it is truncated; copy or download it again")));
+    }
+    // SAFETY: the mapping is read-only and every use of its bytes is valid for any bytes. What remains is the usual
+    // condition of mapped files, that nobody shortens the file while it is in use; weight files are written once.
+    let map = unsafe { Mmap::map(&file) }.map_err(io("map", path))?;
+    let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| bad(explain(&map, &e)))?;
+    let start = LENGTH_BYTES + header;
+    let file = Arc::new(WeightFile { path: path.into(), map: Arc::new(map) });
+    let names = metadata.offset_keys();
+    Ok(names
+        .into_iter()
+        .filter_map(|name| metadata.info(&name).map(|info| TensorInfo::new(name.clone(), info, file.clone(), start)))
+        .collect())
+}
+
+/// Says in one line what is wrong with a file whose header was refused.
+fn explain(bytes: &[u8], error: &SafeTensorError) -> String {
+    if bytes.starts_with(b"version https://git-lfs") {
+        return "is a Git LFS pointer, not the weights; fetch them with `git lfs pull`".into();
+    }
+    let length: [u8; LENGTH_BYTES] = bytes[..LENGTH_BYTES].try_into().expect("checked to be there");
+    let header = u64::from_le_bytes(length);
+    match error {
+        SafeTensorError::InvalidHeaderLength => format!(
+            "its header should have {header} bytes, but the file has only {}: \
+             it is truncated (copy or download it again) or not a safetensors file",
+            bytes.len()
+        ),
+        SafeTensorError::MetadataIncompleteBuffer => {
+            let start = LENGTH_BYTES + header as usize;
+            let expected = serde_json::from_slice::<Metadata>(&bytes[LENGTH_BYTES..start]).map_or(0, |m| m.data_len());
+            let found = bytes.len() - start;
+            let what = if found < expected { "it is truncated" } else { "it has bytes that belong to no tensor" };
+            format!("its header describes {expected} bytes of tensors, but {found} follow: {what}; download it again")
+        }
+        other => format!("is not a valid safetensors file: {other}"),
+    }
+}

@@ -1,0 +1,192 @@
+//! Models written as Hugging Face folders, one tensor in memory at a time.
+
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use kernels::device::DType;
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo as Entry};
+use serde_json::{Map, Value, json};
+
+use super::error::{Error, Result, io};
+use super::files::{write_json, write_synced};
+use super::folder::{INDEX_FILE, ModelFolder, SINGLE_FILE};
+use super::output::OutputFolder;
+use super::tensor_info::TensorInfo;
+
+/// The size from which transformers begins a new shard.
+pub const DEFAULT_SHARD_BYTES: u64 = 5_000_000_000;
+
+/// Text files that make a model usable beside its weights and configuration, copied where the source has them.
+const COMPANIONS: [&str; 13] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "generation_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "LICENSE",
+    "LICENSE.txt",
+    "NOTICE",
+];
+
+/// A tensor to be written. Its bytes are asked for when its turn comes.
+pub struct NewTensor<'a> {
+    name: String,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Box<dyn FnOnce() -> Cow<'a, [u8]> + 'a>,
+}
+
+impl<'a> NewTensor<'a> {
+    /// A tensor of any supported element type (weights: f32, f16, bf16). `bytes` gives its elements little-endian and
+    /// row-major; it is called once, while the tensor is written, and its result dropped right after.
+    pub fn new(
+        name: impl Into<String>,
+        dtype: DType,
+        shape: impl Into<Vec<usize>>,
+        bytes: impl FnOnce() -> Cow<'a, [u8]> + 'a,
+    ) -> NewTensor<'a> {
+        let dtype = match dtype {
+            DType::F32 => Dtype::F32,
+            DType::F16 => Dtype::F16,
+            DType::BF16 => Dtype::BF16,
+            DType::U32 => Dtype::U32,
+            DType::U64 => Dtype::U64,
+            DType::U8 => Dtype::U8,
+        };
+        NewTensor { name: name.into(), dtype, shape: shape.into(), bytes: Box::new(bytes) }
+    }
+
+    /// An f32 tensor from its values.
+    pub fn f32(name: impl Into<String>, shape: impl Into<Vec<usize>>, values: &'a [f32]) -> NewTensor<'a> {
+        NewTensor::new(name, DType::F32, shape, move || Cow::Borrowed(bytemuck::cast_slice(values)))
+    }
+
+    /// A tensor of an opened model, unchanged, whatever its element type.
+    pub fn unchanged(info: &'a TensorInfo) -> NewTensor<'a> {
+        let bytes = Box::new(move || Cow::Borrowed(info.bytes()));
+        NewTensor { name: info.name().into(), dtype: info.stored(), shape: info.shape().to_vec(), bytes }
+    }
+
+    fn size_bytes(&self) -> Result<usize> {
+        let elements = self.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+        elements.and_then(|n| n.checked_mul(self.dtype.bitsize())).map(|bits| bits / 8).ok_or_else(|| {
+            Error::BadTensor {
+                tensor: self.name.clone(),
+                reason: format!("the shape {:?} has more bytes than memory can have", self.shape),
+            }
+        })
+    }
+}
+
+/// Writes weights, config.json and, from `copy_from`, the tokenizer's and other small files into `out`. Tensors stay in
+/// their order as far as shards go; a shard ends before the tensor that would bring it past `max_shard_bytes`. One
+/// shard becomes model.safetensors, several model-0000i-of-0000n.safetensors with model.safetensors.index.json.
+///
+/// # Errors
+/// [`Error::BadTensor`] for a name given twice, or bytes that are not what the shape needs; [`Error::Io`].
+pub fn write_model<'a>(
+    out: &OutputFolder,
+    tensors: impl IntoIterator<Item = NewTensor<'a>>,
+    config: &Value,
+    copy_from: Option<&ModelFolder>,
+    max_shard_bytes: u64,
+) -> Result<()> {
+    let mut shards: Vec<Vec<NewTensor>> = vec![Vec::new()];
+    let (mut shard_bytes, mut total_bytes) = (0u64, 0u64);
+    let mut names = BTreeSet::new();
+    for tensor in tensors {
+        let bytes = tensor.size_bytes()? as u64;
+        if !names.insert(tensor.name.clone()) {
+            return Err(Error::BadTensor { tensor: tensor.name, reason: "it is there twice".into() });
+        }
+        if shard_bytes > 0 && shard_bytes + bytes > max_shard_bytes {
+            shards.push(Vec::new());
+            shard_bytes = 0;
+        }
+        shard_bytes += bytes;
+        total_bytes += bytes;
+        shards.last_mut().expect("starts with one").push(tensor);
+    }
+    let count = shards.len();
+    let mut weight_map = Map::new();
+    for (i, shard) in shards.into_iter().enumerate() {
+        let file = match count {
+            1 => SINGLE_FILE.to_owned(),
+            _ => format!("model-{:05}-of-{count:05}.safetensors", i + 1),
+        };
+        for tensor in &shard {
+            weight_map.insert(tensor.name.clone(), Value::String(file.clone()));
+        }
+        write_weight_file(&out.path().join(file), shard)?;
+    }
+    if count > 1 {
+        weight_map.sort_keys();
+        let index = json!({"metadata": {"total_size": total_bytes}, "weight_map": weight_map});
+        write_json(&out.path().join(INDEX_FILE), &index)?;
+    }
+    write_json(&out.path().join("config.json"), config)?;
+    if let Some(source) = copy_from {
+        copy_companions(source.path(), out.path())?;
+    }
+    Ok(())
+}
+
+fn copy_companions(from: &Path, to: &Path) -> Result<()> {
+    for name in COMPANIONS {
+        let (from, to) = (from.join(name), to.join(name));
+        if from.is_file() && !to.exists() {
+            write_synced(&to, &std::fs::read(&from).map_err(io("read", &from))?)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes one safetensors file: the length of the header, the header, the tensors' bytes in its order.
+pub(super) fn write_weight_file(path: &Path, mut tensors: Vec<NewTensor>) -> Result<()> {
+    // Widest elements first, then by name, as the safetensors library does: so every tensor is aligned to its element,
+    // and a reader can map it without a copy.
+    tensors.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
+    let mut entries = Vec::with_capacity(tensors.len());
+    let mut offset = 0;
+    for tensor in &tensors {
+        let end = offset + tensor.size_bytes()?;
+        let entry = Entry { dtype: tensor.dtype, shape: tensor.shape.clone(), data_offsets: (offset, end) };
+        entries.push((tensor.name.clone(), entry));
+        offset = end;
+    }
+    // The format that transformers asks for in every file.
+    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let header = Metadata::new(Some(format), entries)
+        .map_err(|e| e.to_string())
+        .and_then(|metadata| serde_json::to_string(&metadata).map_err(|e| e.to_string()))
+        .map_err(|reason| Error::WeightFile {
+            path: path.into(),
+            reason: format!("no header can be made: {reason}"),
+        })?;
+    // Spaces up to a multiple of 8, so that the data starts aligned for every element type.
+    let header = format!("{header:<width$}", width = header.len().next_multiple_of(8));
+    let mut file = BufWriter::with_capacity(1 << 20, File::create_new(path).map_err(io("create", path))?);
+    let mut write = |bytes: &[u8]| file.write_all(bytes).map_err(io("write", path));
+    write(&(header.len() as u64).to_le_bytes())?;
+    write(header.as_bytes())?;
+    for tensor in tensors {
+        let expected = tensor.size_bytes()?;
+        let bytes = (tensor.bytes)();
+        if bytes.len() != expected {
+            let reason = format!("the shape {:?} needs {expected} bytes, {} came", tensor.shape, bytes.len());
+            return Err(Error::BadTensor { tensor: tensor.name, reason });
+        }
+        write(&bytes)?;
+    }
+    let file = file.into_inner().map_err(|e| io("write", path)(e.into_error()))?;
+    file.sync_all().map_err(io("sync", path))
+}
