@@ -1,1 +1,123 @@
-//! To be filled.
+//! Activation functions, element by element.
+//!
+//! | kind | f(x) | f′(x) | saved |
+//! |---|---|---|---|
+//! | `Relu` | max(x, 0) | 1 where x > 0, else 0 | one bit an element |
+//! | `Gelu` | x·Φ(x), Φ(x) = (1 + erf(x/√2))/2 | Φ(x) + x·φ(x) | x |
+//! | `GeluTanh` | x·(1 + tanh u)/2, u = √(2/π)(x + 0.044715x³) | (1 + tanh u)/2 + x·(1 − tanh² u)·u′/2 | x |
+//! | `Silu` | x·σ(x), σ(x) = 1/(1 + e⁻ˣ) | σ(x)·(1 + x·(1 − σ(x))) | x |
+//!
+//! (Hendrycks and Gimpel 2016 for GELU and SiLU.) The gated form of the Llama family is silu(gate)∘up; it saves both.
+//! All are bound by memory. ReLU runs in place.
+
+mod cpu;
+#[doc(hidden)]
+pub mod reference;
+#[cfg(test)]
+mod tests;
+
+use crate::device::{Buffer, Category, Cost, DType};
+use crate::error::{Result, expect_len};
+use crate::simd::Isa;
+
+/// Which function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// max(x, 0)
+    Relu,
+    /// With erf: `gelu` in Hugging Face configs.
+    Gelu,
+    /// With tanh: `gelu_new`, `gelu_pytorch_tanh`.
+    GeluTanh,
+    /// x·σ(x): `silu`, `swish`.
+    Silu,
+}
+
+/// y = f(x), and the signs that [`relu_backward`] needs where `save` asks for them: a u64 bitmap, bit i%64 of word i/64 set
+/// where x_i > 0. x is overwritten.
+///
+/// # Errors
+/// No memory.
+pub fn relu(x: Buffer, save: bool) -> Result<(Buffer, Option<Buffer>)> {
+    let device = x.device().clone();
+    let mut y = x;
+    let words = y.len().div_ceil(64);
+    let mut signs = save.then(|| device.alloc(Category::Activations, DType::U64, words)).transpose()?;
+    let written = y.size_bytes() + signs.as_ref().map_or(0, Buffer::size_bytes);
+    device.run(Cost::new("relu", y.len(), y.size_bytes(), written), || {
+        cpu::relu(Isa::best(), y.f32_mut(), signs.as_mut().map(Buffer::as_mut_slice));
+    });
+    Ok((y, signs))
+}
+
+/// dx = dy where x was positive, else 0; in dy's place.
+///
+/// # Errors
+/// Lengths that do not fit.
+pub fn relu_backward(dy: Buffer, signs: &Buffer) -> Result<Buffer> {
+    const OP: &str = "relu_backward";
+    expect_len(OP, "signs", signs.len(), dy.len().div_ceil(64))?;
+    let device = dy.device().clone();
+    let mut dx = dy;
+    let cost = Cost::new(OP, dx.len(), dx.size_bytes() + signs.size_bytes(), dx.size_bytes());
+    device.run(cost, || cpu::relu_backward(Isa::best(), dx.f32_mut(), signs.as_slice()));
+    Ok(dx)
+}
+
+/// y = f(x), x kept.
+///
+/// # Errors
+/// No memory.
+pub fn forward(kind: Activation, x: &Buffer) -> Result<Buffer> {
+    let device = x.device();
+    let mut y = device.alloc(Category::Activations, x.dtype(), x.len())?;
+    let cost = Cost::new("activation", 16 * x.len(), x.size_bytes(), y.size_bytes());
+    device.run(cost, || cpu::forward(Isa::best(), kind, x.f32(), y.f32_mut()));
+    Ok(y)
+}
+
+/// dx = dy·f′(x), in dy's place.
+///
+/// # Errors
+/// Lengths that do not fit.
+pub fn backward(kind: Activation, dy: Buffer, x: &Buffer) -> Result<Buffer> {
+    const OP: &str = "activation_backward";
+    expect_len(OP, "dy", dy.len(), x.len())?;
+    let mut dx = dy;
+    let cost = Cost::new(OP, 24 * x.len(), x.size_bytes() + dx.size_bytes(), dx.size_bytes());
+    x.device().run(cost, || cpu::backward(Isa::best(), kind, dx.f32_mut(), x.f32()));
+    Ok(dx)
+}
+
+/// y = silu(gate)∘up.
+///
+/// # Errors
+/// Lengths that do not fit, or no memory.
+pub fn silu_gate(gate: &Buffer, up: &Buffer) -> Result<Buffer> {
+    const OP: &str = "silu_gate";
+    expect_len(OP, "up", up.len(), gate.len())?;
+    let device = gate.device();
+    let mut y = device.alloc(Category::Activations, gate.dtype(), gate.len())?;
+    let cost = Cost::new(OP, 17 * y.len(), gate.size_bytes() + up.size_bytes(), y.size_bytes());
+    device.run(cost, || cpu::silu_gate(Isa::best(), gate.f32(), up.f32(), y.f32_mut()));
+    Ok(y)
+}
+
+/// (dgate, dup) = (dy∘up∘silu′(gate), dy∘silu(gate)); the second in dy's place.
+///
+/// # Errors
+/// Lengths that do not fit, or no memory.
+pub fn silu_gate_backward(dy: Buffer, gate: &Buffer, up: &Buffer) -> Result<(Buffer, Buffer)> {
+    const OP: &str = "silu_gate_backward";
+    expect_len(OP, "up", up.len(), gate.len())?;
+    expect_len(OP, "dy", dy.len(), gate.len())?;
+    let device = gate.device();
+    let mut d_gate = device.alloc(Category::Activations, gate.dtype(), gate.len())?;
+    let mut d_up = dy;
+    let read = gate.size_bytes() + up.size_bytes() + d_up.size_bytes();
+    let cost = Cost::new(OP, 28 * gate.len(), read, 2 * d_up.size_bytes());
+    device.run(cost, || {
+        cpu::silu_gate_backward(Isa::best(), gate.f32(), up.f32(), d_gate.f32_mut(), d_up.f32_mut());
+    });
+    Ok((d_gate, d_up))
+}

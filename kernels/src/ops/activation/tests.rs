@@ -1,0 +1,81 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::device::Device;
+use crate::ops::testing::{assert_close, upload};
+
+const KINDS: [Activation; 4] = [Activation::Relu, Activation::Gelu, Activation::GeluTanh, Activation::Silu];
+
+/// f64 central differences with a step of 1e-5; ReLU's kink is kept out of the inputs.
+fn slope(kind: Activation, x: f64) -> f64 {
+    (reference::forward(kind, x + 1e-5) - reference::forward(kind, x - 1e-5)) / 2e-5
+}
+
+fn inputs() -> impl Strategy<Value = Vec<f64>> {
+    prop::collection::vec((-9.0f32..9.0).prop_map(|x| f64::from(if x.abs() < 1e-3 { 0.5 } else { x })), 1..150)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+    /// erf's polynomial errs by 1.5e-7, times |x| ≤ 9; exponentials by two units in the last place.
+    #[test]
+    fn values_and_slopes_equal_the_reference(x in inputs()) {
+        let device = Device::cpu();
+        for kind in KINDS {
+            let want: Vec<f64> = x.iter().map(|x| reference::forward(kind, *x)).collect();
+            let slopes: Vec<f64> = x.iter().map(|x| 2.0 * slope(kind, *x)).collect();
+            let buffer = upload(&device, &x);
+            assert_close("y", forward(kind, &buffer).unwrap().f32(), &want, 2e-6);
+            let dy = upload(&device, &vec![2.0; x.len()]);
+            assert_close("dx", backward(kind, dy, &buffer).unwrap().f32(), &slopes, 5e-6);
+            for isa in Isa::available() {
+                let mut y = vec![0.0; x.len()];
+                cpu::forward(isa, kind, buffer.f32(), &mut y);
+                assert_close(isa.name(), &y, &want, 2e-6);
+                let mut dx = vec![2.0; x.len()];
+                cpu::backward(isa, kind, &mut dx, buffer.f32());
+                assert_close(isa.name(), &dx, &slopes, 5e-6);
+            }
+        }
+    }
+
+    #[test]
+    fn relu_in_place_keeps_one_bit_an_element(x in inputs()) {
+        let device = Device::cpu();
+        let (y, signs) = relu(upload(&device, &x), true).unwrap();
+        let want: Vec<f64> = x.iter().map(|x| x.max(0.0)).collect();
+        assert_close("y", y.f32(), &want, 0.0);
+        let signs = signs.unwrap();
+        prop_assert_eq!(signs.len(), x.len().div_ceil(64));
+        let dx = relu_backward(upload(&device, &vec![3.0; x.len()]), &signs).unwrap();
+        let want: Vec<f64> = x.iter().map(|x| if *x > 0.0 { 3.0 } else { 0.0 }).collect();
+        assert_close("dx", dx.f32(), &want, 0.0);
+        prop_assert!(relu(upload(&device, &x), false).unwrap().1.is_none());
+    }
+
+    #[test]
+    fn the_gate_and_its_gradients_equal_the_reference(gate in inputs(), factor in -3.0f32..3.0) {
+        let device = Device::cpu();
+        let up: Vec<f64> = gate.iter().map(|x| f64::from((x * 0.5) as f32 + factor)).collect();
+        let silu = |x: f64| reference::forward(Activation::Silu, x);
+        let [g, u] = [&gate, &up].map(|t| upload(&device, t));
+        let want: Vec<f64> = gate.iter().zip(&up).map(|(g, u)| silu(*g) * u).collect();
+        assert_close("y", silu_gate(&g, &u).unwrap().f32(), &want, 5e-6);
+        let (d_gate, d_up) = silu_gate_backward(upload(&device, &vec![2.0; gate.len()]), &g, &u).unwrap();
+        let want: Vec<f64> = gate.iter().zip(&up).map(|(g, u)| 2.0 * u * slope(Activation::Silu, *g)).collect();
+        assert_close("dgate", d_gate.f32(), &want, 1e-5);
+        let want: Vec<f64> = gate.iter().map(|g| 2.0 * silu(*g)).collect();
+        assert_close("dup", d_up.f32(), &want, 5e-6);
+    }
+}
+
+#[test]
+fn far_out_nothing_overflows() {
+    let device = Device::cpu();
+    let x = upload(&device, &[-1e30, -200.0, 200.0, 1e30]);
+    for kind in [Activation::Gelu, Activation::Silu] {
+        let y = forward(kind, &x).unwrap();
+        assert!(y.f32()[..2].iter().all(|y| y.abs() < 1e-6), "{kind:?} {:?}", y.f32());
+        assert_eq!(y.f32()[2..], [200.0, 1e30]);
+    }
+}
