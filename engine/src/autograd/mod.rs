@@ -29,6 +29,9 @@ pub use add::add;
 pub use attention::attention;
 pub use embedding::{add_positions, embedding};
 pub use head_loss::{Loss, head_loss, head_loss_values};
+pub use kernels::ops::activation::Activation;
+pub use kernels::ops::attention::Attention;
+pub use kernels::ops::rotary::RotaryTable;
 pub use linear::linear;
 pub use norm::norm;
 pub use rotary::rotary;
@@ -109,7 +112,16 @@ impl Tape {
         inputs: &[&Var],
         backward: impl FnOnce(&Device, Tensor) -> Result<Vec<Option<Tensor>>> + 'static,
     ) -> Var {
-        let inputs = inputs.iter().map(|var| var.node).collect();
+        self.record_nodes(value, inputs.iter().map(|var| var.node).collect(), backward)
+    }
+
+    /// The same where the inputs themselves were overwritten: by their nodes.
+    fn record_nodes(
+        &mut self,
+        value: Tensor,
+        inputs: Vec<Option<usize>>,
+        backward: impl FnOnce(&Device, Tensor) -> Result<Vec<Option<Tensor>>> + 'static,
+    ) -> Var {
         self.nodes.push(Node { inputs, backward: Some(Box::new(backward)) });
         Var { tensor: value, node: Some(self.nodes.len() - 1) }
     }
@@ -162,7 +174,7 @@ impl Tape {
                     let slot = &mut gradients[*input];
                     *slot = Some(match slot.take() {
                         None => gradient,
-                        Some(sum) => add::sum(&self.device, sum, gradient)?,
+                        Some(sum) => add::sum(sum, gradient)?,
                     });
                 }
             }
