@@ -1,1 +1,94 @@
-//! To be filled.
+//! AdamW over a list of tensors (Loshchilov and Hutter 2019), as torch's: decoupled decay first, moments corrected for
+//! their start at zero, ε outside the root.
+//!
+//! With g′ = c·g for the clip factor c, at step t from 1:
+//!
+//! * w ← w·(1 − η·λ)
+//! * m ← β₁·m + (1 − β₁)·g′, v ← β₂·v + (1 − β₂)·g′²
+//! * w ← w − η/(1 − β₁ᵗ) · m / (√v/√(1 − β₂ᵗ) + ε)
+//!
+//! Everything is f32. A mask keeps pruned entries at zero: their gradient is zeroed before the norm is taken
+//! ([`apply_mask`]), so their moments stay zero, and a zero weight with zero moments does not move. Bound by memory: reads
+//! four numbers an entry, writes three.
+
+mod cpu;
+#[doc(hidden)]
+pub mod reference;
+#[cfg(test)]
+mod tests;
+
+use crate::device::{Buffer, Cost, Device};
+use crate::error::{Result, expect_len};
+use crate::simd::Isa;
+
+/// One tensor and its state; all f32, of one length.
+#[derive(Debug)]
+pub struct Slot<'a> {
+    /// w.
+    pub value: &'a mut Buffer,
+    /// g.
+    pub grad: &'a Buffer,
+    /// m.
+    pub m: &'a mut Buffer,
+    /// v.
+    pub v: &'a mut Buffer,
+}
+
+/// The numbers of one step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Step {
+    /// η.
+    pub lr: f64,
+    /// β₁.
+    pub beta1: f64,
+    /// β₂.
+    pub beta2: f64,
+    /// ε.
+    pub eps: f64,
+    /// λ.
+    pub weight_decay: f64,
+    /// t, from 1.
+    pub step: usize,
+    /// c.
+    pub grad_scale: f64,
+}
+
+/// One step of all tensors.
+///
+/// # Errors
+/// Tensors whose state has another length.
+pub fn step(device: &Device, slots: &mut [Slot<'_>], step: Step) -> Result<()> {
+    const OP: &str = "adamw";
+    let mut elements = 0;
+    for slot in &*slots {
+        let len = slot.value.len();
+        expect_len(OP, "gradient", slot.grad.len(), len)?;
+        expect_len(OP, "m", slot.m.len(), len)?;
+        expect_len(OP, "v", slot.v.len(), len)?;
+        elements += len;
+    }
+    device.run(Cost::new(OP, 14 * elements, 16 * elements, 12 * elements), || {
+        let factors = cpu::Factors::of(&step);
+        let tensors = slots.iter_mut().map(|slot| cpu::Tensor {
+            value: slot.value.f32_mut(),
+            grad: slot.grad.f32(),
+            m: slot.m.f32_mut(),
+            v: slot.v.f32_mut(),
+        });
+        cpu::step(Isa::best(), tensors, factors);
+    });
+    Ok(())
+}
+
+/// Zeroes the entries that a mask does not keep: u64 words, bit i%64 of word i/64 set where entry i is kept.
+///
+/// # Errors
+/// A mask of another length.
+pub fn apply_mask(values: &mut Buffer, mask: &Buffer) -> Result<()> {
+    const OP: &str = "apply_mask";
+    expect_len(OP, "mask", mask.len(), values.len().div_ceil(64))?;
+    let device = values.device().clone();
+    let cost = Cost::new(OP, 0, values.size_bytes() + mask.size_bytes(), values.size_bytes());
+    device.run(cost, || cpu::apply_mask(Isa::best(), values.f32_mut(), mask.as_slice()));
+    Ok(())
+}

@@ -1,0 +1,38 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::device::Category;
+
+proptest! {
+    #[test]
+    fn it_is_the_norm_of_all_tensors_together(
+        tensors in prop::collection::vec(prop::collection::vec(-1e3f32..1e3, 0..40), 0..4), long in 0usize..40_000,
+    ) {
+        let device = Device::cpu();
+        let mut tensors = tensors;
+        tensors.push((0..long).map(|i| (i % 7) as f32).collect());
+        let squares: f64 = tensors.iter().flatten().map(|x| f64::from(*x).powi(2)).sum();
+        let buffers: Vec<Buffer> = tensors.iter().map(|t| device.upload(Category::Gradients, t).unwrap()).collect();
+        let got = grad_norm(&device, &buffers.iter().collect::<Vec<_>>()).unwrap();
+        // 40 000 additions in f64.
+        prop_assert!((got.norm - squares.sqrt()).abs() <= 1e-11 * squares.sqrt());
+        prop_assert_eq!(got.first_non_finite, None);
+        for isa in Isa::available() {
+            let sum: f64 = tensors.iter().map(|t| cpu::sum_of_squares(isa, t)).sum();
+            prop_assert!((sum - squares).abs() <= 1e-11 * squares);
+        }
+    }
+}
+
+#[test]
+fn the_first_tensor_that_is_not_finite_is_named() {
+    let device = Device::cpu();
+    let good = device.upload(Category::Gradients, &[1.0f32]).unwrap();
+    let bad = device.upload(Category::Gradients, &[1.0f32, f32::NAN]).unwrap();
+    let worse = device.upload(Category::Gradients, &[f32::INFINITY]).unwrap();
+    assert_eq!(grad_norm(&device, &[&good, &bad, &worse]).unwrap().first_non_finite, Some(1));
+    assert_eq!(grad_norm(&device, &[&good, &worse]).unwrap().first_non_finite, Some(1));
+    // Squares of finite f32 numbers do not overflow in f64.
+    let large = device.upload(Category::Gradients, &[f32::MAX; 3]).unwrap();
+    assert!(grad_norm(&device, &[&large]).unwrap().norm.is_finite());
+}
