@@ -30,6 +30,9 @@ pub fn prune_linear(linear: &mut Linear, pruning: &Pruning) -> Result<()> {
         Weight::Frozen(weight) => {
             let device = weight.device().clone();
             let (mask, kept) = choose(&device, pruning, &name, rows, cols, || weight.to_f32())?;
+            if kept == rows * cols {
+                return Ok(());
+            }
             let pruned = match weight {
                 FrozenWeight::Dense(dense) => {
                     FrozenWeight::pruned(&device, dense.values(), rows, cols, &mask, kept)?
@@ -93,7 +96,7 @@ fn choose(
     let mask = if device.is_meta() {
         device.alloc(Category::Masks, DType::U64, (rows * cols).div_ceil(64))?
     } else {
-        mask_for(device, pruning.criterion, pruning.pattern, &values(), rows, cols, name, pruning.seed)?
+        mask_for(device, pruning.criterion, pruning.pattern, &values(), cols, name, pruning.seed)?
     };
     Ok((mask, kept))
 }

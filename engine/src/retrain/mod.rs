@@ -7,7 +7,7 @@ use std::time::Instant;
 use kernels::Device;
 
 use crate::autograd::{Tape, head_loss};
-use crate::data::TrainSampler;
+use crate::data::{TokenStream, TrainSampler};
 use crate::error::Result;
 use crate::model::{self, Model, TokenBatch};
 use crate::optim::{AdamW, AdamWConfig, LinearSchedule, ParamStep, StepReport};
@@ -71,7 +71,7 @@ impl Trainer {
         let device = model::device_of(model);
         let sizes: Vec<(String, usize)> = params.iter().map(|param| (param.name().to_string(), param.len())).collect();
         let optimizer_config =
-            AdamWConfig { weight_decay: config.weight_decay as f32, clip: config.clip, ..AdamWConfig::default() };
+            AdamWConfig { weight_decay: config.weight_decay, clip: config.clip, ..AdamWConfig::default() };
         let optimizer = AdamW::new(&device, &sizes, optimizer_config)?;
         let schedule = LinearSchedule::new(config.lr, config.steps, config.warmup);
         Ok(Trainer { device, params, optimizer, schedule, config, step: 0 })
@@ -127,22 +127,29 @@ impl Trainer {
     }
 }
 
-/// Trains `model` for `config.steps` steps on windows from `sampler`; `on_step` hears of each.
+/// Trains `model` for `config.steps` steps on the windows of `seq_len` tokens of `stream` that `sampler` draws; `on_step`
+/// hears of each.
 ///
 /// # Errors
 /// As [`Trainer::step`].
 pub fn train(
     model: &dyn Model,
     params: Vec<Arc<Param>>,
+    stream: &TokenStream,
     sampler: &mut TrainSampler,
+    seq_len: usize,
     config: &Config,
     on_step: &mut dyn FnMut(&StepRecord),
 ) -> Result<Vec<StepRecord>> {
     let mut trainer = Trainer::new(model, params, config.clone())?;
     let mut records = Vec::with_capacity(config.steps);
     for _ in 0..config.steps {
-        let micro_batches: Vec<TokenBatch> =
-            (0..config.accumulate).map(|_| sampler.next_batch(config.batch)).collect();
+        let mut micro_batch = || {
+            let windows = sampler.next_batch(config.batch);
+            let tokens = windows.iter().flat_map(|window| stream.window(*window, seq_len)).copied().collect();
+            TokenBatch::new(tokens, seq_len)
+        };
+        let micro_batches: Vec<TokenBatch> = (0..config.accumulate).map(|_| micro_batch()).collect();
         let record = trainer.step(model, &micro_batches)?;
         on_step(&record);
         records.push(record);

@@ -34,8 +34,8 @@ impl FrozenWeight {
         Ok(FrozenWeight::Dense(DenseWeight::new(source, rows, cols)?))
     }
 
-    /// The entries of `source` that `mask` keeps, in the smaller of the two forms. `mask` is a flat bitmap over the
-    /// row-major entries (u64 words, bit i%64 of word i/64, 1 = kept) with `kept` ones. On Meta only `kept` counts.
+    /// The entries of `source` that `mask` keeps, packed. `mask` is a flat bitmap over the row-major entries (u64 words,
+    /// bit i%64 of word i/64, 1 = kept) with `kept` ones. On Meta only `kept` counts.
     ///
     /// # Errors
     /// A length or element type that does not fit, or no memory.
@@ -48,11 +48,7 @@ impl FrozenWeight {
         kept: usize,
     ) -> Result<FrozenWeight> {
         expect_len("pack", "mask", mask.len(), (rows * cols).div_ceil(64))?;
-        if SparseWeight::bytes_for(rows, cols, source.dtype(), kept) < source.size_bytes() {
-            Ok(FrozenWeight::Sparse(SparseWeight::pack(device, source, rows, cols, mask, kept)?))
-        } else {
-            Ok(FrozenWeight::Dense(DenseWeight::masked(device, source, rows, cols, mask)?))
-        }
+        Ok(FrozenWeight::Sparse(SparseWeight::pack(device, source, rows, cols, mask, kept)?))
     }
 
     /// Output features.

@@ -47,7 +47,7 @@ proptest! {
         prop_assert_eq!(packed.to_f32(), want.clone());
         prop_assert_eq!(packed.to_bytes(), source(&device, dtype, &want).bytes().to_vec());
         prop_assert_eq!(packed.zeros(), rows * cols - kept);
-        prop_assert!(packed.size_bytes() <= dense.size_bytes());
+        prop_assert_eq!(packed.size_bytes(), SparseWeight::bytes_for(rows, cols, dtype, kept));
 
         // Both operand forms, at any offset.
         let w = WeightRef::Frozen(&packed);

@@ -1,0 +1,144 @@
+//! AdamW with the gradients clipped together.
+
+use kernels::ops::adamw::{self as op, Slot, Step};
+use kernels::ops::grad_norm::grad_norm;
+use kernels::{Buffer, Category, DType, Device};
+
+use super::{Error, Result};
+
+/// The numbers of AdamW; the defaults are torch's, without decay, clipped at 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamWConfig {
+    /// β₁.
+    pub beta1: f64,
+    /// β₂.
+    pub beta2: f64,
+    /// ε.
+    pub eps: f64,
+    /// λ, decoupled.
+    pub weight_decay: f64,
+    /// The largest L2 norm of all gradients together.
+    pub clip: Option<f64>,
+}
+
+impl Default for AdamWConfig {
+    fn default() -> AdamWConfig {
+        AdamWConfig { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, clip: Some(1.0) }
+    }
+}
+
+/// One tensor of a step.
+#[derive(Debug)]
+pub struct ParamStep<'a> {
+    /// The parameter, f32.
+    pub value: &'a mut Buffer,
+    /// Its gradient, which the step uses up.
+    pub grad: Buffer,
+    /// Entries that stay zero: a bitmap of those that are kept.
+    pub mask: Option<&'a Buffer>,
+}
+
+/// What a step did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    /// The L2 norm of all gradients together, masks applied, before clipping.
+    pub grad_norm: f64,
+}
+
+/// The optimizer of a fixed list of tensors: two moments each.
+#[derive(Debug)]
+pub struct AdamW {
+    device: Device,
+    config: AdamWConfig,
+    names: Vec<String>,
+    moments: Vec<(Buffer, Buffer)>,
+    steps: usize,
+}
+
+impl AdamW {
+    /// An optimizer with zero moments for tensors of these names and lengths.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn new(device: &Device, tensors: &[(String, usize)], config: AdamWConfig) -> Result<AdamW> {
+        let zeros = |len| device.zeros(Category::Optimizer, DType::F32, len);
+        let moments: Result<Vec<_>> = tensors.iter().map(|(_, len)| Ok((zeros(*len)?, zeros(*len)?))).collect();
+        let names = tensors.iter().map(|(name, _)| name.clone()).collect();
+        Ok(AdamW { device: device.clone(), config, names, moments: moments?, steps: 0 })
+    }
+
+    /// One step at learning rate `lr`: masks the gradients, clips them together (as torch's `clip_grad_norm_`: by
+    /// clip/(norm + 1e-6) where that is below 1), and updates every tensor. `tensors` are in the order of creation.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`], and then nothing has changed; a tensor of another length.
+    pub fn step(&mut self, tensors: &mut [ParamStep<'_>], lr: f64) -> Result<StepReport> {
+        for tensor in tensors.iter_mut() {
+            if let Some(mask) = tensor.mask {
+                op::apply_mask(&mut tensor.grad, mask)?;
+            }
+        }
+        let norm = grad_norm(&self.device, &tensors.iter().map(|tensor| &tensor.grad).collect::<Vec<_>>())?;
+        if let Some(at) = norm.first_non_finite {
+            return Err(Error::NonFinite { step: self.steps + 1, tensor: self.names[at].clone() });
+        }
+        self.steps += 1;
+        let grad_scale = self.config.clip.map_or(1.0, |clip| (clip / (norm.norm + 1e-6)).min(1.0));
+        let mut slots: Vec<Slot<'_>> = tensors
+            .iter_mut()
+            .zip(&mut self.moments)
+            .map(|(tensor, (m, v))| Slot { value: tensor.value, grad: &tensor.grad, m, v })
+            .collect();
+        let AdamWConfig { beta1, beta2, eps, weight_decay, .. } = self.config;
+        let step = Step { lr, beta1, beta2, eps, weight_decay, step: self.steps, grad_scale };
+        op::step(&self.device, &mut slots, step)?;
+        Ok(StepReport { grad_norm: norm.norm })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn upload(device: &Device, values: &[f32]) -> Buffer {
+        device.upload(Category::Gradients, values).unwrap()
+    }
+
+    #[test]
+    fn gradients_are_clipped_together() {
+        let device = Device::cpu();
+        let sizes = [("a".to_string(), 1), ("b".to_string(), 1)];
+        let run = |clip| {
+            let mut values = [upload(&device, &[0.0]), upload(&device, &[0.0])];
+            let config = AdamWConfig { clip, eps: 1.0, ..AdamWConfig::default() };
+            let mut optimizer = AdamW::new(&device, &sizes, config).unwrap();
+            let [a, b] = &mut values;
+            let mut steps = [
+                ParamStep { value: a, grad: upload(&device, &[3.0]), mask: None },
+                ParamStep { value: b, grad: upload(&device, &[4.0]), mask: None },
+            ];
+            let report = optimizer.step(&mut steps, 1.0).unwrap();
+            assert_eq!(report.grad_norm, 5.0);
+            values.map(|value| value.f32()[0])
+        };
+        // With ε = 1 the first step is −g/(|g| + 1).
+        let close = |got: f32, want: f64| assert!((f64::from(got) - want).abs() < 1e-6, "{got} {want}");
+        let [a, b] = run(None);
+        close(a, -3.0 / 4.0);
+        close(b, -4.0 / 5.0);
+        let [a, b] = run(Some(1.0));
+        close(a, -0.6 / 1.6);
+        close(b, -0.8 / 1.8);
+    }
+
+    #[test]
+    fn a_gradient_that_is_not_finite_names_its_tensor_and_changes_nothing() {
+        let device = Device::cpu();
+        let mut value = upload(&device, &[1.0]);
+        let mut optimizer = AdamW::new(&device, &[("layer.bias".into(), 1)], AdamWConfig::default()).unwrap();
+        let grad = upload(&device, &[f32::NAN]);
+        let error = optimizer.step(&mut [ParamStep { value: &mut value, grad, mask: None }], 1.0).unwrap_err();
+        assert!(error.to_string().starts_with("step 1: the gradient of layer.bias is not finite"), "{error}");
+        assert_eq!(value.f32(), [1.0]);
+    }
+}

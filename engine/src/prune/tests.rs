@@ -1,0 +1,145 @@
+use std::sync::Arc;
+
+use kernels::weight::FrozenWeight;
+use kernels::{Backend, Category, DType};
+
+use super::*;
+use crate::model::{Linear, Weight};
+
+fn linear(device: &Device, rows: usize, cols: usize) -> Linear {
+    let values: Vec<f32> = (0..rows * cols).map(|i| ((i * 7919 % 1009) as f32 - 504.5) / 100.0).collect();
+    let values = device.upload(Category::Weights, &values).unwrap();
+    Linear {
+        name: "layer".into(),
+        weight: Weight::Frozen(FrozenWeight::dense(values, rows, cols).unwrap()),
+        bias: None,
+        lora: None,
+        prunable: true,
+    }
+}
+
+fn values(linear: &Linear) -> Vec<f32> {
+    match &linear.weight {
+        Weight::Frozen(weight) => weight.to_f32(),
+        Weight::Trainable(param) => param.value().f32().to_vec(),
+    }
+}
+
+#[test]
+fn the_count_is_exact_for_every_criterion() {
+    let device = Device::cpu();
+    for criterion in Criterion::ALL {
+        for sparsity in [0.0, 0.1, 0.3, 0.5, 0.7, 0.99] {
+            let mut layer = linear(&device, 13, 29);
+            let pattern = Pattern::unstructured(sparsity).unwrap();
+            prune_linear(&mut layer, &Pruning { criterion, pattern, seed: 3 }).unwrap();
+            assert_eq!(layer.weight.zeros(), (sparsity * 377.0) as usize, "{criterion} {sparsity}");
+        }
+    }
+}
+
+#[test]
+fn pruning_further_never_brings_a_weight_back_frozen_or_trainable() {
+    let device = Device::cpu();
+    for criterion in Criterion::ALL {
+        for trainable in [false, true] {
+            let mut layer = linear(&device, 16, 40);
+            let mut gone = vec![false; 640];
+            for cycle in 1..=3 {
+                let pattern = Pattern::unstructured(imp_sparsity(0.8, cycle, 3)).unwrap();
+                prune_linear(&mut layer, &Pruning { criterion, pattern, seed: 3 }).unwrap();
+                if trainable && cycle == 1 {
+                    layer.weight = layer.weight.into_trainable(&device, "layer.weight").unwrap();
+                }
+                let now: Vec<bool> = values(&layer).iter().map(|x| *x == 0.0).collect();
+                assert!(gone.iter().zip(&now).all(|(before, now)| !before || *now));
+                assert_eq!(now.iter().filter(|gone| **gone).count(), 640 - pattern.kept(16, 40, "").unwrap());
+                gone = now;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pruned_weight_that_trains_keeps_its_mask() {
+    let device = Device::cpu();
+    for sparsity in [0.02, 0.5] {
+        let mut layer = linear(&device, 10, 10);
+        let pruning = Pruning { criterion: Criterion::Magnitude, pattern: Pattern::Unstructured { sparsity }, seed: 0 };
+        prune_linear(&mut layer, &pruning).unwrap();
+        let before = values(&layer);
+        let weight = layer.weight.into_trainable(&device, "layer.weight").unwrap();
+        let param: Arc<_> = weight.param().unwrap().clone();
+        assert_eq!(param.value().f32(), before);
+        let mask = param.mask();
+        let words = mask.as_ref().expect("a pruned weight has a mask").as_slice::<u64>();
+        for (i, x) in before.iter().enumerate() {
+            assert_eq!(words[i / 64] >> (i % 64) & 1 == 1, *x != 0.0, "sparsity {sparsity}, entry {i}");
+        }
+    }
+}
+
+#[test]
+fn meta_packs_the_same_number_of_bytes() {
+    let patterns = [Pattern::Unstructured { sparsity: 0.37 }, Pattern::NM { n: 2, m: 4 }];
+    for pattern in patterns {
+        let pruning = Pruning { criterion: Criterion::Magnitude, pattern, seed: 0 };
+        let bytes = |device: &Device| {
+            let mut layer = linear(device, 12, 100);
+            prune_linear(&mut layer, &pruning).unwrap();
+            layer.weight.with_ref(|weight| weight.size_bytes())
+        };
+        assert_eq!(bytes(&Device::meta(Backend::Cpu, 1)), bytes(&Device::cpu()));
+    }
+}
+
+#[test]
+fn random_scores_belong_to_the_tensor_and_the_seed() {
+    let weights = [1.0; 50];
+    let scores = |tensor, seed| Criterion::Random.scores(&weights, tensor, seed);
+    assert_eq!(scores("a", 1), scores("a", 1));
+    assert_ne!(scores("a", 1), scores("b", 1));
+    assert_ne!(scores("a", 1), scores("a", 2));
+}
+
+#[test]
+fn patterns_are_read_and_refused() {
+    assert_eq!("2:4".parse::<Pattern>().unwrap(), Pattern::NM { n: 2, m: 4 });
+    for bad in ["", "2", "4:2", "0:4", "4:4", "1:33", "a:b", "-1:4", "2:4:8"] {
+        assert!(bad.parse::<Pattern>().unwrap_err().to_string().contains("write n:m"), "{bad}");
+    }
+    for bad in [-0.1, 1.0, 1.5, f64::NAN] {
+        assert!(Pattern::unstructured(bad).unwrap_err().to_string().contains("outside [0, 1)"));
+    }
+    let error = Pattern::NM { n: 2, m: 4 }.kept(3, 6, "layers.0.fc1.weight").unwrap_err().to_string();
+    assert!(error.starts_with("layers.0.fc1.weight: its 6 input features"), "{error}");
+}
+
+#[test]
+fn a_weight_that_is_not_finite_is_named() {
+    let device = Device::cpu();
+    let pattern = Pattern::Unstructured { sparsity: 0.5 };
+    let weights = [1.0, 2.0, 3.0, f32::NAN];
+    let error = mask_for(&device, Criterion::Magnitude, pattern, &weights, 2, "w", 0).unwrap_err().to_string();
+    assert_eq!(error, "w: entry [1, 1] is NaN; the model is damaged");
+}
+
+#[test]
+fn cycles_remove_the_same_share_of_what_is_left() {
+    assert_eq!(imp_sparsity(0.75, 1, 2), 0.5);
+    assert_eq!(imp_sparsity(0.75, 2, 2), 0.75);
+    assert_eq!(imp_sparsity(0.3, 1, 1), 0.3);
+}
+
+#[test]
+fn dtypes_survive_pruning() {
+    let device = Device::cpu();
+    let half: Vec<half::f16> = (0..64).map(|i| half::f16::from_f32(i as f32 + 1.0)).collect();
+    let mut layer = linear(&device, 1, 1);
+    let source = device.upload(Category::Weights, &half).unwrap();
+    layer.weight = Weight::Frozen(FrozenWeight::dense(source, 8, 8).unwrap());
+    let pattern = Pattern::Unstructured { sparsity: 0.5 };
+    prune_linear(&mut layer, &Pruning { criterion: Criterion::Magnitude, pattern, seed: 0 }).unwrap();
+    assert_eq!(layer.weight.dtype(), DType::F16);
+    assert_eq!(values(&layer)[32..], (32..64).map(|i| i as f32 + 1.0).collect::<Vec<_>>()[..]);
+}
