@@ -4,7 +4,7 @@
 mod golden_support;
 
 use engine::autograd::{Tape, head_loss};
-use engine::model::{Model, TokenBatch};
+use engine::model::TokenBatch;
 use engine::peft::{Method, TrainSet};
 use engine::prune::{Criterion, Pattern, Pruning};
 use engine::retrain::{Config, Trainer};

@@ -1,1 +1,99 @@
-fn main() {}
+//! The command line of perp-engine. This file wires: one file for each subcommand, the flags that they share in `args`,
+//! what they say in `progress` and `report`.
+
+mod args;
+mod error;
+mod eval;
+mod inspect;
+mod pretrain;
+mod profile;
+mod progress;
+mod prune;
+mod report;
+mod retrain;
+mod run_config;
+mod session;
+mod tables;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use error::Failure;
+
+/// Prunes language models and wins their quality back by retraining under 1% of the parameters.
+#[derive(Parser)]
+#[command(name = "perp-engine", version, max_term_width = 110, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  perp-engine retrain                                  the demo: prune a small model by half and retrain it
+  perp-engine retrain --model DIR --train a.txt b.txt --eval c.txt --sparsity 0.5 --out DIR
+  perp-engine retrain --model DIR --train t.jsonl --eval e.txt --pattern 2:4 --method norms
+  perp-engine eval --model DIR --adapter DIR/adapter --eval c.txt
+  perp-engine profile --model opt-30b --gpu a100-40gb  does it fit?
+
+Exit codes: 0 success, 1 failure, 2 wrong usage.";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Prune a model, retrain a few of its parameters, and measure what that wins back.
+    Retrain(retrain::Args),
+    /// Train a model from scratch from its configuration.
+    Pretrain(pretrain::Args),
+    /// Prune a model and write it, without retraining.
+    Prune(prune::Args),
+    /// Measure a model's perplexity.
+    Eval(eval::Args),
+    /// Plan a training step: memory by category, work by kernel, and whether it fits.
+    Profile(profile::Args),
+    /// List a model's tensors and their sparsity.
+    Inspect(inspect::Args),
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Quiet) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            failure.exit_code()
+        }
+    }
+}
+
+fn run() -> Result<(), Failure> {
+    let arguments = run_config::expand(std::env::args_os().collect(), &Cli::command())?;
+    let matches = Cli::command().get_matches_from(arguments);
+    match Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit()).command {
+        Command::Retrain(args) => retrain::run(&args),
+        Command::Pretrain(args) => pretrain::run(&args),
+        Command::Prune(args) => prune::run(&args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Profile(args) => profile::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flags_are_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_has_help() {
+        for command in Cli::command().get_subcommands() {
+            for arg in command.get_arguments() {
+                assert!(arg.get_help().is_some(), "{} --{} has no help", command.get_name(), arg.get_id());
+            }
+        }
+    }
+}

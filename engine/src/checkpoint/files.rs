@@ -65,3 +65,22 @@ pub(super) fn sync_folder(path: &Path) -> Result<()> {
     }
     Ok(())
 }
+
+/// Replaces a file, or makes it: written beside, synced, renamed. A failure leaves what was there.
+///
+/// # Errors
+/// [`Error::Io`] where the system refuses.
+pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let beside = path.with_file_name(format!(".{name}.partial-{}", std::process::id()));
+    let written = (|| {
+        let _ = std::fs::remove_file(&beside); // left by a killed process that had this one's id
+        write_synced(&beside, bytes)?;
+        std::fs::rename(&beside, path).map_err(io("create", path))?;
+        sync_folder(path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+    })();
+    if written.is_err() {
+        let _ = std::fs::remove_file(&beside);
+    }
+    written
+}

@@ -25,6 +25,7 @@ mod tests;
 
 pub use adapter::{Adapter, AdapterConfig, LoraTensors, NewLora, write_adapter};
 pub use error::{Error, Result};
+pub use files::replace_file;
 pub use folder::ModelFolder;
 pub use output::OutputFolder;
 pub use tensor_info::TensorInfo;

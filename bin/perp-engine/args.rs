@@ -1,0 +1,276 @@
+//! Flags that several subcommands share, each explained once.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use engine::peft::{Method, TrainSet};
+use engine::prune::{Criterion, Pattern, Pruning};
+
+use crate::error::Failure;
+
+/// Where to compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DeviceChoice {
+    /// The best device there is.
+    Auto,
+    /// The host's processor.
+    Cpu,
+}
+
+/// Activation checkpointing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Checkpointing {
+    /// On where the step would not fit otherwise.
+    Auto,
+    /// Keep each decoder layer's input only, and run the layer again in the backward pass.
+    On,
+    /// Keep what the backward pass needs.
+    Off,
+}
+
+/// The machine and the console.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Machine and output")]
+pub struct MachineArgs {
+    /// Device to compute on.
+    #[arg(long, value_enum, default_value = "auto", value_name = "DEVICE")]
+    pub device: DeviceChoice,
+    /// Processor threads [default: all].
+    #[arg(long, value_parser = positive, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Read flags from a TOML file: the names of the flags without dashes. Flags given here win over the file.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Say nothing but the result.
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+/// Evaluation text and windows.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Evaluation")]
+pub struct EvalArgs {
+    /// Evaluation text: .txt files (a document each) and .jsonl files (a document a line, in the field "text").
+    #[arg(long, num_args = 1.., value_name = "FILE")]
+    pub eval: Vec<PathBuf>,
+    /// Evaluate at most this many windows; 0 for all.
+    #[arg(long, value_name = "N")]
+    pub eval_windows: Option<usize>,
+}
+
+impl EvalArgs {
+    /// The most windows to evaluate.
+    pub fn max_windows(&self, default: usize) -> Option<usize> {
+        Some(self.eval_windows.unwrap_or(default)).filter(|windows| *windows > 0)
+    }
+}
+
+/// What is pruned, and how.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Pruning")]
+pub struct PruneArgs {
+    /// What scores a weight; the lowest go: magnitude (its absolute value) or random.
+    #[arg(long, default_value = "magnitude", value_parser = |s: &str| s.parse::<Criterion>(), value_name = "NAME")]
+    pub criterion: Criterion,
+    /// Share of each matrix's weights to remove, in [0, 1) [default: 0.5].
+    #[arg(long, value_parser = sparsity, conflicts_with = "pattern", value_name = "SHARE")]
+    pub sparsity: Option<f64>,
+    /// Keep n of every m consecutive weights of a row, such as 2:4 or 4:8.
+    #[arg(long, value_parser = |s: &str| s.parse::<Pattern>(), value_name = "N:M")]
+    pub pattern: Option<Pattern>,
+}
+
+impl PruneArgs {
+    /// The pattern asked for.
+    pub fn pattern(&self) -> Pattern {
+        self.pattern.unwrap_or(Pattern::Unstructured { sparsity: self.sparsity.unwrap_or(0.5) })
+    }
+
+    /// Criterion and pattern together.
+    pub fn pruning(&self, seed: u64) -> Pruning {
+        Pruning { criterion: self.criterion, pattern: self.pattern(), seed }
+    }
+}
+
+/// What trains.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "What trains")]
+pub struct MethodArgs {
+    /// biases: biases of linear layers. norms: and norms. probe: and LoRA on the head. perp: and LoRA on --targets.
+    /// full: everything, pruned weights staying zero.
+    #[arg(long, default_value = "perp", value_parser = |s: &str| s.parse::<Method>(), value_name = "NAME")]
+    pub method: Method,
+    /// Train exactly these parts instead of a method's set: any of biases, norms, head, lora.
+    #[arg(long, value_delimiter = ',', value_parser = ["biases", "norms", "head", "lora"], value_name = "PART,…")]
+    pub parts: Vec<String>,
+    /// Rank of the LoRA matrices.
+    #[arg(long, default_value_t = 16, value_parser = positive, value_name = "R")]
+    pub rank: usize,
+    /// LoRA's α: the update is scaled by α/rank.
+    #[arg(long, default_value_t = 32.0, value_parser = above_zero, value_name = "ALPHA")]
+    pub alpha: f64,
+    /// Linear layers with LoRA, by name (q_proj, fc1, …), or all-linear.
+    #[arg(long, value_delimiter = ',', default_value = "q_proj,v_proj", value_name = "NAME,…")]
+    pub targets: Vec<String>,
+}
+
+impl MethodArgs {
+    /// The set of trainable parameters asked for.
+    pub fn train_set(&self) -> TrainSet {
+        if self.parts.is_empty() {
+            return TrainSet::of(self.method, self.rank, self.alpha, &self.targets);
+        }
+        let has = |part: &str| self.parts.iter().any(|p| p == part);
+        TrainSet {
+            biases: has("biases"),
+            norms: has("norms"),
+            head: has("head"),
+            targets: if has("lora") { self.targets.clone() } else { Vec::new() },
+            rank: self.rank,
+            alpha: self.alpha,
+            full: false,
+        }
+    }
+
+    /// The name of the set in reports.
+    pub fn label(&self) -> String {
+        if self.parts.is_empty() { self.method.to_string() } else { self.parts.join("+") }
+    }
+}
+
+/// The shape of a step.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Training")]
+pub struct StepArgs {
+    /// Sequences of a micro-batch [default: 2; pretrain: 8].
+    #[arg(long, value_parser = positive, value_name = "N")]
+    pub batch: Option<usize>,
+    /// Micro-batches whose gradients add up to one step [default: 4; pretrain and the demo: 1].
+    #[arg(long, value_parser = positive, value_name = "N")]
+    pub accumulate: Option<usize>,
+    /// Tokens of a sequence, and of an evaluation window [default: the model's context].
+    #[arg(long, value_parser = sequence, value_name = "N")]
+    pub seq_len: Option<usize>,
+    /// Recompute decoder layers in the backward pass to save memory.
+    #[arg(long, value_enum, default_value = "auto", value_name = "WHEN")]
+    pub checkpointing: Checkpointing,
+    /// The most memory a run may plan for, such as 8GiB or 500MB [default: what the machine has left].
+    #[arg(long, value_parser = bytes, value_name = "SIZE")]
+    pub memory_budget: Option<u64>,
+}
+
+/// The optimizer.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Training")]
+pub struct OptimizerArgs {
+    /// Training text: .txt files (a document each) and .jsonl files (a document a line, in the field "text").
+    #[arg(long, num_args = 1.., value_name = "FILE")]
+    pub train: Vec<PathBuf>,
+    /// Optimizer steps (of each cycle) [default: 1000].
+    #[arg(long, value_parser = positive, value_name = "N")]
+    pub steps: Option<usize>,
+    /// Largest learning rate of AdamW [default: 5e-4].
+    #[arg(long, value_parser = at_least_zero, value_name = "RATE")]
+    pub lr: Option<f64>,
+    /// Share of the steps over which the learning rate rises from 0; then it falls linearly to 0.
+    #[arg(long, default_value_t = 0.1, value_parser = share, value_name = "SHARE")]
+    pub warmup: f64,
+    /// Largest L2 norm of all gradients together; 0 for no clipping.
+    #[arg(long, default_value_t = 1.0, value_parser = at_least_zero, value_name = "NORM")]
+    pub clip: f64,
+    /// Decoupled weight decay.
+    #[arg(long, default_value_t = 0.0, value_parser = at_least_zero, value_name = "RATE")]
+    pub weight_decay: f64,
+    /// Seed of everything random: the order of the training windows, LoRA's start, random pruning.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub seed: u64,
+}
+
+impl OptimizerArgs {
+    /// The clipping norm, if any.
+    pub fn clip(&self) -> Option<f64> {
+        Some(self.clip).filter(|clip| *clip > 0.0)
+    }
+
+    /// Fails where no training text is named.
+    pub fn require_train(&self) -> Result<&[PathBuf], Failure> {
+        if self.train.is_empty() {
+            return Err(Failure::usage("--train is missing: name .txt or .jsonl files to train on"));
+        }
+        Ok(&self.train)
+    }
+}
+
+fn number(text: &str, range: &str, fits: impl Fn(f64) -> bool) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value.is_finite() && fits(value) => Ok(value),
+        _ => Err(format!("expected a number {range}")),
+    }
+}
+
+fn sparsity(text: &str) -> Result<f64, String> {
+    number(text, "in [0, 1): the share of weights to remove, such as 0.5", |s| (0.0..1.0).contains(&s))
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    number(text, "in [0, 1]", |s| (0.0..=1.0).contains(&s))
+}
+
+fn above_zero(text: &str) -> Result<f64, String> {
+    number(text, "above 0", |x| x > 0.0)
+}
+
+fn at_least_zero(text: &str) -> Result<f64, String> {
+    number(text, "of at least 0", |x| x >= 0.0)
+}
+
+fn whole(text: &str, least: usize) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n >= least).ok_or_else(|| format!("expected a whole number of at least {least}"))
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    whole(text, 1)
+}
+
+fn sequence(text: &str) -> Result<usize, String> {
+    whole(text, 2)
+}
+
+/// A size in bytes, with or without a unit.
+fn bytes(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, f64); 7] = [
+        ("KiB", 1024.0),
+        ("MiB", 1_048_576.0),
+        ("GiB", 1_073_741_824.0),
+        ("KB", 1e3),
+        ("MB", 1e6),
+        ("GB", 1e9),
+        ("B", 1.0),
+    ];
+    let (digits, unit) =
+        UNITS.iter().find_map(|(unit, size)| text.strip_suffix(unit).map(|rest| (rest, *size))).unwrap_or((text, 1.0));
+    let value = number(digits.trim(), "of bytes, such as 8GiB or 500MB", |x| x >= 1.0)?;
+    Ok((value * unit) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_take_units() {
+        assert_eq!(bytes("512"), Ok(512));
+        assert_eq!(bytes("1.5KiB"), Ok(1536));
+        assert_eq!(bytes("2 GB"), Ok(2_000_000_000));
+        for bad in ["", "GiB", "-1", "1TB", "nan"] {
+            assert!(bytes(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn ranges_are_checked() {
+        assert!(sparsity("1").is_err() && sparsity("-0.1").is_err() && sparsity("x").is_err());
+        assert_eq!(sparsity("0.5"), Ok(0.5));
+        assert!(positive("0").is_err() && sequence("1").is_err() && share("1.1").is_err());
+    }
+}

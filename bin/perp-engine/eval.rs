@@ -1,0 +1,85 @@
+//! `eval`: a model's perplexity, with or without an adapter.
+
+use std::path::PathBuf;
+
+use engine::checkpoint::{Adapter, Tokenizer};
+use engine::{model, peft};
+use serde_json::json;
+
+use crate::args::{EvalArgs, MachineArgs};
+use crate::error::{Failure, print};
+use crate::progress::Console;
+use crate::report;
+use crate::session::{self, Evaluation};
+use crate::tables;
+
+/// Measure a model's perplexity: exp of the mean over windows of each window's mean next-token loss.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Model folder: config.json, model.safetensors (or shards with an index), tokenizer.json.
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// LoRA adapter folder in PEFT's form, applied to the model.
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+    #[command(flatten)]
+    eval: EvalArgs,
+    /// Tokens of a window [default: the model's context].
+    #[arg(long, value_name = "N", help_heading = "Evaluation")]
+    seq_len: Option<usize>,
+    /// Windows computed at once.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..), value_name = "N",
+          help_heading = "Evaluation")]
+    batch: u32,
+    /// Write what was measured to this JSON file.
+    #[arg(long, value_name = "FILE", help_heading = "Machine and output")]
+    report: Option<PathBuf>,
+    #[command(flatten)]
+    machine: MachineArgs,
+}
+
+pub fn run(args: &Args) -> Result<(), Failure> {
+    if args.eval.eval.is_empty() {
+        return Err(Failure::usage("--eval is missing: name .txt or .jsonl files to evaluate on"));
+    }
+    args.report.as_deref().map_or(Ok(()), report::check)?;
+    let console = Console::new(args.machine.quiet);
+    let device = session::device(&args.machine)?;
+    let opened = session::open(&args.model)?;
+    let seq_len = session::sequence_length(args.seq_len, &*opened.architecture)?;
+    let adapter = args.adapter.as_ref().map(Adapter::open).transpose()?;
+    let tokenizer = Tokenizer::from_folder(&args.model)?;
+    let tokens = session::evaluation_tokens(&console, &tokenizer, &args.eval.eval, seq_len)?;
+    let mut model = session::load(&console, &device, &opened, None)?;
+    if let Some(adapter) = &adapter {
+        peft::attach(&mut *model, adapter)?;
+    }
+    let max_windows = args.eval.max_windows(0);
+    let batch = args.batch as usize;
+    let evaluation = Evaluation { console: &console, tokens: &tokens, seq_len, batch, max_windows };
+    let mut seconds = 0.0;
+    let perplexity = evaluation.run("model", &*model, &mut seconds)?;
+    let sparsity = model::sparsity(&mut *model);
+    let windows = (tokens.len() / seq_len).min(max_windows.unwrap_or(usize::MAX));
+    if let Some(path) = &args.report {
+        let report = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "model": args.model,
+            "adapter": args.adapter,
+            "device": device.name(),
+            "perplexity": perplexity,
+            "windows": windows,
+            "seq_len": seq_len,
+            "sparsity": {"weights": sparsity.weights, "with_adapters": sparsity.with_adapters},
+            "seconds": {"eval": seconds},
+        });
+        report::write(path, &report)?;
+    }
+    let rows = [
+        vec!["perplexity".into(), format!("{perplexity:.4}")],
+        vec!["windows".into(), format!("{windows} of {seq_len} tokens")],
+        vec!["sparsity of the weights".into(), format!("{:.2} %", 100.0 * sparsity.weights)],
+        vec!["tokens a second".into(), format!("{:.0}", (windows * seq_len) as f64 / seconds)],
+    ];
+    print(&format!("{}\n{}", args.model.display(), tables::columns(&rows)))
+}

@@ -1,0 +1,97 @@
+//! `inspect`: what a model folder holds.
+
+use std::path::PathBuf;
+
+use engine::checkpoint::{ModelFolder, TensorInfo};
+use rayon::prelude::*;
+use serde_json::json;
+
+use crate::error::{Failure, print};
+use crate::tables;
+
+/// List a model's tensors: element type, shape, bytes, and the share of zeros in each.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Model folder: config.json and model.safetensors (or shards with an index).
+    #[arg(value_name = "DIR", required_unless_present = "model")]
+    folder: Option<PathBuf>,
+    /// The same, as a flag.
+    #[arg(long, value_name = "DIR", conflicts_with = "folder")]
+    model: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    /// Read flags from a TOML file: the names of the flags without dashes. Flags given here win over the file.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+struct Row<'a> {
+    info: &'a TensorInfo,
+    /// Zeros; nothing where the element type is no float.
+    zeros: Option<usize>,
+}
+
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let path = args.folder.as_ref().or(args.model.as_ref()).expect("clap asks for one");
+    let folder = ModelFolder::open(path)?;
+    let tensors: Vec<&TensorInfo> = folder.tensors().collect();
+    let rows: Vec<Row<'_>> = tensors
+        .into_par_iter()
+        .map(|info| {
+            let zeros = info.read_f32().ok().map(|values| values.iter().filter(|x| **x == 0.0).count());
+            Row { info, zeros }
+        })
+        .collect();
+    let elements: usize = rows.iter().map(|row| row.info.len()).sum();
+    let bytes: usize = rows.iter().map(|row| row.info.size_bytes()).sum();
+    let matrices = || rows.iter().filter(|row| is_layer_matrix(row.info));
+    let prunable: usize = matrices().map(|row| row.info.len()).sum();
+    let zeros: usize = matrices().filter_map(|row| row.zeros).sum();
+    let share = |zeros: usize, of: usize| zeros as f64 / of.max(1) as f64;
+    if args.json {
+        let tensors: Vec<_> = rows
+            .iter()
+            .map(|Row { info, zeros }| {
+                json!({
+                    "name": info.name(),
+                    "dtype": info.dtype_name(),
+                    "shape": info.shape(),
+                    "bytes": info.size_bytes(),
+                    "sparsity": zeros.map(|zeros| share(zeros, info.len())),
+                })
+            })
+            .collect();
+        let all = json!({
+            "model": path,
+            "model_type": folder.config().get("model_type"),
+            "tensors": tensors,
+            "parameters": elements,
+            "bytes": bytes,
+            "layer_matrices": {"parameters": prunable, "sparsity": share(zeros, prunable)},
+        });
+        return print(&format!("{}\n", serde_json::to_string_pretty(&all).expect("JSON values serialize")));
+    }
+    let mut table = vec![["tensor", "type", "shape", "size", "zeros"].map(String::from).to_vec()];
+    for Row { info, zeros } in &rows {
+        let shape = info.shape().iter().map(usize::to_string).collect::<Vec<_>>().join("×");
+        let zeros = zeros.map_or("–".into(), |zeros| format!("{:.2} %", 100.0 * share(zeros, info.len())));
+        let size = tables::bytes(info.size_bytes() as u64);
+        table.push(vec![info.name().into(), info.dtype_name(), shape, size, zeros]);
+    }
+    print(&format!(
+        "{}\n{}{} tensors, {} parameters, {}; {:.2} % zeros in the {} weights of linear layers inside decoder layers\n",
+        path.display(),
+        tables::columns(&table),
+        rows.len(),
+        tables::count(elements),
+        tables::bytes(bytes as u64),
+        100.0 * share(zeros, prunable),
+        tables::count(prunable),
+    ))
+}
+
+/// The matrices that pruning works on: two dimensions, inside a numbered layer.
+fn is_layer_matrix(info: &TensorInfo) -> bool {
+    info.shape().len() == 2 && info.name().split('.').any(|part| part.parse::<usize>().is_ok())
+}

@@ -1,0 +1,230 @@
+//! `pretrain`: the same loop from a fresh model, with every parameter training.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::ValueEnum;
+use engine::checkpoint::{BpeSettings, ModelFolder, OutputFolder, Tokenizer, train_bpe};
+use engine::data::{self, TrainSampler};
+use engine::model::{self, Loader, Model, Source};
+use engine::peft::{self, Method, TrainSet};
+use engine::plan::StepShape;
+use engine::prune::Pattern;
+use engine::retrain::{self, Config, StepRecord};
+use kernels::DType;
+use serde_json::{Value, json};
+
+use crate::args::{EvalArgs, MachineArgs, OptimizerArgs, StepArgs};
+use crate::error::{Failure, print};
+use crate::progress::Console;
+use crate::report::{self, PeakBytes, Perplexities, Report, Seconds, SparsityReport, Step, Trainable};
+use crate::session::{self, Evaluation, Planned};
+use crate::tables;
+
+/// The element type of the weights that are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Written {
+    F32,
+    F16,
+    Bf16,
+}
+
+/// Train a model from scratch from its configuration: the same loop as retrain, every parameter trainable.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Folder with config.json (and tokenizer.json, if there is one), or a configuration file.
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Tokens of the BPE tokenizer that is trained on the text where the folder has none [default: the
+    /// configuration's vocab_size].
+    #[arg(long, value_name = "N")]
+    vocab_size: Option<usize>,
+    #[command(flatten)]
+    optimizer: OptimizerArgs,
+    #[command(flatten)]
+    step: StepArgs,
+    #[command(flatten)]
+    eval: EvalArgs,
+    /// Write the model to this new folder.
+    #[arg(long, value_name = "DIR", help_heading = "Machine and output")]
+    out: PathBuf,
+    /// Element type of the weights that are written.
+    #[arg(long, value_enum, default_value = "f32", value_name = "TYPE", help_heading = "Machine and output")]
+    dtype: Written,
+    /// Write everything measured to this JSON file.
+    #[arg(long, value_name = "FILE", help_heading = "Machine and output")]
+    report: Option<PathBuf>,
+    #[command(flatten)]
+    machine: MachineArgs,
+}
+
+pub fn run(args: &Args) -> Result<(), Failure> {
+    OutputFolder::check(&args.out)?;
+    args.report.as_deref().map_or(Ok(()), report::check)?;
+    let train = args.optimizer.require_train()?;
+    let console = Console::new(args.machine.quiet);
+    let device = session::device(&args.machine)?;
+    let mut config = ModelFolder::read_config(&args.model)?;
+    let tokenizer = tokenizer(args, &mut config, &console)?;
+    let architecture =
+        models::from_config(&config).map_err(|e| Failure::failed(format!("{}: {e}", args.model.display())))?;
+    let shape = StepShape {
+        batch: args.step.batch.unwrap_or(8),
+        accumulate: args.step.accumulate.unwrap_or(1),
+        seq_len: session::sequence_length(args.step.seq_len, &*architecture)?,
+        checkpointing: false,
+    };
+    let set = TrainSet::of(Method::Full, 1, 1.0, &[]);
+    let dense = Pattern::Unstructured { sparsity: 0.0 };
+    let planned = Planned { architecture: &*architecture, dtype: DType::F32, pattern: dense, set: &set, shape };
+    let (checkpointing, plan) = planned.fit(args.step.checkpointing, args.step.memory_budget)?;
+    let stream = session::training_stream(&console, &tokenizer, train)?;
+    let windows = stream.window_count(shape.seq_len)?;
+    let eval_tokens = match args.eval.eval.as_slice() {
+        [] => None,
+        files => Some(session::evaluation_tokens(&console, &tokenizer, files, shape.seq_len)?),
+    };
+
+    let seed = args.optimizer.seed;
+    let loader = Loader::new(&device, Source::Random { seed, std: architecture.init_std() });
+    let mut model = architecture.build(&loader)?;
+    let params = peft::apply(&mut *model, &set, seed)?;
+    let counts = model::count(&mut *model);
+    console.say(&format!(
+        "{} parameters; a step of {}×{} tokens needs {}",
+        tables::count(counts.base),
+        shape.batch,
+        shape.seq_len,
+        tables::bytes(plan.peak.total)
+    ));
+    let training = Config {
+        steps: args.optimizer.steps.unwrap_or(1000),
+        batch: shape.batch,
+        accumulate: shape.accumulate,
+        lr: args.optimizer.lr.unwrap_or(5e-4),
+        warmup: args.optimizer.warmup,
+        clip: args.optimizer.clip(),
+        weight_decay: args.optimizer.weight_decay,
+        checkpointing,
+    };
+    device.memory().reset_peak();
+    let start = Instant::now();
+    let mut task = console.task("pretrain", training.steps as u64);
+    let mut smooth = 0.0;
+    let mut on_step = |record: &StepRecord| {
+        smooth = if record.step == 1 { record.loss } else { 0.98 * smooth + 0.02 * record.loss };
+        let rate = record.tokens as f64 / record.seconds;
+        task.update(record.step as u64, &format!("loss {smooth:.3} lr {:.1e} {rate:.0} tok/s", record.lr));
+    };
+    let mut sampler = TrainSampler::new(windows, seed)?;
+    let records =
+        retrain::train(&*model, params, &stream, &mut sampler, shape.seq_len, &training, &mut on_step)?;
+    task.finish(&format!("{} steps, loss {smooth:.3}", training.steps));
+    let peak = device.memory().peak();
+    let mut seconds = Seconds { retrain: start.elapsed().as_secs_f64(), ..Seconds::default() };
+    device.trim();
+    let perplexity = match &eval_tokens {
+        None => None,
+        Some(tokens) => {
+            let max_windows = args.eval.max_windows(0);
+            let evaluation =
+                Evaluation { console: &console, tokens, seq_len: shape.seq_len, batch: shape.batch, max_windows };
+            Some(evaluation.run("pretrained", &*model, &mut seconds.eval)?)
+        }
+    };
+    write(args, &mut *model, config, &tokenizer)?;
+    console.say(&format!("wrote {}", args.out.display()));
+    let rate = report::median_tokens_per_second(&records);
+    if let Some(path) = &args.report {
+        let report = Report {
+            version: env!("CARGO_PKG_VERSION"),
+            model: args.model.display().to_string(),
+            device: device.name().into(),
+            method: "full".into(),
+            criterion: None,
+            pattern: None,
+            seed,
+            perplexity: Perplexities { dense: perplexity, ..Perplexities::default() },
+            eval_windows: eval_tokens.as_ref().map(|tokens| tokens.len() / shape.seq_len),
+            sparsity: SparsityReport { weights: 0.0, with_adapters: 0.0 },
+            trainable: Trainable { count: counts.trainable, percent: counts.trainable_percent() },
+            tokens_per_second: rate,
+            seconds,
+            peak_bytes: PeakBytes::of(&peak),
+            cycles: Vec::new(),
+            steps: records.iter().map(|record| Step::of(record, 1)).collect(),
+            config: configuration(args, shape, &training),
+        };
+        report::write(path, &report)?;
+    }
+    let rows = [
+        vec!["perplexity".into(), perplexity.map_or("–".into(), |p| format!("{p:.2}"))],
+        vec!["parameters".into(), tables::count(counts.base)],
+        vec!["tokens a second".into(), rate.map_or("–".into(), |rate| format!("{rate:.0}"))],
+        vec!["peak memory of training".into(), tables::bytes(peak.total)],
+    ];
+    print(&format!("{}\n{}", args.out.display(), tables::columns(&rows)))
+}
+
+fn configuration(args: &Args, shape: StepShape, training: &Config) -> Value {
+    json!({
+        "model": args.model,
+        "train": args.optimizer.train,
+        "eval": args.eval.eval,
+        "steps": training.steps,
+        "batch": shape.batch,
+        "accumulate": shape.accumulate,
+        "seq_len": shape.seq_len,
+        "lr": training.lr,
+        "warmup": training.warmup,
+        "clip": training.clip,
+        "weight_decay": training.weight_decay,
+        "seed": args.optimizer.seed,
+        "checkpointing": training.checkpointing,
+        "threads": rayon::current_num_threads(),
+    })
+}
+
+/// The folder's tokenizer, or one trained on the training text; the configuration's vocabulary then is the tokenizer's.
+fn tokenizer(args: &Args, config: &mut Value, console: &Console) -> Result<Tokenizer, Failure> {
+    let has = |file: &str| args.model.join(file).is_file();
+    if has("tokenizer.json") || has("vocab.json") {
+        return Ok(Tokenizer::from_folder(&args.model)?);
+    }
+    let from_config = config.get("vocab_size").and_then(Value::as_u64).map(|size| size as usize);
+    let Some(vocab_size) = args.vocab_size.or(from_config) else {
+        return Err(Failure::usage("--vocab-size is missing: the configuration has no vocab_size"));
+    };
+    let task = console.task("tokenizer", 1);
+    let texts = data::read_documents(&args.optimizer.train)?
+        .map(|document| document.map(|document| document.text))
+        .collect::<Result<Vec<_>, _>>()?;
+    let end = "</s>".to_string();
+    let settings = BpeSettings {
+        vocab_size,
+        special_tokens: vec![end.clone()],
+        bos: Some(end.clone()),
+        eos: Some(end),
+        pad: None,
+    };
+    let tokenizer = train_bpe(texts.into_iter(), &settings)?;
+    task.finish(&format!("{} tokens", tokenizer.vocab_size()));
+    for (field, value) in [("vocab_size", tokenizer.vocab_size()), ("bos_token_id", 0), ("eos_token_id", 0)] {
+        config[field] = json!(value);
+    }
+    Ok(tokenizer)
+}
+
+fn write(args: &Args, model: &mut dyn Model, mut config: Value, tokenizer: &Tokenizer) -> Result<(), Failure> {
+    let (dtype, name) = match args.dtype {
+        Written::F32 => (DType::F32, "float32"),
+        Written::F16 => (DType::F16, "float16"),
+        Written::Bf16 => (DType::BF16, "bfloat16"),
+    };
+    let key = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
+    config[key] = json!(name);
+    let folder = OutputFolder::create(Path::new(&args.out))?;
+    model::save(model, &folder, &config, None, Some(dtype))?;
+    tokenizer.save(&folder)?;
+    Ok(folder.commit()?)
+}

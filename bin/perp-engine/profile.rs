@@ -1,0 +1,224 @@
+//! `profile`: a training step on Meta: memory, work, and a roofline estimate.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use engine::model;
+use engine::peft;
+use engine::plan::{self, GPUS, Gpu, StepPlan, StepShape};
+use kernels::{Backend, DType, Device};
+use serde_json::{Value, json};
+
+use crate::args::{Checkpointing, MethodArgs, PruneArgs};
+use crate::error::{Failure, print};
+use crate::session::{self, Planned};
+use crate::tables;
+
+/// Element type of frozen weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Stored {
+    F32,
+    F16,
+    Bf16,
+}
+
+/// Plan a training step without weights: peak memory by category, work by kernel, and whether it fits. On a GPU the times
+/// are roofline estimates: the least that the data sheet allows.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Model folder or configuration file, or a built-in name: opt-125m, -350m, -1.3b, -2.7b, -6.7b, -13b, -30b, -66b.
+    #[arg(long, value_name = "DIR|NAME")]
+    model: String,
+    /// GPU to plan for: a100-80gb, a100-40gb, h100 or rtx4090 [default: this machine's processor].
+    #[arg(long, value_parser = |name: &str| Gpu::find(name).ok_or_else(unknown_gpu), value_name = "NAME")]
+    gpu: Option<Gpu>,
+    #[command(flatten)]
+    pruning: PruneArgs,
+    #[command(flatten)]
+    method: MethodArgs,
+    /// Sequences of a micro-batch.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
+    batch: u32,
+    /// Micro-batches of a step.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
+    accumulate: u32,
+    /// Tokens of a sequence [default: the model's context].
+    #[arg(long, value_name = "N")]
+    seq_len: Option<usize>,
+    /// Recompute decoder layers in the backward pass to save memory; auto: where the step would not fit otherwise.
+    #[arg(long, value_enum, default_value = "auto", value_name = "WHEN")]
+    checkpointing: Checkpointing,
+    /// Element type of frozen weights.
+    #[arg(long, value_enum, default_value = "f16", value_name = "TYPE")]
+    dtype: Stored,
+    /// Processor threads to plan for [default: all].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
+    threads: Option<u32>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    /// Read flags from a TOML file: the names of the flags without dashes. Flags given here win over the file.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+fn unknown_gpu() -> String {
+    format!("expected one of {}", GPUS.map(|gpu| gpu.name).join(", "))
+}
+
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let architecture = session::open_config(&args.model)?;
+    let seq_len = session::sequence_length(args.seq_len, &*architecture)?;
+    let set = args.method.train_set();
+    let (batch, accumulate) = (args.batch as usize, args.accumulate as usize);
+    let dtype = match args.dtype {
+        Stored::F32 => DType::F32,
+        Stored::F16 => DType::F16,
+        Stored::Bf16 => DType::BF16,
+    };
+    let threads = args.threads.map_or_else(rayon::current_num_threads, |threads| threads as usize);
+    let backend = if args.gpu.is_some() { Backend::Cuda } else { Backend::Cpu };
+    let limit = args.gpu.map_or_else(|| plan::available_memory().unwrap_or(u64::MAX), |gpu| gpu.memory_bytes);
+    let with = |checkpointing| {
+        let shape = StepShape { batch, accumulate, seq_len, checkpointing };
+        let pattern = args.pruning.pattern();
+        Planned { architecture: &*architecture, dtype, pattern, set: &set, shape }.measure(backend, threads)
+    };
+    let (checkpointing, plan) = match args.checkpointing {
+        Checkpointing::On => (true, with(true)?),
+        Checkpointing::Off => (false, with(false)?),
+        Checkpointing::Auto => {
+            let plain = with(false)?;
+            if plain.peak.total <= limit { (false, plain) } else { (true, with(true)?) }
+        }
+    };
+    let device = Device::meta(backend, threads);
+    let shape = StepShape { batch, accumulate, seq_len, checkpointing };
+    let pattern = args.pruning.pattern();
+    let planned = Planned { architecture: &*architecture, dtype, pattern, set: &set, shape };
+    let mut model = planned.build(&device)?;
+    peft::apply(&mut *model, &set, 0)?;
+    let counts = model::count(&mut *model);
+    let view = View { args, counts, plan: &plan, shape, limit };
+    print(&if args.json { view.json() } else { view.text() })
+}
+
+struct View<'a> {
+    args: &'a Args,
+    counts: model::Counts,
+    plan: &'a StepPlan,
+    shape: StepShape,
+    limit: u64,
+}
+
+impl View<'_> {
+    fn target(&self) -> String {
+        self.args.gpu.map_or_else(|| "this machine's processor".into(), |gpu| gpu.title.into())
+    }
+
+    fn json(&self) -> String {
+        let kernels: Vec<Value> = self
+            .plan
+            .kernels
+            .iter()
+            .map(|stats| {
+                json!({
+                    "kernel": stats.kernel,
+                    "calls": stats.calls,
+                    "flops": stats.flops,
+                    "bytes_read": stats.bytes_read,
+                    "bytes_written": stats.bytes_written,
+                    "estimated_seconds": self.args.gpu.map(|gpu| gpu.roofline_seconds(stats)),
+                })
+            })
+            .collect();
+        let peak = &self.plan.peak;
+        let by_category: serde_json::Map<String, Value> =
+            peak.iter().map(|(name, bytes)| (name.to_string(), json!(bytes))).collect();
+        let all = json!({
+            "model": self.args.model,
+            "target": self.args.gpu.map_or("cpu", |gpu| gpu.name),
+            "method": self.args.method.label(),
+            "pattern": self.args.pruning.pattern().to_string(),
+            "batch": self.shape.batch,
+            "accumulate": self.shape.accumulate,
+            "seq_len": self.shape.seq_len,
+            "checkpointing": self.shape.checkpointing,
+            "parameters": self.counts.base,
+            "trainable": {"count": self.counts.trainable, "percent": self.counts.trainable_percent()},
+            "peak_bytes": {"total": peak.total, "by_category": by_category},
+            "memory_bytes": self.limit,
+            "fits": peak.total <= self.limit,
+            "kernels": kernels,
+            "estimated_seconds": self.args.gpu.map(|gpu| self.seconds(gpu)),
+        });
+        format!("{}\n", serde_json::to_string_pretty(&all).expect("JSON values serialize"))
+    }
+
+    fn seconds(&self, gpu: Gpu) -> f64 {
+        self.plan.kernels.iter().map(|stats| gpu.roofline_seconds(stats)).sum()
+    }
+
+    fn text(&self) -> String {
+        let StepShape { batch, accumulate, seq_len, checkpointing } = self.shape;
+        let mut out = format!(
+            "{} · {} · {} · {accumulate}×{batch}×{seq_len} tokens a step{} · on {}\n\
+             {} parameters, {} trainable ({:.2} %)\n\npeak memory over a step\n",
+            self.args.model,
+            self.args.pruning.pattern(),
+            self.args.method.label(),
+            if checkpointing { " · checkpointing" } else { "" },
+            self.target(),
+            tables::count(self.counts.base),
+            tables::count(self.counts.trainable),
+            self.counts.trainable_percent(),
+        );
+        let peak = &self.plan.peak;
+        let mut rows: Vec<Vec<String>> =
+            peak.iter().map(|(name, bytes)| vec![name.into(), tables::bytes(bytes)]).collect();
+        rows.push(vec!["total".into(), tables::bytes(peak.total)]);
+        out += &tables::columns(&rows);
+
+        let mut header = vec!["kernel", "calls", "GFLOP", "GB"];
+        if self.args.gpu.is_some() {
+            header.push("estimate");
+        }
+        let mut rows = vec![header.into_iter().map(String::from).collect::<Vec<_>>()];
+        let row = |name: &str, calls: String, flops: u64, bytes: u64, seconds: Option<f64>| {
+            let mut row = vec![
+                name.to_string(),
+                calls,
+                format!("{:.2}", flops as f64 / 1e9),
+                format!("{:.3}", bytes as f64 / 1e9),
+            ];
+            row.extend(seconds.map(|seconds| format!("{:.3} ms", 1e3 * seconds)));
+            row
+        };
+        let (mut flops, mut bytes) = (0, 0);
+        for stats in &self.plan.kernels {
+            let moved = stats.bytes_read + stats.bytes_written;
+            (flops, bytes) = (flops + stats.flops, bytes + moved);
+            let seconds = self.args.gpu.map(|gpu| gpu.roofline_seconds(stats));
+            rows.push(row(stats.kernel, stats.calls.to_string(), stats.flops, moved, seconds));
+        }
+        let seconds = self.args.gpu.map(|gpu| self.seconds(gpu));
+        rows.push(row("total", String::new(), flops, bytes, seconds));
+        out += &format!("\nkernels of a step\n{}\n", tables::columns(&rows));
+        if let Some(seconds) = seconds {
+            let tokens = (accumulate * batch * seq_len) as f64;
+            out += &format!(
+                "estimate: at least {:.1} ms a step, at most {:.0} tok/s (roofline: every kernel at the GPU's peak)\n",
+                1e3 * seconds,
+                tokens / seconds
+            );
+        }
+        let (needed, limit) = (peak.total, self.limit);
+        out += &if needed <= limit {
+            format!("fits: {} of {}\n", tables::bytes(needed), tables::bytes(limit))
+        } else {
+            let short = tables::bytes(needed - limit);
+            format!("does not fit: {} of {}, {short} short\n", tables::bytes(needed), tables::bytes(limit))
+        };
+        out
+    }
+}

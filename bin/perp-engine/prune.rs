@@ -1,0 +1,103 @@
+//! `prune`: prune and write, nothing more.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use engine::checkpoint::{OutputFolder, Tokenizer};
+use engine::model;
+use serde_json::json;
+
+use crate::args::{EvalArgs, MachineArgs, PruneArgs};
+use crate::error::{Failure, print};
+use crate::progress::Console;
+use crate::report;
+use crate::session::{self, Evaluation};
+use crate::tables;
+
+/// Prune a model and write it, without retraining.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Model folder: config.json, model.safetensors (or shards with an index), tokenizer.json.
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    #[command(flatten)]
+    pruning: PruneArgs,
+    /// Seed of random pruning.
+    #[arg(long, default_value_t = 0, value_name = "N", help_heading = "Pruning")]
+    seed: u64,
+    #[command(flatten)]
+    eval: EvalArgs,
+    /// Tokens of an evaluation window [default: the model's context].
+    #[arg(long, value_name = "N", help_heading = "Evaluation")]
+    seq_len: Option<usize>,
+    /// Evaluation windows computed at once.
+    #[arg(long, default_value_t = 2, value_name = "N", help_heading = "Evaluation")]
+    batch: usize,
+    /// Write the pruned model to this new folder.
+    #[arg(long, value_name = "DIR", help_heading = "Machine and output")]
+    out: Option<PathBuf>,
+    /// Write what was measured to this JSON file.
+    #[arg(long, value_name = "FILE", help_heading = "Machine and output")]
+    report: Option<PathBuf>,
+    #[command(flatten)]
+    machine: MachineArgs,
+}
+
+pub fn run(args: &Args) -> Result<(), Failure> {
+    if args.out.is_none() && args.eval.eval.is_empty() {
+        return Err(Failure::usage("nothing to do: name --out to write the pruned model, --eval to measure it, or both"));
+    }
+    args.out.as_ref().map_or(Ok(()), OutputFolder::check)?;
+    args.report.as_deref().map_or(Ok(()), report::check)?;
+    let console = Console::new(args.machine.quiet);
+    let device = session::device(&args.machine)?;
+    let opened = session::open(&args.model)?;
+    let pattern = args.pruning.pattern();
+    session::check_pattern(&*opened.architecture, pattern)?;
+    let seq_len = session::sequence_length(args.seq_len, &*opened.architecture)?;
+    let eval_tokens = match args.eval.eval.as_slice() {
+        [] => None,
+        files => {
+            let tokenizer = Tokenizer::from_folder(&args.model)?;
+            Some(session::evaluation_tokens(&console, &tokenizer, files, seq_len)?)
+        }
+    };
+    let start = Instant::now();
+    let mut model = session::load(&console, &device, &opened, Some(args.pruning.pruning(args.seed)))?;
+    let prune_seconds = start.elapsed().as_secs_f64();
+    let sparsity = model::sparsity(&mut *model);
+    let mut eval_seconds = 0.0;
+    let perplexity = match &eval_tokens {
+        None => None,
+        Some(tokens) => {
+            let max_windows = args.eval.max_windows(0);
+            let evaluation = Evaluation { console: &console, tokens, seq_len, batch: args.batch, max_windows };
+            Some(evaluation.run("pruned", &*model, &mut eval_seconds)?)
+        }
+    };
+    if let Some(out) = &args.out {
+        let folder = OutputFolder::create(out)?;
+        model::save(&mut *model, &folder, opened.folder.config(), Some(&opened.folder), None)?;
+        folder.commit()?;
+        console.say(&format!("wrote {}", out.display()));
+    }
+    if let Some(path) = &args.report {
+        let report = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "model": args.model,
+            "device": device.name(),
+            "criterion": args.pruning.criterion.name(),
+            "pattern": pattern.to_string(),
+            "seed": args.seed,
+            "perplexity": {"pruned": perplexity},
+            "sparsity": {"weights": sparsity.weights},
+            "seconds": {"prune": prune_seconds, "eval": eval_seconds},
+        });
+        report::write(path, &report)?;
+    }
+    let rows = [
+        vec!["sparsity of the weights".into(), format!("{:.2} %", 100.0 * sparsity.weights)],
+        vec!["perplexity pruned".into(), perplexity.map_or("–".into(), |p| format!("{p:.2}"))],
+    ];
+    print(&format!("{} · {pattern}\n{}", args.model.display(), tables::columns(&rows)))
+}

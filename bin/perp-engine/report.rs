@@ -1,0 +1,136 @@
+//! run.json: everything a run measured, and what it takes to repeat it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use engine::checkpoint::replace_file;
+use engine::retrain::StepRecord;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::error::Failure;
+
+/// Perplexities; null where nothing was evaluated.
+#[derive(Debug, Default, Serialize)]
+pub struct Perplexities {
+    pub dense: Option<f64>,
+    pub pruned: Option<f64>,
+    pub retrained: Option<f64>,
+}
+
+/// Shares of zeros among the prunable weights, and with LoRA's parameters counted in.
+#[derive(Debug, Serialize)]
+pub struct SparsityReport {
+    pub weights: f64,
+    pub with_adapters: f64,
+}
+
+/// Parameters that train, and their percentage of all parameters, adapters included.
+#[derive(Debug, Serialize)]
+pub struct Trainable {
+    pub count: usize,
+    pub percent: f64,
+}
+
+/// Wall seconds of each phase.
+#[derive(Debug, Default, Serialize)]
+pub struct Seconds {
+    pub prune: f64,
+    pub retrain: f64,
+    pub eval: f64,
+}
+
+/// The accountant's high-water mark over training, in bytes.
+#[derive(Debug, Serialize)]
+pub struct PeakBytes {
+    pub total: u64,
+    pub by_category: BTreeMap<&'static str, u64>,
+}
+
+impl PeakBytes {
+    /// From the accountant's report.
+    pub fn of(peak: &kernels::device::MemoryReport) -> PeakBytes {
+        PeakBytes { total: peak.total, by_category: peak.iter().collect() }
+    }
+}
+
+/// One optimizer step.
+#[derive(Debug, Serialize)]
+pub struct Step {
+    pub step: usize,
+    pub cycle: usize,
+    pub loss: f64,
+    pub lr: f64,
+    pub grad_norm: f64,
+    pub seconds: f64,
+}
+
+impl Step {
+    /// From the loop's record.
+    pub fn of(record: &StepRecord, cycle: usize) -> Step {
+        let StepRecord { step, loss, lr, grad_norm, seconds, .. } = *record;
+        Step { step, cycle, loss, lr, grad_norm, seconds }
+    }
+}
+
+/// One cycle of pruning and retraining.
+#[derive(Debug, Serialize)]
+pub struct Cycle {
+    pub cycle: usize,
+    pub sparsity: f64,
+    pub pruned: Option<f64>,
+    pub retrained: Option<f64>,
+}
+
+/// The report of `retrain` and `pretrain`.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    pub version: &'static str,
+    pub model: String,
+    pub device: String,
+    pub method: String,
+    pub criterion: Option<String>,
+    pub pattern: Option<String>,
+    pub seed: u64,
+    pub perplexity: Perplexities,
+    pub eval_windows: Option<usize>,
+    pub sparsity: SparsityReport,
+    pub trainable: Trainable,
+    /// Trained tokens a wall second, the median over steps.
+    pub tokens_per_second: Option<f64>,
+    pub seconds: Seconds,
+    pub peak_bytes: PeakBytes,
+    pub cycles: Vec<Cycle>,
+    pub steps: Vec<Step>,
+    pub config: Value,
+}
+
+/// The median of tokens a second over steps.
+pub fn median_tokens_per_second(records: &[StepRecord]) -> Option<f64> {
+    let mut rates: Vec<f64> = records.iter().map(|record| record.tokens as f64 / record.seconds).collect();
+    rates.sort_by(f64::total_cmp);
+    match rates.len() {
+        0 => None,
+        n if n % 2 == 1 => Some(rates[n / 2]),
+        n => Some((rates[n / 2 - 1] + rates[n / 2]) / 2.0),
+    }
+}
+
+/// Checks that a report can be written to `path` before the long work starts.
+pub fn check(path: &Path) -> Result<(), Failure> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if path.is_dir() {
+        return Err(Failure::usage(format!("--report {}: is a folder; name a file", path.display())));
+    }
+    if !parent.is_dir() {
+        return Err(Failure::usage(format!("--report {}: there is no folder {}", path.display(), parent.display())));
+    }
+    Ok(())
+}
+
+/// Writes a report beside `path` and renames it into place.
+pub fn write<T: Serialize>(path: &Path, report: &T) -> Result<(), Failure> {
+    let mut text = serde_json::to_string_pretty(report).map_err(|e| Failure::failed(format!("the report: {e}")))?;
+    text.push('\n');
+    Ok(replace_file(path, text.as_bytes())?)
+}

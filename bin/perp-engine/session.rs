@@ -1,0 +1,277 @@
+//! What most subcommands begin with: a model folder, text, a device, a plan.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use engine::checkpoint::{ModelFolder, Tokenizer};
+use engine::data::{self, TokenStream};
+use engine::evaluate;
+use engine::model::{Loader, Model, Module, Source};
+use engine::peft::{self, TrainSet};
+use engine::plan::{self, StepPlan, StepShape};
+use engine::prune::{Pattern, Pruning, prune_linear};
+use kernels::{Backend, DType, Device};
+use models::Architecture;
+
+use crate::args::{Checkpointing, DeviceChoice, MachineArgs};
+use crate::error::Failure;
+use crate::progress::Console;
+use crate::tables;
+
+/// The demo that comes with the source: a small OPT and Jane Austen's novels.
+pub mod demo {
+    use std::path::PathBuf;
+
+    use crate::error::Failure;
+
+    const TRAIN: [&str; 5] =
+        ["emma", "mansfield_park", "northanger_abbey", "pride_and_prejudice", "sense_and_sensibility"];
+    const EVAL: &str = "persuasion";
+
+    fn at(path: &str) -> Result<PathBuf, Failure> {
+        let found = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/")).join(path);
+        if found.exists() {
+            return Ok(found);
+        }
+        Err(Failure::usage(format!(
+            "the demo's {path} is not there: it comes with the source checkout that built this program; \
+             name a model with --model, and text with --train and --eval"
+        )))
+    }
+
+    /// Its model folder.
+    pub fn model() -> Result<PathBuf, Failure> {
+        at("models/demo")
+    }
+
+    /// Its training text.
+    pub fn train() -> Result<Vec<PathBuf>, Failure> {
+        TRAIN.iter().map(|name| at(&format!("data/austen/{name}.txt"))).collect()
+    }
+
+    /// Its evaluation text, which the model has never seen.
+    pub fn eval() -> Result<Vec<PathBuf>, Failure> {
+        Ok(vec![at(&format!("data/austen/{EVAL}.txt"))?])
+    }
+}
+
+/// A model folder with its configuration understood.
+pub struct Opened {
+    pub path: PathBuf,
+    pub folder: ModelFolder,
+    pub architecture: Box<dyn Architecture>,
+}
+
+/// Opens a model folder.
+pub fn open(path: &Path) -> Result<Opened, Failure> {
+    let folder = ModelFolder::open(path)?;
+    let architecture = models::from_config(folder.config()).map_err(|e| in_folder(path, &e))?;
+    Ok(Opened { path: path.to_path_buf(), folder, architecture })
+}
+
+fn in_folder(path: &Path, error: &models::ConfigError) -> Failure {
+    Failure::failed(format!("{}: {error}", path.display()))
+}
+
+/// A configuration alone: of a folder, a file, or a built-in name such as `opt-30b`.
+pub fn open_config(name: &str) -> Result<Box<dyn Architecture>, Failure> {
+    if let Some(config) = models::builtin(name).filter(|_| !Path::new(name).exists()) {
+        return Ok(models::from_config(&config).expect("built-in configurations are valid"));
+    }
+    let config = ModelFolder::read_config(name)?;
+    models::from_config(&config).map_err(|e| in_folder(Path::new(name), &e))
+}
+
+/// Sets the threads and makes the device.
+pub fn device(machine: &MachineArgs) -> Result<Device, Failure> {
+    if let Some(threads) = machine.threads {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global()
+            .map_err(|e| Failure::failed(format!("cannot start {threads} threads: {e}")))?;
+    }
+    match machine.device {
+        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(Device::cpu()),
+    }
+}
+
+/// The tokens of a sequence: what was asked for, or the model's context.
+pub fn sequence_length(asked: Option<usize>, architecture: &dyn Architecture) -> Result<usize, Failure> {
+    let context = architecture.info().context;
+    match asked {
+        Some(length) if length > context => {
+            Err(Failure::usage(format!("--seq-len {length} is longer than the model's context of {context} tokens")))
+        }
+        Some(length) => Ok(length),
+        None => Ok(context),
+    }
+}
+
+/// Tokenises training text.
+pub fn training_stream(console: &Console, tokenizer: &Tokenizer, files: &[PathBuf]) -> Result<TokenStream, Failure> {
+    let documents = data::read_documents(files)?;
+    let task = std::sync::Mutex::new(console.task("tokenise", documents.total_bytes()));
+    let stream = TokenStream::build(documents, tokenizer, |progress| {
+        let message = format!("{} tokens", progress.tokens);
+        task.lock().expect("no panic while locked").update(progress.file_bytes, &message);
+    })?;
+    let message = format!("{} training tokens", tables::count(stream.tokens.len()));
+    task.into_inner().expect("no panic while locked").finish(&message);
+    Ok(stream)
+}
+
+/// Tokenises evaluation text; fails where it is shorter than one window.
+pub fn evaluation_tokens(
+    console: &Console,
+    tokenizer: &Tokenizer,
+    files: &[PathBuf],
+    seq_len: usize,
+) -> Result<Vec<u32>, Failure> {
+    let task = console.task("tokenise", 1);
+    let tokens = data::evaluation_tokens(data::read_documents(files)?, tokenizer)?;
+    data::windows(&tokens, seq_len)?;
+    task.finish(&format!("{} evaluation tokens", tables::count(tokens.len())));
+    Ok(tokens)
+}
+
+/// Builds a model, showing its layers as they come; prunes each as it is loaded where `pruning` says how.
+pub fn load(
+    console: &Console,
+    device: &Device,
+    opened: &Opened,
+    pruning: Option<Pruning>,
+) -> Result<Box<dyn Model>, Failure> {
+    let info = opened.architecture.info();
+    let mut task = console.task(if pruning.is_some() { "prune" } else { "load" }, info.layers as u64);
+    let loader = Loader::new(device, Source::Folder(&opened.folder)).on_linear(|linear| {
+        let layer = linear.name.split('.').find_map(|part| part.parse::<u64>().ok()).unwrap_or(0);
+        task.update(layer, &linear.name);
+        pruning.map_or(Ok(()), |pruning| prune_linear(linear, &pruning))
+    });
+    let model = opened.architecture.build(&loader)?;
+    drop(loader);
+    let what = pruning.map_or(String::new(), |pruning| format!(" at {}", pruning.pattern));
+    task.finish(&format!("{} layers{what}", info.layers));
+    Ok(model)
+}
+
+/// A perplexity, with a progress bar.
+pub struct Evaluation<'a> {
+    pub console: &'a Console,
+    pub tokens: &'a [u32],
+    pub seq_len: usize,
+    pub batch: usize,
+    pub max_windows: Option<usize>,
+}
+
+impl Evaluation<'_> {
+    /// Measures `model`; adds the time to `seconds`.
+    pub fn run(&self, name: &str, model: &dyn Model, seconds: &mut f64) -> Result<f64, Failure> {
+        let start = Instant::now();
+        let windows = (self.tokens.len() / self.seq_len).min(self.max_windows.unwrap_or(usize::MAX));
+        let mut task = self.console.task("evaluate", windows as u64);
+        let perplexity = evaluate::perplexity(
+            model,
+            self.tokens,
+            self.seq_len,
+            self.batch,
+            self.max_windows,
+            &mut |done, _| task.update(done as u64, name),
+        )?;
+        task.finish(&format!("{name} perplexity {:.2} ({} windows)", perplexity.value, perplexity.windows));
+        *seconds += start.elapsed().as_secs_f64();
+        Ok(perplexity.value)
+    }
+}
+
+/// The element type of a folder's weights: what most bytes are stored in.
+pub fn weight_dtype(folder: &ModelFolder) -> DType {
+    let bytes_of = |dtype: DType| {
+        folder.tensors().filter(|t| t.dtype().is_ok_and(|d| d == dtype)).map(|t| t.size_bytes()).sum::<usize>()
+    };
+    [DType::F32, DType::F16, DType::BF16].into_iter().max_by_key(|dtype| bytes_of(*dtype)).unwrap_or(DType::F32)
+}
+
+/// A training step to be planned.
+pub struct Planned<'a> {
+    pub architecture: &'a dyn Architecture,
+    pub dtype: DType,
+    pub pattern: Pattern,
+    pub set: &'a TrainSet,
+    pub shape: StepShape,
+}
+
+impl Planned<'_> {
+    /// Runs the step on Meta.
+    pub fn measure(&self, backend: Backend, threads: usize) -> Result<StepPlan, Failure> {
+        let device = Device::meta(backend, threads);
+        let mut model = self.build(&device)?;
+        let params = peft::apply(&mut *model, self.set, 0)?;
+        Ok(plan::measure(&mut *model, params, self.shape)?)
+    }
+
+    /// The model on Meta, pruned.
+    pub fn build(&self, device: &Device) -> Result<Box<dyn Model>, Failure> {
+        let criterion = engine::prune::Criterion::Magnitude;
+        let pruning = Pruning { criterion, pattern: self.pattern, seed: 0 };
+        let loader =
+            Loader::new(device, Source::Absent(self.dtype)).on_linear(move |linear| prune_linear(linear, &pruning));
+        Ok(self.architecture.build(&loader)?)
+    }
+
+    /// Chooses checkpointing so that the step fits, before anything is loaded.
+    ///
+    /// # Errors
+    /// A step that does not fit either way; says by how much and what would help.
+    pub fn fit(&self, choice: Checkpointing, budget: Option<u64>) -> Result<(bool, StepPlan), Failure> {
+        let threads = rayon::current_num_threads();
+        let with = |checkpointing| {
+            Planned { shape: StepShape { checkpointing, ..self.shape }, ..*self }.measure(Backend::Cpu, threads)
+        };
+        let limit = match (budget, plan::available_memory()) {
+            (Some(budget), Some(available)) => budget.min(available),
+            (Some(budget), None) => budget,
+            (None, available) => available.unwrap_or(u64::MAX),
+        };
+        let fits = |plan: &StepPlan| plan.peak.total <= limit;
+        let (checkpointing, plan) = match choice {
+            Checkpointing::On => (true, with(true)?),
+            Checkpointing::Off => (false, with(false)?),
+            Checkpointing::Auto => {
+                let plain = with(false)?;
+                if fits(&plain) { (false, plain) } else { (true, with(true)?) }
+            }
+        };
+        if fits(&plan) {
+            return Ok((checkpointing, plan));
+        }
+        let needed = plan.peak.total;
+        let mut remedies = vec!["a smaller --batch", "a shorter --seq-len", "a higher --sparsity"];
+        if !checkpointing {
+            remedies.insert(0, "--checkpointing on");
+        }
+        Err(Failure::failed(format!(
+            "the plan does not fit: a step needs {}, {} are available ({} short); {} would need less",
+            tables::bytes(needed),
+            tables::bytes(limit),
+            tables::bytes(needed - limit),
+            remedies.join(", ")
+        )))
+    }
+}
+
+/// Names of the linear layers pruning would touch, for errors before any weight is read.
+pub fn check_pattern(architecture: &dyn Architecture, pattern: Pattern) -> Result<(), Failure> {
+    let device = Device::meta(Backend::Cpu, 1);
+    let loader = Loader::new(&device, Source::Absent(DType::F32));
+    let mut model = architecture.build(&loader)?;
+    model.visit(&mut |module| {
+        if let Module::Linear(linear) = module
+            && linear.prunable
+        {
+            pattern.kept(linear.weight.rows(), linear.weight.cols(), &format!("{}.weight", linear.name))?;
+        }
+        Ok(())
+    })?;
+    Ok(())
+}
