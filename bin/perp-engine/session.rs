@@ -129,7 +129,7 @@ pub fn evaluation_tokens(
 ) -> Result<Vec<u32>, Failure> {
     let task = console.task("tokenise", 1);
     let tokens = data::evaluation_tokens(data::read_documents(files)?, tokenizer)?;
-    data::windows(&tokens, seq_len)?;
+    let _fits = data::windows(&tokens, seq_len)?;
     task.finish(&format!("{} evaluation tokens", tables::count(tokens.len())));
     Ok(tokens)
 }

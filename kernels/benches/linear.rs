@@ -1,23 +1,14 @@
 //! Linear layers at the shapes of a training step: dense and packed weights, forward and input gradient, and the adapter.
 
+mod support;
+
 use std::hint::black_box;
-use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use kernels::ops::linear::{self, Lora};
 use kernels::weight::{FrozenWeight, WeightRef};
-use kernels::{Buffer, Category, Device};
-
-/// Tokens of a micro-batch: 2 sequences of 512.
-const N: usize = 1024;
-
-fn values(len: usize) -> Vec<f32> {
-    (0..len).map(|i| ((i * 2_654_435_761) % 1000) as f32 / 1000.0 - 0.5).collect()
-}
-
-fn upload(device: &Device, len: usize) -> Buffer {
-    device.upload(Category::Weights, &values(len)).expect("memory for the benchmark")
-}
+use kernels::{Category, Device};
+use support::{N, upload, values};
 
 fn weight(device: &Device, rows: usize, cols: usize, sparse: bool) -> FrozenWeight {
     let half: Vec<half::f16> = values(rows * cols).into_iter().map(half::f16::from_f32).collect();
@@ -32,8 +23,7 @@ fn weight(device: &Device, rows: usize, cols: usize, sparse: bool) -> FrozenWeig
 
 fn benchmark(c: &mut Criterion) {
     let device = Device::cpu();
-    let mut group = c.benchmark_group("linear");
-    group.sample_size(10).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(2));
+    let mut group = support::group(c, "linear");
     for (rows, cols) in [(768, 768), (3072, 768), (768, 3072), (576, 1536)] {
         group.throughput(Throughput::Elements((2 * N * rows * cols) as u64));
         let (x, dy) = (upload(&device, N * cols), upload(&device, N * rows));

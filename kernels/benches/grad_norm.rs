@@ -1,0 +1,22 @@
+//! The norm of eight million gradients.
+
+mod support;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use kernels::Device;
+use kernels::ops::grad_norm::grad_norm;
+use support::{group, moves, upload};
+
+const LEN: usize = 8_000_000;
+
+fn benchmark(c: &mut Criterion) {
+    let device = Device::cpu();
+    let grad = upload(&device, LEN);
+    let mut group = group(c, "grad_norm");
+    moves(&mut group, LEN);
+    group.bench_function("one tensor", |bench| bench.iter(|| grad_norm(&device, &[&grad]).expect("no limit")));
+    group.finish();
+}
+
+criterion_group!(benches, benchmark);
+criterion_main!(benches);

@@ -1,0 +1,187 @@
+//! The program as a user runs it: whole runs on a small model, and what it writes.
+
+mod cli_support;
+
+use cli_support::{Fixture, assert_fails, assert_succeeds, bare, program, text};
+use serde_json::Value;
+use tempfile::TempDir;
+
+fn json(path: &std::path::Path) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("{value} is a number"))
+}
+
+/// Runs `retrain` on the fixture with more flags; returns the report.
+fn retrain(folder: &TempDir, flags: &[&str]) -> Value {
+    let fixture = Fixture::get();
+    let report = folder.path().join("run.json");
+    let (model, train, eval) = (fixture.model(), fixture.train(), fixture.eval());
+    let mut args = vec![
+        "retrain", "--model", text(&model), "--train", text(&train), "--eval", text(&eval), "--report", text(&report),
+        "--steps", "20", "--batch", "4", "--accumulate", "1", "--quiet",
+    ];
+    args.extend(flags);
+    let out = assert_succeeds(&program(&args).output().unwrap());
+    assert!(out.contains("perplexity retrained"), "{out}");
+    json(&report)
+}
+
+#[test]
+fn retraining_wins_back_what_pruning_lost_and_what_is_written_says_the_same() {
+    let folder = TempDir::new().unwrap();
+    let out = folder.path().join("out");
+    let report = retrain(&folder, &["--sparsity", "0.6", "--lr", "5e-3", "--out", text(&out), "--rank", "4"]);
+    let perplexity = |name: &str| number(&report["perplexity"][name]);
+    assert!(perplexity("pruned") > 1.05 * perplexity("dense"), "{report}");
+    assert!(perplexity("retrained") < perplexity("pruned"), "{report}");
+    for (field, value) in [("method", "perp"), ("device", "cpu"), ("pattern", "unstructured 0.6"), ("criterion", "magnitude")] {
+        assert_eq!(report[field], value);
+    }
+    // ⌊0.6·n⌋ of each matrix.
+    assert!((number(&report["sparsity"]["weights"]) - 0.6).abs() < 1e-3);
+    assert!(number(&report["sparsity"]["with_adapters"]) < number(&report["sparsity"]["weights"]));
+    assert!(number(&report["trainable"]["count"]) > 0.0 && number(&report["trainable"]["percent"]) < 100.0);
+    assert!(number(&report["tokens_per_second"]) > 0.0);
+    for phase in ["prune", "retrain", "eval"] {
+        assert!(number(&report["seconds"][phase]) > 0.0);
+    }
+    let by_category = report["peak_bytes"]["by_category"].as_object().unwrap();
+    assert_eq!(by_category.values().map(number).sum::<f64>(), number(&report["peak_bytes"]["total"]));
+    let steps = report["steps"].as_array().unwrap();
+    assert_eq!(steps.len(), 20);
+    assert_eq!(number(&steps[0]["lr"]), 0.0);
+    assert!(steps.iter().all(|step| number(&step["loss"]) > 0.0 && number(&step["grad_norm"]) > 0.0));
+
+    let fixture = Fixture::get();
+    let second = folder.path().join("eval.json");
+    let args = [
+        "eval", "--model", text(&out), "--adapter", text(&out.join("adapter")), "--eval", text(&fixture.eval()),
+        "--report", text(&second), "--batch", "4",
+    ];
+    assert_succeeds(&program(&args).output().unwrap());
+    let read_back = json(&second);
+    assert!((number(&read_back["perplexity"]) / perplexity("retrained") - 1.0).abs() < 1e-5, "{read_back}");
+    assert_eq!(read_back["sparsity"]["weights"], report["sparsity"]["weights"]);
+
+    let listed = assert_succeeds(&bare(&["inspect", text(&out), "--json"]).output().unwrap());
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(listed["layer_matrices"]["sparsity"], report["sparsity"]["weights"]);
+    let table = assert_succeeds(&bare(&["inspect", "--model", text(&out)]).output().unwrap());
+    assert!(table.contains("model.decoder.layers.1.self_attn.v_proj.weight"), "{table}");
+}
+
+#[test]
+fn every_method_and_part_trains_and_lowers_the_loss() {
+    for flags in [
+        &["--method", "biases"][..],
+        &["--method", "norms"],
+        &["--method", "probe"],
+        &["--method", "full"],
+        &["--parts", "lora", "--targets", "all-linear"],
+        &["--parts", "norms,head", "--rank", "2"],
+        &["--pattern", "2:4", "--checkpointing", "on"],
+        &["--criterion", "random", "--sparsity", "0.3"],
+    ] {
+        let folder = TempDir::new().unwrap();
+        let report = retrain(&folder, &[flags, &["--lr", "2e-3"]].concat());
+        let (pruned, retrained) = (number(&report["perplexity"]["pruned"]), number(&report["perplexity"]["retrained"]));
+        assert!(retrained < pruned, "{flags:?}: {pruned} → {retrained}");
+    }
+}
+
+#[test]
+fn cycles_prune_step_by_step_and_keep_every_zero() {
+    let folder = TempDir::new().unwrap();
+    for method in ["perp", "full"] {
+        let report = retrain(&folder, &["--sparsity", "0.75", "--cycles", "2", "--method", method]);
+        let cycles = report["cycles"].as_array().unwrap();
+        assert_eq!(cycles.iter().map(|c| number(&c["sparsity"])).collect::<Vec<_>>(), [0.5, 0.75]);
+        assert_eq!(report["steps"].as_array().unwrap().len(), 40);
+        assert!((number(&report["sparsity"]["weights"]) - 0.75).abs() < 1e-3);
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run_whatever_checkpointing_and_another_seed_another() {
+    let folder = TempDir::new().unwrap();
+    let losses = |flags: &[&str]| -> Vec<f64> {
+        let report = retrain(&folder, flags);
+        report["steps"].as_array().unwrap().iter().map(|step| number(&step["loss"])).collect()
+    };
+    let first = losses(&["--seed", "7"]);
+    assert_eq!(first, losses(&["--seed", "7", "--checkpointing", "on"]));
+    assert_ne!(first, losses(&["--seed", "8"]));
+}
+
+#[test]
+fn flags_come_from_a_file_and_the_command_line_wins() {
+    let fixture = Fixture::get();
+    let folder = TempDir::new().unwrap();
+    let config = folder.path().join("run.toml");
+    let report = folder.path().join("run.json");
+    let toml = format!(
+        "model = {:?}\ntrain = [{:?}]\neval = {:?}\npattern = '2:4'\nsteps = 3\nbatch = 2\naccumulate = 1\n\
+         targets = ['q_proj', 'fc1']\nlr = 1e-3\nquiet = true\nreport = {:?}\n",
+        fixture.model(), fixture.train(), fixture.eval(), report
+    );
+    std::fs::write(&config, toml).unwrap();
+    assert_succeeds(&program(&["retrain", "--config", text(&config), "--steps", "2", "--sparsity", "0.5"]).output().unwrap());
+    let written = json(&report);
+    assert_eq!(written["pattern"], "unstructured 0.5");
+    assert_eq!(written["config"]["targets"], serde_json::json!(["q_proj", "fc1"]));
+    assert_eq!(written["steps"].as_array().unwrap().len(), 2);
+
+    std::fs::write(&config, "modle = 'x'\n").unwrap();
+    let output = program(&["retrain", "--config", text(&config)]).output().unwrap();
+    assert_fails(&output, 2, &["unknown key 'modle'", "did you mean 'model'"]);
+    std::fs::write(&config, "steps = [\n").unwrap();
+    assert_fails(&program(&["retrain", "--config", text(&config)]).output().unwrap(), 2, &["run.toml"]);
+}
+
+#[test]
+fn profile_needs_no_weights_and_says_whether_it_fits() {
+    let out = assert_succeeds(&bare(&["profile", "--model", "opt-30b", "--gpu", "a100-40gb", "--json"]).output().unwrap());
+    let plan: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(plan["fits"], true);
+    assert_eq!(plan["trainable"]["count"], 27_426_304);
+    assert!(number(&plan["estimated_seconds"]) > 0.0);
+    assert!(plan["kernels"].as_array().unwrap().len() > 10);
+    let out = assert_succeeds(&bare(&["profile", "--model", "opt-30b", "--gpu", "rtx4090"]).output().unwrap());
+    assert!(out.contains("does not fit") && out.contains("estimate"), "{out}");
+    let config = Fixture::get().path("config.json");
+    let out = assert_succeeds(&bare(&["profile", "--model", text(&config), "--method", "norms"]).output().unwrap());
+    assert!(out.contains("linear_backward_input") && out.contains("fits"), "{out}");
+}
+
+#[test]
+fn prune_writes_exact_zeros_and_leaves_the_other_bits_alone() {
+    let fixture = Fixture::get();
+    let folder = TempDir::new().unwrap();
+    let out = folder.path().join("pruned");
+    let args = ["prune", "--model", text(&fixture.model()), "--pattern", "4:8", "--out", text(&out), "--quiet"];
+    assert_succeeds(&program(&args).output().unwrap());
+    let read = |path: std::path::PathBuf| std::fs::read(path.join("model.safetensors")).unwrap();
+    let (before, after) = (read(fixture.model()), read(out.clone()));
+    let tensors = |bytes: &[u8]| -> std::collections::BTreeMap<String, Vec<u8>> {
+        let file = safetensors::SafeTensors::deserialize(bytes).unwrap();
+        file.tensors().into_iter().map(|(name, view)| (name, view.data().to_vec())).collect()
+    };
+    let (before, after) = (tensors(&before), tensors(&after));
+    assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>());
+    for (name, old) in &before {
+        let new = &after[name];
+        if !(name.contains("layers.") && name.ends_with("proj.weight") || name.contains(".fc") && name.ends_with("weight")) {
+            assert_eq!(old, new, "{name}");
+            continue;
+        }
+        for (old, new) in old.chunks(32).zip(new.chunks(32)) {
+            let zeros = new.chunks(4).filter(|x| **x == [0; 4]).count();
+            assert_eq!(zeros, 4, "{name}");
+            assert!(old.chunks(4).zip(new.chunks(4)).all(|(old, new)| new == old || *new == [0; 4]), "{name}");
+        }
+    }
+    assert!(out.join("tokenizer.json").is_file() && out.join("config.json").is_file());
+}
