@@ -20,8 +20,22 @@ fn retrain(folder: &TempDir, flags: &[&str]) -> Value {
     let report = folder.path().join("run.json");
     let (model, train, eval) = (fixture.model(), fixture.train(), fixture.eval());
     let mut args = vec![
-        "retrain", "--model", text(&model), "--train", text(&train), "--eval", text(&eval), "--report", text(&report),
-        "--steps", "20", "--batch", "4", "--accumulate", "1", "--quiet",
+        "retrain",
+        "--model",
+        text(&model),
+        "--train",
+        text(&train),
+        "--eval",
+        text(&eval),
+        "--report",
+        text(&report),
+        "--steps",
+        "20",
+        "--batch",
+        "4",
+        "--accumulate",
+        "1",
+        "--quiet",
     ];
     args.extend(flags);
     let out = assert_succeeds(&program(&args).output().unwrap());
@@ -35,9 +49,11 @@ fn retraining_wins_back_what_pruning_lost_and_what_is_written_says_the_same() {
     let out = folder.path().join("out");
     let report = retrain(&folder, &["--sparsity", "0.6", "--lr", "5e-3", "--out", text(&out), "--rank", "4"]);
     let perplexity = |name: &str| number(&report["perplexity"][name]);
-    assert!(perplexity("pruned") > 1.05 * perplexity("dense"), "{report}");
-    assert!(perplexity("retrained") < perplexity("pruned"), "{report}");
-    for (field, value) in [("method", "perp"), ("device", "cpu"), ("pattern", "unstructured 0.6"), ("criterion", "magnitude")] {
+    assert!(perplexity("pruned") > 1.05 * perplexity("dense"), "{}", report["perplexity"]);
+    assert!(perplexity("retrained") < perplexity("pruned"), "{}", report["perplexity"]);
+    for (field, value) in
+        [("method", "perp"), ("device", "cpu"), ("pattern", "unstructured 0.6"), ("criterion", "magnitude")]
+    {
         assert_eq!(report[field], value);
     }
     // ⌊0.6·n⌋ of each matrix.
@@ -57,9 +73,19 @@ fn retraining_wins_back_what_pruning_lost_and_what_is_written_says_the_same() {
 
     let fixture = Fixture::get();
     let second = folder.path().join("eval.json");
+    let (adapter, text_file) = (out.join("adapter"), fixture.eval());
     let args = [
-        "eval", "--model", text(&out), "--adapter", text(&out.join("adapter")), "--eval", text(&fixture.eval()),
-        "--report", text(&second), "--batch", "4",
+        "eval",
+        "--model",
+        text(&out),
+        "--adapter",
+        text(&adapter),
+        "--eval",
+        text(&text_file),
+        "--report",
+        text(&second),
+        "--batch",
+        "4",
     ];
     assert_succeeds(&program(&args).output().unwrap());
     let read_back = json(&second);
@@ -125,10 +151,15 @@ fn flags_come_from_a_file_and_the_command_line_wins() {
     let toml = format!(
         "model = {:?}\ntrain = [{:?}]\neval = {:?}\npattern = '2:4'\nsteps = 3\nbatch = 2\naccumulate = 1\n\
          targets = ['q_proj', 'fc1']\nlr = 1e-3\nquiet = true\nreport = {:?}\n",
-        fixture.model(), fixture.train(), fixture.eval(), report
+        fixture.model(),
+        fixture.train(),
+        fixture.eval(),
+        report
     );
     std::fs::write(&config, toml).unwrap();
-    assert_succeeds(&program(&["retrain", "--config", text(&config), "--steps", "2", "--sparsity", "0.5"]).output().unwrap());
+    assert_succeeds(
+        &program(&["retrain", "--config", text(&config), "--steps", "2", "--sparsity", "0.5"]).output().unwrap(),
+    );
     let written = json(&report);
     assert_eq!(written["pattern"], "unstructured 0.5");
     assert_eq!(written["config"]["targets"], serde_json::json!(["q_proj", "fc1"]));
@@ -143,7 +174,8 @@ fn flags_come_from_a_file_and_the_command_line_wins() {
 
 #[test]
 fn profile_needs_no_weights_and_says_whether_it_fits() {
-    let out = assert_succeeds(&bare(&["profile", "--model", "opt-30b", "--gpu", "a100-40gb", "--json"]).output().unwrap());
+    let out =
+        assert_succeeds(&bare(&["profile", "--model", "opt-30b", "--gpu", "a100-40gb", "--json"]).output().unwrap());
     let plan: Value = serde_json::from_str(&out).unwrap();
     assert_eq!(plan["fits"], true);
     assert_eq!(plan["trainable"]["count"], 27_426_304);
@@ -161,7 +193,8 @@ fn prune_writes_exact_zeros_and_leaves_the_other_bits_alone() {
     let fixture = Fixture::get();
     let folder = TempDir::new().unwrap();
     let out = folder.path().join("pruned");
-    let args = ["prune", "--model", text(&fixture.model()), "--pattern", "4:8", "--out", text(&out), "--quiet"];
+    let model = fixture.model();
+    let args = ["prune", "--model", text(&model), "--pattern", "4:8", "--out", text(&out), "--quiet"];
     assert_succeeds(&program(&args).output().unwrap());
     let read = |path: std::path::PathBuf| std::fs::read(path.join("model.safetensors")).unwrap();
     let (before, after) = (read(fixture.model()), read(out.clone()));
@@ -173,7 +206,9 @@ fn prune_writes_exact_zeros_and_leaves_the_other_bits_alone() {
     assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>());
     for (name, old) in &before {
         let new = &after[name];
-        if !(name.contains("layers.") && name.ends_with("proj.weight") || name.contains(".fc") && name.ends_with("weight")) {
+        if !(name.contains("layers.") && name.ends_with("proj.weight")
+            || name.contains(".fc") && name.ends_with("weight"))
+        {
             assert_eq!(old, new, "{name}");
             continue;
         }

@@ -55,6 +55,7 @@ fn usage_errors_name_the_flag_and_exit_with_2() {
         (&["--method", "lora"], &["lora", "biases, norms, probe, perp, full"]),
         (&["--criterion", "wanda2"], &["magnitude, random"]),
         (&["--steps", "0"], &["--steps", "at least 1"]),
+        (&["--lr", "-1"], &["--lr", "expected a number"]),
         (&["--lr", "fast"], &["--lr", "expected a number"]),
         (&["--warmup", "2"], &["--warmup", "[0, 1]"]),
         (&["--seq-len", "33"], &["--seq-len 33", "context of 32"]),
@@ -155,10 +156,10 @@ fn a_pattern_that_does_not_divide_is_refused_before_anything_is_read() {
 #[test]
 fn a_plan_that_does_not_fit_says_by_how_much() {
     let model = Fixture::get().model();
-    refused(&model, &["--memory-budget", "1MiB"], 1, &["the plan does not fit", "1.00 MiB are available", "short"]);
+    refused(&model, &["--memory-budget", "64KiB"], 1, &["the plan does not fit", "64.00 KiB are available", "short"]);
     refused(
         &model,
-        &["--memory-budget", "1MiB", "--checkpointing", "off"],
+        &["--memory-budget", "64KiB", "--checkpointing", "off"],
         1,
         &["--checkpointing on", "--batch", "would need less"],
     );
@@ -180,8 +181,7 @@ fn an_output_that_exists_is_never_written_over() {
     assert_fails(&program(&args).output().unwrap(), 1, &["never written over"]);
     assert_eq!(before, std::fs::read(model.join("model.safetensors")).unwrap());
     let (train, missing) = (fixture.train(), fixture.path("no/such/folder/run.json"));
-    let args =
-        ["retrain", "--model", text(&model), "--train", text(&train), "--report", text(&missing), "--quiet"];
+    let args = ["retrain", "--model", text(&model), "--train", text(&train), "--report", text(&missing), "--quiet"];
     assert_fails(&program(&args).output().unwrap(), 2, &["--report", "no folder"]);
 }
 

@@ -131,11 +131,8 @@ fn trainable_counts_are_the_published_ones() {
 #[test]
 fn opt_30b_at_half_sparsity_is_planned_to_fit_40_gb() {
     let device = Device::meta(Backend::Cuda, 1);
-    let pruning = Pruning {
-        criterion: Criterion::Magnitude,
-        pattern: Pattern::Unstructured { sparsity: 0.5 },
-        seed: 0,
-    };
+    let pruning =
+        Pruning { criterion: Criterion::Magnitude, pattern: Pattern::Unstructured { sparsity: 0.5 }, seed: 0 };
     let loader = Loader::new(&device, Source::Absent(DType::F16)).on_linear(move |l| prune_linear(l, &pruning));
     let config = models::builtin("opt-30b").unwrap();
     let mut model = models::from_config(&config).unwrap().build(&loader).unwrap();

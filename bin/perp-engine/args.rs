@@ -73,7 +73,7 @@ pub struct PruneArgs {
     #[arg(long, default_value = "magnitude", value_parser = |s: &str| s.parse::<Criterion>(), value_name = "NAME")]
     pub criterion: Criterion,
     /// Share of each matrix's weights to remove, in [0, 1) [default: 0.5].
-    #[arg(long, value_parser = sparsity, conflicts_with = "pattern", value_name = "SHARE")]
+    #[arg(long, value_parser = sparsity, allow_negative_numbers = true, conflicts_with = "pattern", value_name = "SHARE")]
     pub sparsity: Option<f64>,
     /// Keep n of every m consecutive weights of a row, such as 2:4 or 4:8.
     #[arg(long, value_parser = |s: &str| s.parse::<Pattern>(), value_name = "N:M")]
@@ -107,7 +107,7 @@ pub struct MethodArgs {
     #[arg(long, default_value_t = 16, value_parser = positive, value_name = "R")]
     pub rank: usize,
     /// LoRA's α: the update is scaled by α/rank.
-    #[arg(long, default_value_t = 32.0, value_parser = above_zero, value_name = "ALPHA")]
+    #[arg(long, default_value_t = 32.0, value_parser = above_zero, allow_negative_numbers = true, value_name = "ALPHA")]
     pub alpha: f64,
     /// Linear layers with LoRA, by name (q_proj, fc1, …), or all-linear.
     #[arg(long, value_delimiter = ',', default_value = "q_proj,v_proj", value_name = "NAME,…")]
@@ -170,16 +170,16 @@ pub struct OptimizerArgs {
     #[arg(long, value_parser = positive, value_name = "N")]
     pub steps: Option<usize>,
     /// Largest learning rate of AdamW [default: 5e-4].
-    #[arg(long, value_parser = at_least_zero, value_name = "RATE")]
+    #[arg(long, value_parser = at_least_zero, allow_negative_numbers = true, value_name = "RATE")]
     pub lr: Option<f64>,
     /// Share of the steps over which the learning rate rises from 0; then it falls linearly to 0.
-    #[arg(long, default_value_t = 0.1, value_parser = share, value_name = "SHARE")]
+    #[arg(long, default_value_t = 0.1, value_parser = share, allow_negative_numbers = true, value_name = "SHARE")]
     pub warmup: f64,
     /// Largest L2 norm of all gradients together; 0 for no clipping.
-    #[arg(long, default_value_t = 1.0, value_parser = at_least_zero, value_name = "NORM")]
+    #[arg(long, default_value_t = 1.0, value_parser = at_least_zero, allow_negative_numbers = true, value_name = "NORM")]
     pub clip: f64,
     /// Decoupled weight decay.
-    #[arg(long, default_value_t = 0.0, value_parser = at_least_zero, value_name = "RATE")]
+    #[arg(long, default_value_t = 0.0, value_parser = at_least_zero, allow_negative_numbers = true, value_name = "RATE")]
     pub weight_decay: f64,
     /// Seed of everything random: the order of the training windows, LoRA's start, random pruning.
     #[arg(long, default_value_t = 0, value_name = "N")]

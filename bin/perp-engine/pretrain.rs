@@ -117,8 +117,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         task.update(record.step as u64, &format!("loss {smooth:.3} lr {:.1e} {rate:.0} tok/s", record.lr));
     };
     let mut sampler = TrainSampler::new(windows, seed)?;
-    let records =
-        retrain::train(&*model, params, &stream, &mut sampler, shape.seq_len, &training, &mut on_step)?;
+    let records = retrain::train(&*model, params, &stream, &mut sampler, shape.seq_len, &training, &mut on_step)?;
     task.finish(&format!("{} steps, loss {smooth:.3}", training.steps));
     let peak = device.memory().peak();
     let mut seconds = Seconds { retrain: start.elapsed().as_secs_f64(), ..Seconds::default() };

@@ -45,7 +45,9 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<(), Failure> {
     if args.out.is_none() && args.eval.eval.is_empty() {
-        return Err(Failure::usage("nothing to do: name --out to write the pruned model, --eval to measure it, or both"));
+        return Err(Failure::usage(
+            "nothing to do: name --out to write the pruned model, --eval to measure it, or both",
+        ));
     }
     args.out.as_ref().map_or(Ok(()), OutputFolder::check)?;
     args.report.as_deref().map_or(Ok(()), report::check)?;

@@ -344,11 +344,7 @@ impl Run<'_> {
             tokens_per_second: report::median_tokens_per_second(&records),
             seconds: Seconds { ..*seconds },
             peak_bytes: PeakBytes::of(&outcome.peak),
-            cycles: outcome
-                .cycles
-                .iter()
-                .map(|cycle| Cycle { ..*cycle })
-                .collect(),
+            cycles: outcome.cycles.iter().map(|cycle| Cycle { ..*cycle }).collect(),
             steps: outcome.records.iter().map(|(cycle, record)| Step::of(record, *cycle)).collect(),
             config: self.configuration(),
         }
@@ -368,7 +364,10 @@ impl Run<'_> {
                 "trainable parameters",
                 format!("{} ({:.2} %)", tables::count(outcome.counts.trainable), outcome.counts.trainable_percent()),
             ),
-            row("tokens a second", report::median_tokens_per_second(&records).map_or("–".into(), |r| format!("{r:.0}"))),
+            row(
+                "tokens a second",
+                report::median_tokens_per_second(&records).map_or("–".into(), |r| format!("{r:.0}")),
+            ),
             row("peak memory of training", tables::bytes(outcome.peak.total)),
         ];
         let title = format!("{} · {} · {}", self.opened.path.display(), self.pattern, self.args.method.label());

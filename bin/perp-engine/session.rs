@@ -170,14 +170,10 @@ impl Evaluation<'_> {
         let start = Instant::now();
         let windows = (self.tokens.len() / self.seq_len).min(self.max_windows.unwrap_or(usize::MAX));
         let mut task = self.console.task("evaluate", windows as u64);
-        let perplexity = evaluate::perplexity(
-            model,
-            self.tokens,
-            self.seq_len,
-            self.batch,
-            self.max_windows,
-            &mut |done, _| task.update(done as u64, name),
-        )?;
+        let perplexity =
+            evaluate::perplexity(model, self.tokens, self.seq_len, self.batch, self.max_windows, &mut |done, _| {
+                task.update(done as u64, name)
+            })?;
         task.finish(&format!("{name} perplexity {:.2} ({} windows)", perplexity.value, perplexity.windows));
         *seconds += start.elapsed().as_secs_f64();
         Ok(perplexity.value)

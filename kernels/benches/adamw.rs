@@ -7,8 +7,7 @@ use kernels::ops::adamw::{self, Slot, Step};
 use kernels::{Buffer, Device};
 use support::{group, moves, upload};
 
-const STEP: Step =
-    Step { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, step: 10, grad_scale: 1.0 };
+const STEP: Step = Step { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, step: 10, grad_scale: 1.0 };
 
 fn benchmark(c: &mut Criterion) {
     let device = Device::cpu();

@@ -1,5 +1,8 @@
 //! Runs the program on a small model that it makes itself.
 
+// Each test file uses a part of this.
+#![allow(dead_code)]
+
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::OnceLock;
@@ -56,14 +59,30 @@ impl Fixture {
             let fixture = Fixture { folder };
             let novel = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/austen/persuasion.txt");
             let novel = std::fs::read_to_string(novel).unwrap();
-            let part = |range: std::ops::Range<usize>| novel.chars().skip(range.start).take(range.len()).collect::<String>();
+            let part =
+                |range: std::ops::Range<usize>| novel.chars().skip(range.start).take(range.len()).collect::<String>();
             std::fs::write(fixture.train(), part(0..60_000)).unwrap();
             std::fs::write(fixture.eval(), part(60_000..70_000)).unwrap();
             std::fs::write(fixture.path("config.json"), SMALL_OPT).unwrap();
             let (config, train, eval) = (fixture.path("config.json"), fixture.train(), fixture.eval());
+            let model = fixture.model();
             let args = [
-                "pretrain", "--model", text(&config), "--train", text(&train), "--eval", text(&eval), "--out",
-                text(&fixture.model()), "--steps", "150", "--batch", "8", "--lr", "5e-3", "--quiet",
+                "pretrain",
+                "--model",
+                text(&config),
+                "--train",
+                text(&train),
+                "--eval",
+                text(&eval),
+                "--out",
+                text(&model),
+                "--steps",
+                "700",
+                "--batch",
+                "8",
+                "--lr",
+                "5e-3",
+                "--quiet",
             ];
             assert_succeeds(&program(&args).output().unwrap());
             fixture
@@ -100,5 +119,5 @@ impl Fixture {
 const SMALL_OPT: &str = r#"{
     "model_type": "opt", "architectures": ["OPTForCausalLM"], "vocab_size": 300, "hidden_size": 32,
     "num_hidden_layers": 2, "ffn_dim": 64, "num_attention_heads": 2, "max_position_embeddings": 32,
-    "word_embed_proj_dim": 32, "torch_dtype": "float32"
+    "word_embed_proj_dim": 32, "init_std": 0.1, "torch_dtype": "float32"
 }"#;

@@ -24,15 +24,8 @@ pub fn attention(tape: &mut Tape, q: Var, k: Var, v: Var, shape: &Attention) -> 
     let saved = inputs.clone().map(Var::into_tensor);
     Ok(tape.record(out, &inputs.each_ref(), move |_, d_out| {
         let [q, k, v] = saved;
-        let gradients = op::backward(
-            &shape,
-            d_out.into_buffer()?,
-            q.buffer(),
-            k.buffer(),
-            v.buffer(),
-            saved_out.buffer(),
-            &lse,
-        )?;
+        let gradients =
+            op::backward(&shape, d_out.into_buffer()?, q.buffer(), k.buffer(), v.buffer(), saved_out.buffer(), &lse)?;
         let gradient = |of: &Tensor, buffer| Tensor::new(buffer, of.rows(), of.cols());
         let all = [gradient(&q, gradients.dq), gradient(&k, gradients.dk), gradient(&v, gradients.dv)];
         Ok(all.into_iter().zip(wanted).map(|(gradient, wanted)| wanted.then_some(gradient)).collect())

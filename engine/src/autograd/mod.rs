@@ -130,11 +130,7 @@ impl Tape {
     ///
     /// # Errors
     /// Those of `forward`.
-    pub fn segment(
-        &mut self,
-        input: Var,
-        forward: impl Fn(&mut Tape, Var) -> Result<Var> + 'static,
-    ) -> Result<Var> {
+    pub fn segment(&mut self, input: Var, forward: impl Fn(&mut Tape, Var) -> Result<Var> + 'static) -> Result<Var> {
         if !(self.recording && self.checkpointing) {
             return forward(self, input);
         }

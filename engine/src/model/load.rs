@@ -107,11 +107,8 @@ impl<'a> Loader<'a> {
     /// As [`Loader::linear`].
     pub fn head(&self, tied: bool, embedding: &Embedding) -> Result<Head> {
         let table = &embedding.weight;
-        let weight = if tied {
-            table.clone()
-        } else {
-            Arc::new(self.weight("lm_head.weight", table.rows(), table.cols())?)
-        };
+        let weight =
+            if tied { table.clone() } else { Arc::new(self.weight("lm_head.weight", table.rows(), table.cols())?) };
         Ok(Head { name: "lm_head".into(), weight, tied, lora: None })
     }
 
@@ -142,7 +139,8 @@ impl<'a> Loader<'a> {
 
 /// The tensor under its name, or under the name that files of the bare decoder use (no leading `model.`).
 fn find<'a>(folder: &'a ModelFolder, name: &str, shape: &[usize]) -> Result<&'a TensorInfo> {
-    let bare = name.strip_prefix("model.").filter(|bare| folder.tensor(name).is_none() && folder.tensor(bare).is_some());
+    let bare =
+        name.strip_prefix("model.").filter(|bare| folder.tensor(name).is_none() && folder.tensor(bare).is_some());
     Ok(folder.expect(bare.unwrap_or(name), shape)?)
 }
 

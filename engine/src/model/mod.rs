@@ -58,10 +58,7 @@ impl TokenBatch {
     /// For each token the one after it in its sequence, [`IGNORED`](kernels::ops::head_loss::IGNORED) for the last.
     pub fn targets(&self) -> Vec<u32> {
         let last = kernels::ops::head_loss::IGNORED;
-        self.tokens
-            .chunks(self.seq_len)
-            .flat_map(|row| row[1..].iter().copied().chain(std::iter::once(last)))
-            .collect()
+        self.tokens.chunks(self.seq_len).flat_map(|row| row[1..].iter().copied().chain(std::iter::once(last))).collect()
     }
 
     /// Predictions: B·(T−1).

@@ -15,12 +15,7 @@ use crate::tensor::Param;
 ///
 /// # Errors
 /// What the file system refuses.
-pub fn save(
-    model: &mut dyn Model,
-    out: &OutputFolder,
-    subfolder: Option<&str>,
-    base_model: &str,
-) -> Result<bool> {
+pub fn save(model: &mut dyn Model, out: &OutputFolder, subfolder: Option<&str>, base_model: &str) -> Result<bool> {
     let mut pairs: Vec<(String, Vec<f32>, Vec<f32>)> = Vec::new();
     let mut config = AdapterConfig {
         rank: 0,

@@ -58,9 +58,10 @@ impl FromStr for Method {
     type Err = String;
 
     fn from_str(name: &str) -> std::result::Result<Method, String> {
-        Method::ALL.into_iter().find(|method| method.name() == name).ok_or_else(|| {
-            format!("unknown method '{name}': one of {}", Method::ALL.map(Method::name).join(", "))
-        })
+        Method::ALL
+            .into_iter()
+            .find(|method| method.name() == name)
+            .ok_or_else(|| format!("unknown method '{name}': one of {}", Method::ALL.map(Method::name).join(", ")))
     }
 }
 

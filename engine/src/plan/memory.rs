@@ -15,8 +15,7 @@ fn system() -> Option<u64> {
 }
 
 fn control_group() -> Option<u64> {
-    let read = |name: &str| -> Option<u64> {
-        fs::read_to_string(format!("/sys/fs/cgroup/{name}")).ok()?.trim().parse().ok()
-    };
+    let read =
+        |name: &str| -> Option<u64> { fs::read_to_string(format!("/sys/fs/cgroup/{name}")).ok()?.trim().parse().ok() };
     Some(read("memory.max")?.saturating_sub(read("memory.current")?))
 }

@@ -34,9 +34,7 @@ pub fn prune_linear(linear: &mut Linear, pruning: &Pruning) -> Result<()> {
                 return Ok(());
             }
             let pruned = match weight {
-                FrozenWeight::Dense(dense) => {
-                    FrozenWeight::pruned(&device, dense.values(), rows, cols, &mask, kept)?
-                }
+                FrozenWeight::Dense(dense) => FrozenWeight::pruned(&device, dense.values(), rows, cols, &mask, kept)?,
                 FrozenWeight::Sparse(_) => {
                     let dense = expand(&device, weight)?;
                     FrozenWeight::pruned(&device, &dense, rows, cols, &mask, kept)?
@@ -58,11 +56,7 @@ pub fn prune_linear(linear: &mut Linear, pruning: &Pruning) -> Result<()> {
 ///
 /// # Errors
 /// As [`prune_linear`].
-pub fn prune_model(
-    model: &mut dyn Model,
-    pruning: &Pruning,
-    progress: &mut dyn FnMut(usize, usize),
-) -> Result<()> {
+pub fn prune_model(model: &mut dyn Model, pruning: &Pruning, progress: &mut dyn FnMut(usize, usize)) -> Result<()> {
     let mut all = 0;
     model.visit(&mut |module| {
         all += usize::from(matches!(module, Module::Linear(linear) if linear.prunable));

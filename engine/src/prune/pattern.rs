@@ -28,7 +28,11 @@ impl Pattern {
     /// # Errors
     /// A sparsity outside [0, 1).
     pub fn unstructured(sparsity: f64) -> Result<Pattern> {
-        if (0.0..1.0).contains(&sparsity) { Ok(Pattern::Unstructured { sparsity }) } else { Err(Error::Sparsity(sparsity)) }
+        if (0.0..1.0).contains(&sparsity) {
+            Ok(Pattern::Unstructured { sparsity })
+        } else {
+            Err(Error::Sparsity(sparsity))
+        }
     }
 
     /// The share of entries that go.

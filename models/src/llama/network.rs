@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use engine::autograd::{
-    Attention, RotaryTable, Tape, Var, add, attention, embedding, linear, norm, rotary, silu_gate,
-};
+use engine::autograd::{Attention, RotaryTable, Tape, Var, add, attention, embedding, linear, norm, rotary, silu_gate};
 use engine::error::{Error, Result};
 use engine::model::{
     Embedding, Head, Linear, Loader, Model, ModelInfo, Module, Norm, NormKind, TokenBatch, between_steps,

@@ -61,13 +61,7 @@ pub fn lookup_gradient(dy: &Buffer, tokens: &[u32], d_table: &mut Buffer) -> Res
 ///
 /// # Errors
 /// More positions than the table has, or lengths that do not fit.
-pub fn position_gradient(
-    dy: &Buffer,
-    cols: usize,
-    tokens: usize,
-    offset: usize,
-    d_table: &mut Buffer,
-) -> Result<()> {
+pub fn position_gradient(dy: &Buffer, cols: usize, tokens: usize, offset: usize, d_table: &mut Buffer) -> Result<()> {
     const OP: &str = "position_embedding_gradient";
     expect_len(OP, "dy", dy.len(), dy.len() / cols.max(1) * cols)?;
     check_positions(OP, tokens, offset, d_table.len() / cols.max(1))?;

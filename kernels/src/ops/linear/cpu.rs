@@ -35,15 +35,7 @@ pub(super) fn forward(
     }
 }
 
-pub(super) fn lora_down(
-    isa: Isa,
-    dy: &[f32],
-    n: usize,
-    rows: usize,
-    lora: Lora<'_>,
-    v: &mut [f32],
-    work: &mut [f32],
-) {
+pub(super) fn lora_down(isa: Isa, dy: &[f32], n: usize, rows: usize, lora: Lora<'_>, v: &mut [f32], work: &mut [f32]) {
     let b = Strided::rows(lora.b.f32(), lora.rank);
     let dims = Dims { m: n, n: lora.rank, k: rows };
     gemm(isa, dims, Strided::rows(dy, rows), &b, v, lora.rank, Epilogue::default(), work);
@@ -95,14 +87,7 @@ pub(super) fn lora_gradients(
     gemm(isa, Dims { m: rows, n: rank, k: n }, dyt, &u, d_b, rank, ADD, work);
 }
 
-pub(super) fn weight_gradient(
-    isa: Isa,
-    dims: Dims,
-    x: &[f32],
-    dy: &[f32],
-    d_weight: &mut [f32],
-    work: &mut [f32],
-) {
+pub(super) fn weight_gradient(isa: Isa, dims: Dims, x: &[f32], dy: &[f32], d_weight: &mut [f32], work: &mut [f32]) {
     let (dyt, x) = (Strided::transposed(dy, dims.m), Strided::rows(x, dims.n));
     gemm(isa, dims, dyt, &x, d_weight, dims.n, ADD, work);
 }

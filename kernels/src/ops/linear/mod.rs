@@ -104,8 +104,7 @@ pub fn lora_down(device: &Device, dy: &Buffer, n: usize, weight: WeightRef<'_>, 
     lora.check(OP, &weight)?;
     let mut v = device.alloc(Category::Activations, DType::F32, n * lora.rank)?;
     let mut work = device.cpu_workspace(gemm::workspace_len(Dims { m: n, n: lora.rank, k: weight.rows() }))?;
-    let cost =
-        Cost::new(OP, 2 * n * lora.rank * weight.rows(), dy.size_bytes() + lora.b.size_bytes(), v.size_bytes());
+    let cost = Cost::new(OP, 2 * n * lora.rank * weight.rows(), dy.size_bytes() + lora.b.size_bytes(), v.size_bytes());
     device.run(cost, || {
         cpu::lora_down(Isa::best(), dy.f32(), n, weight.rows(), lora, v.f32_mut(), work.f32_mut());
     });
@@ -131,7 +130,8 @@ pub fn backward_input(
         expect_len(OP, "v", v.len(), n * lora.rank)?;
     }
     let mut dx = device.alloc(Category::Activations, dy.dtype(), n * cols)?;
-    let mut work = device.cpu_workspace(gemm::workspace_len(Dims { m: n, n: cols, k: rows.max(rank(lora.map(|l| l.0))) }))?;
+    let mut work =
+        device.cpu_workspace(gemm::workspace_len(Dims { m: n, n: cols, k: rows.max(rank(lora.map(|l| l.0))) }))?;
     let cost = Cost::new(
         OP,
         weight.product_flops(n) + lora.map_or(0, |(l, _)| 2 * n * l.rank * cols),

@@ -25,8 +25,7 @@ pub struct Operands<'a> {
 impl Operands<'_> {
     /// W + s·B·A.
     fn effective(&self, row: usize, col: usize) -> f64 {
-        let update: f64 =
-            (0..self.rank).map(|r| self.b[row * self.rank + r] * self.a[r * self.cols + col]).sum();
+        let update: f64 = (0..self.rank).map(|r| self.b[row * self.rank + r] * self.a[r * self.cols + col]).sum();
         self.w[row * self.cols + col] + self.scale * update
     }
 

@@ -74,6 +74,8 @@ fn scores_without_an_order_and_patterns_that_do_not_fit_are_named() {
     assert!(message(keep_largest(&device, &[1.0, f32::NAN], 1)).contains("score 1 is NaN"));
     assert!(message(keep_largest(&device, &[-1.0], 1)).contains("score 0 is -1"));
     assert!(message(keep_largest(&device, &[1.0], 2)).contains("2 of 1"));
-    assert!(message(keep_n_of_m(&device, &[1.0; 6], 6, 2, 4)).contains("rows of 6 entries cannot be cut into groups of 4"));
+    assert!(
+        message(keep_n_of_m(&device, &[1.0; 6], 6, 2, 4)).contains("rows of 6 entries cannot be cut into groups of 4")
+    );
     assert!(message(keep_n_of_m(&device, &[1.0; 64], 64, 2, 64)).contains("2:64 is no pattern"));
 }
