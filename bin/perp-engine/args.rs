@@ -228,11 +228,13 @@ fn whole(text: &str, least: usize) -> Result<usize, String> {
     text.parse().ok().filter(|n| *n >= least).ok_or_else(|| format!("expected a whole number of at least {least}"))
 }
 
-fn positive(text: &str) -> Result<usize, String> {
+/// A whole number of at least 1.
+pub fn positive(text: &str) -> Result<usize, String> {
     whole(text, 1)
 }
 
-fn sequence(text: &str) -> Result<usize, String> {
+/// A sequence length: a prediction needs two tokens.
+pub fn sequence(text: &str) -> Result<usize, String> {
     whole(text, 2)
 }
 

@@ -6,7 +6,7 @@ use engine::checkpoint::{Adapter, Tokenizer};
 use engine::{model, peft};
 use serde_json::json;
 
-use crate::args::{EvalArgs, MachineArgs};
+use crate::args::{EvalArgs, MachineArgs, positive, sequence};
 use crate::error::{Failure, print};
 use crate::progress::Console;
 use crate::report;
@@ -25,12 +25,11 @@ pub struct Args {
     #[command(flatten)]
     eval: EvalArgs,
     /// Tokens of a window [default: the model's context].
-    #[arg(long, value_name = "N", help_heading = "Evaluation")]
+    #[arg(long, value_parser = sequence, value_name = "N", help_heading = "Evaluation")]
     seq_len: Option<usize>,
     /// Windows computed at once.
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..), value_name = "N",
-          help_heading = "Evaluation")]
-    batch: u32,
+    #[arg(long, default_value_t = 2, value_parser = positive, value_name = "N", help_heading = "Evaluation")]
+    batch: usize,
     /// Write what was measured to this JSON file.
     #[arg(long, value_name = "FILE", help_heading = "Machine and output")]
     report: Option<PathBuf>,
@@ -55,8 +54,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         peft::attach(&mut *model, adapter)?;
     }
     let max_windows = args.eval.max_windows(0);
-    let batch = args.batch as usize;
-    let evaluation = Evaluation { console: &console, tokens: &tokens, seq_len, batch, max_windows };
+    let evaluation = Evaluation { console: &console, tokens: &tokens, seq_len, batch: args.batch, max_windows };
     let mut seconds = 0.0;
     let perplexity = evaluation.run("model", &*model, &mut seconds)?;
     let sparsity = model::sparsity(&mut *model);

@@ -9,7 +9,7 @@ use engine::plan::{self, GPUS, Gpu, StepPlan, StepShape};
 use kernels::{Backend, DType, Device};
 use serde_json::{Value, json};
 
-use crate::args::{Checkpointing, MethodArgs, PruneArgs};
+use crate::args::{Checkpointing, MethodArgs, PruneArgs, positive, sequence};
 use crate::error::{Failure, print};
 use crate::session::{self, Planned};
 use crate::tables;
@@ -37,13 +37,13 @@ pub struct Args {
     #[command(flatten)]
     method: MethodArgs,
     /// Sequences of a micro-batch.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
-    batch: u32,
+    #[arg(long, default_value_t = 1, value_parser = positive, value_name = "N")]
+    batch: usize,
     /// Micro-batches of a step.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
-    accumulate: u32,
+    #[arg(long, default_value_t = 1, value_parser = positive, value_name = "N")]
+    accumulate: usize,
     /// Tokens of a sequence [default: the model's context].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_parser = sequence, value_name = "N")]
     seq_len: Option<usize>,
     /// Recompute decoder layers in the backward pass to save memory; auto: where the step would not fit otherwise.
     #[arg(long, value_enum, default_value = "auto", value_name = "WHEN")]
@@ -52,8 +52,8 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "f16", value_name = "TYPE")]
     dtype: Stored,
     /// Processor threads to plan for [default: all].
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
-    threads: Option<u32>,
+    #[arg(long, value_parser = positive, value_name = "N")]
+    threads: Option<usize>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -70,13 +70,13 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let architecture = session::open_config(&args.model)?;
     let seq_len = session::sequence_length(args.seq_len, &*architecture)?;
     let set = args.method.train_set();
-    let (batch, accumulate) = (args.batch as usize, args.accumulate as usize);
+    let (batch, accumulate) = (args.batch, args.accumulate);
     let dtype = match args.dtype {
         Stored::F32 => DType::F32,
         Stored::F16 => DType::F16,
         Stored::Bf16 => DType::BF16,
     };
-    let threads = args.threads.map_or_else(rayon::current_num_threads, |threads| threads as usize);
+    let threads = args.threads.unwrap_or_else(rayon::current_num_threads);
     let backend = if args.gpu.is_some() { Backend::Cuda } else { Backend::Cpu };
     let limit = args.gpu.map_or_else(|| plan::available_memory().unwrap_or(u64::MAX), |gpu| gpu.memory_bytes);
     let with = |checkpointing| {

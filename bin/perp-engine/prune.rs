@@ -7,7 +7,7 @@ use engine::checkpoint::{OutputFolder, Tokenizer};
 use engine::model;
 use serde_json::json;
 
-use crate::args::{EvalArgs, MachineArgs, PruneArgs};
+use crate::args::{EvalArgs, MachineArgs, PruneArgs, positive, sequence};
 use crate::error::{Failure, print};
 use crate::progress::Console;
 use crate::report;
@@ -28,10 +28,10 @@ pub struct Args {
     #[command(flatten)]
     eval: EvalArgs,
     /// Tokens of an evaluation window [default: the model's context].
-    #[arg(long, value_name = "N", help_heading = "Evaluation")]
+    #[arg(long, value_parser = sequence, value_name = "N", help_heading = "Evaluation")]
     seq_len: Option<usize>,
     /// Evaluation windows computed at once.
-    #[arg(long, default_value_t = 2, value_name = "N", help_heading = "Evaluation")]
+    #[arg(long, default_value_t = 2, value_parser = positive, value_name = "N", help_heading = "Evaluation")]
     batch: usize,
     /// Write the pruned model to this new folder.
     #[arg(long, value_name = "DIR", help_heading = "Machine and output")]

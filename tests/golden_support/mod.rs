@@ -106,11 +106,11 @@ pub fn assert_scaled(what: &str, got: &[f32], want: &[f32], tolerance: f64, floo
 
 /// A golden model, pruned as it is loaded.
 pub fn build(device: &Device, name: &str, pruning: Option<Pruning>) -> Box<dyn Model> {
-    let folder = ModelFolder::open(&folder().join(name)).unwrap();
+    let folder = ModelFolder::open(folder().join(name)).unwrap();
     let architecture = models::from_config(folder.config()).unwrap();
     let mut loader = Loader::new(device, Source::Folder(&folder));
     if let Some(pruning) = pruning {
-        loader = loader.on_linear(move |linear| Ok(prune_linear(linear, &pruning)?));
+        loader = loader.on_linear(move |linear| prune_linear(linear, &pruning));
     }
     architecture.build(&loader).unwrap()
 }

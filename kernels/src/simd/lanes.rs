@@ -31,6 +31,8 @@ macro_rules! lanewise {
     )* };
 }
 
+// Methods rather than operators: a chain such as `a.mul(b).madd::<FMA>(c, d)` reads in one direction.
+#[allow(clippy::should_implement_trait)]
 impl F32x16 {
     /// All lanes zero.
     pub const ZERO: F32x16 = F32x16([0.0; LANES]);

@@ -159,7 +159,7 @@ simd_fn! {
 }
 
 /// √(8/π): twice the √(2/π) of u.
-const SQRT_8_PI: f32 = 1.595_769_1;
+const SQRT_8_PI: f32 = 1.595_769_2;
 const GELU_CUBIC: f32 = 0.044_715;
 
 /// 2u = √(8/π)·(x + 0.044715·x³)

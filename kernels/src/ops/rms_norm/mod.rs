@@ -50,7 +50,7 @@ pub fn backward(
     x: &Buffer,
     weight: &Buffer,
     rstd: &Buffer,
-    mut d_weight: Option<&mut Buffer>,
+    d_weight: Option<&mut Buffer>,
     input_gradient: bool,
 ) -> Result<Option<Buffer>> {
     const OP: &str = "rms_norm_backward";
@@ -68,7 +68,7 @@ pub fn backward(
     let read = x.size_bytes() + dx.size_bytes() + weight.size_bytes() + rstd.size_bytes();
     device.run(Cost::new(OP, 10 * x.len(), read, written), || {
         let saved = cpu::Saved { x: x.f32(), weight: weight.f32(), rstd: rstd.f32() };
-        if let Some(d_weight) = d_weight.as_deref_mut() {
+        if let Some(d_weight) = d_weight {
             cpu::weight_gradient(Isa::best(), &saved, dx.f32(), d_weight.f32_mut());
         }
         if input_gradient {
