@@ -71,12 +71,22 @@ impl Isa {
 
 /// Compiles one body for every instruction set. The generated function takes the [`Isa`] first:
 ///
-/// ```ignore
+/// ```
+/// use kernels::simd::Isa;
+/// use kernels::simd_fn;
+///
 /// simd_fn! {
 ///     /// x *= a
-///     pub fn scale(x: &mut [f32], a: f32) { for x in x { *x *= a } }
+///     pub fn scale(x: &mut [f32], a: f32) {
+///         for x in x {
+///             *x *= a;
+///         }
+///     }
 /// }
-/// scale(Isa::best(), &mut x, 2.0);
+///
+/// let mut x = [1.0, 2.0];
+/// scale(Isa::best(), &mut x, 3.0);
+/// assert_eq!(x, [3.0, 6.0]);
 /// ```
 ///
 /// In the body the constant `FMA` says whether multiply-adds fuse; pass it on to [`madd`] and the methods of [`F32x16`].

@@ -1,6 +1,8 @@
 //! Sums of activations: residual connections, and gradients that meet.
 
 mod cpu;
+#[doc(hidden)]
+pub mod reference;
 
 use crate::device::{Buffer, Cost};
 use crate::error::{Result, expect_len};

@@ -4,6 +4,8 @@
 //! row's gradient to the table's row; several tokens may share one.
 
 mod cpu;
+#[doc(hidden)]
+pub mod reference;
 #[cfg(test)]
 mod tests;
 

@@ -2,6 +2,8 @@
 //! tensors nor of threads changes its bits.
 
 mod cpu;
+#[doc(hidden)]
+pub mod reference;
 #[cfg(test)]
 mod tests;
 

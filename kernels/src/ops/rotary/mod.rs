@@ -6,6 +6,8 @@
 //! rotation by −θ times m.
 
 mod cpu;
+#[doc(hidden)]
+pub mod reference;
 #[cfg(test)]
 mod tests;
 
