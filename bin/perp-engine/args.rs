@@ -44,6 +44,21 @@ pub struct MachineArgs {
     /// Say nothing but the result.
     #[arg(long)]
     pub quiet: bool,
+    /// Write everything measured to this JSON file.
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+}
+
+/// Evaluation windows of commands that do not train.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Evaluation")]
+pub struct WindowArgs {
+    /// Tokens of a window [default: the model's context].
+    #[arg(long, value_parser = sequence, value_name = "N")]
+    pub seq_len: Option<usize>,
+    /// Windows computed at once.
+    #[arg(long, default_value_t = 2, value_parser = positive, value_name = "N")]
+    pub batch: usize,
 }
 
 /// Evaluation text and windows.

@@ -6,7 +6,7 @@ use engine::checkpoint::{Adapter, Tokenizer};
 use engine::{model, peft};
 use serde_json::json;
 
-use crate::args::{EvalArgs, MachineArgs, positive, sequence};
+use crate::args::{EvalArgs, MachineArgs, WindowArgs};
 use crate::error::{Failure, print};
 use crate::progress::Console;
 use crate::report;
@@ -24,15 +24,8 @@ pub struct Args {
     adapter: Option<PathBuf>,
     #[command(flatten)]
     eval: EvalArgs,
-    /// Tokens of a window [default: the model's context].
-    #[arg(long, value_parser = sequence, value_name = "N", help_heading = "Evaluation")]
-    seq_len: Option<usize>,
-    /// Windows computed at once.
-    #[arg(long, default_value_t = 2, value_parser = positive, value_name = "N", help_heading = "Evaluation")]
-    batch: usize,
-    /// Write what was measured to this JSON file.
-    #[arg(long, value_name = "FILE", help_heading = "Machine and output")]
-    report: Option<PathBuf>,
+    #[command(flatten)]
+    windows: WindowArgs,
     #[command(flatten)]
     machine: MachineArgs,
 }
@@ -41,11 +34,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     if args.eval.eval.is_empty() {
         return Err(Failure::usage("--eval is missing: name .txt or .jsonl files to evaluate on"));
     }
-    args.report.as_deref().map_or(Ok(()), report::check)?;
+    args.machine.report.as_deref().map_or(Ok(()), report::check)?;
     let console = Console::new(args.machine.quiet);
     let device = session::device(&args.machine)?;
     let opened = session::open(&args.model)?;
-    let seq_len = session::sequence_length(args.seq_len, &*opened.architecture)?;
+    let seq_len = session::sequence_length(args.windows.seq_len, &*opened.architecture)?;
     let adapter = args.adapter.as_ref().map(Adapter::open).transpose()?;
     let tokenizer = Tokenizer::from_folder(&args.model)?;
     let tokens = session::evaluation_tokens(&console, &tokenizer, &args.eval.eval, seq_len)?;
@@ -54,12 +47,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         peft::attach(&mut *model, adapter)?;
     }
     let max_windows = args.eval.max_windows(0);
-    let evaluation = Evaluation { console: &console, tokens: &tokens, seq_len, batch: args.batch, max_windows };
+    let evaluation = Evaluation { console: &console, tokens: &tokens, seq_len, batch: args.windows.batch, max_windows };
     let mut seconds = 0.0;
     let perplexity = evaluation.run("model", &*model, &mut seconds)?;
     let sparsity = model::sparsity(&mut *model);
     let windows = (tokens.len() / seq_len).min(max_windows.unwrap_or(usize::MAX));
-    if let Some(path) = &args.report {
+    if let Some(path) = &args.machine.report {
         let report = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "model": args.model,

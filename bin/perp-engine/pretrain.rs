@@ -51,16 +51,13 @@ pub struct Args {
     /// Element type of the weights that are written.
     #[arg(long, value_enum, default_value = "f32", value_name = "TYPE", help_heading = "Machine and output")]
     dtype: Written,
-    /// Write everything measured to this JSON file.
-    #[arg(long, value_name = "FILE", help_heading = "Machine and output")]
-    report: Option<PathBuf>,
     #[command(flatten)]
     machine: MachineArgs,
 }
 
 pub fn run(args: &Args) -> Result<(), Failure> {
     OutputFolder::check(&args.out)?;
-    args.report.as_deref().map_or(Ok(()), report::check)?;
+    args.machine.report.as_deref().map_or(Ok(()), report::check)?;
     let train = args.optimizer.require_train()?;
     let console = Console::new(args.machine.quiet);
     let device = session::device(&args.machine)?;
@@ -134,7 +131,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     write(args, &mut *model, config, &tokenizer)?;
     console.say(&format!("wrote {}", args.out.display()));
     let rate = report::median_tokens_per_second(&records);
-    if let Some(path) = &args.report {
+    if let Some(path) = &args.machine.report {
         let report = Report {
             version: env!("CARGO_PKG_VERSION"),
             model: args.model.display().to_string(),

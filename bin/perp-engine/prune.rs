@@ -7,7 +7,7 @@ use engine::checkpoint::{OutputFolder, Tokenizer};
 use engine::model;
 use serde_json::json;
 
-use crate::args::{EvalArgs, MachineArgs, PruneArgs, positive, sequence};
+use crate::args::{EvalArgs, MachineArgs, PruneArgs, WindowArgs};
 use crate::error::{Failure, print};
 use crate::progress::Console;
 use crate::report;
@@ -27,18 +27,11 @@ pub struct Args {
     seed: u64,
     #[command(flatten)]
     eval: EvalArgs,
-    /// Tokens of an evaluation window [default: the model's context].
-    #[arg(long, value_parser = sequence, value_name = "N", help_heading = "Evaluation")]
-    seq_len: Option<usize>,
-    /// Evaluation windows computed at once.
-    #[arg(long, default_value_t = 2, value_parser = positive, value_name = "N", help_heading = "Evaluation")]
-    batch: usize,
+    #[command(flatten)]
+    windows: WindowArgs,
     /// Write the pruned model to this new folder.
     #[arg(long, value_name = "DIR", help_heading = "Machine and output")]
     out: Option<PathBuf>,
-    /// Write what was measured to this JSON file.
-    #[arg(long, value_name = "FILE", help_heading = "Machine and output")]
-    report: Option<PathBuf>,
     #[command(flatten)]
     machine: MachineArgs,
 }
@@ -50,13 +43,13 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         ));
     }
     args.out.as_ref().map_or(Ok(()), OutputFolder::check)?;
-    args.report.as_deref().map_or(Ok(()), report::check)?;
+    args.machine.report.as_deref().map_or(Ok(()), report::check)?;
     let console = Console::new(args.machine.quiet);
     let device = session::device(&args.machine)?;
     let opened = session::open(&args.model)?;
     let pattern = args.pruning.pattern();
     session::check_pattern(&*opened.architecture, pattern)?;
-    let seq_len = session::sequence_length(args.seq_len, &*opened.architecture)?;
+    let seq_len = session::sequence_length(args.windows.seq_len, &*opened.architecture)?;
     let eval_tokens = match args.eval.eval.as_slice() {
         [] => None,
         files => {
@@ -73,7 +66,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         None => None,
         Some(tokens) => {
             let max_windows = args.eval.max_windows(0);
-            let evaluation = Evaluation { console: &console, tokens, seq_len, batch: args.batch, max_windows };
+            let evaluation = Evaluation { console: &console, tokens, seq_len, batch: args.windows.batch, max_windows };
             Some(evaluation.run("pruned", &*model, &mut eval_seconds)?)
         }
     };
@@ -83,7 +76,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         folder.commit()?;
         console.say(&format!("wrote {}", out.display()));
     }
-    if let Some(path) = &args.report {
+    if let Some(path) = &args.machine.report {
         let report = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "model": args.model,

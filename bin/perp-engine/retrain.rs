@@ -44,9 +44,6 @@ pub struct Args {
     /// Write the retrained model (and its LoRA adapter, in the subfolder adapter) to this new folder.
     #[arg(long, value_name = "DIR", help_heading = "Machine and output")]
     out: Option<PathBuf>,
-    /// Write everything measured to this JSON file.
-    #[arg(long, value_name = "FILE", help_heading = "Machine and output")]
-    report: Option<PathBuf>,
     #[command(flatten)]
     machine: MachineArgs,
 }
@@ -95,7 +92,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     if let Some(out) = &args.out {
         OutputFolder::check(out)?;
     }
-    if let Some(report) = &args.report {
+    if let Some(report) = &args.machine.report {
         report::check(report)?;
     }
     let run = prepare(args)?;
@@ -103,7 +100,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     if let Some(out) = &args.out {
         run.write(&mut *model, out)?;
     }
-    if let Some(path) = &args.report {
+    if let Some(path) = &args.machine.report {
         report::write(path, &run.report(&outcome))?;
     }
     print(&run.summary(&outcome))
