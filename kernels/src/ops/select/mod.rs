@@ -4,9 +4,9 @@
 //! * [`keep_n_of_m`]: the n largest of every m consecutive entries of a row; again the lower index goes first.
 //!
 //! Scores are finite and not negative, so the order of their bits is the order of their values. The k-th smallest is found
-//! by two histogram passes over 16 bits each (a radix select), never by sorting: 8 bytes read an entry for the histograms
-//! and 4 for the mask. Masks are flat bitmaps over row-major entries: u64 words, bit i%64 of word i/64 set where entry i is
-//! kept.
+//! digit by digit from histograms (a radix select), never by sorting, so the time grows with the number of scores alone: a
+//! matrix is read three times for the histograms, and once each for the check, the ties and the mask. Masks are flat
+//! bitmaps over row-major entries: u64 words, bit i%64 of word i/64 set where entry i is kept, bits past the end clear.
 
 mod cpu;
 #[doc(hidden)]
@@ -16,6 +16,7 @@ mod tests;
 
 use crate::device::{Buffer, Category, Cost, DType, Device};
 use crate::error::{Error, Result, expect_len};
+use crate::simd::Isa;
 
 /// Keeps all but the `k` smallest `scores`.
 ///
@@ -27,9 +28,9 @@ pub fn keep_largest(device: &Device, scores: &[f32], k: usize) -> Result<Buffer>
         return domain(OP, format!("{k} of {} entries cannot be removed", scores.len()));
     }
     check_scores(OP, scores)?;
-    let mut mask = device.alloc(Category::Masks, DType::U64, scores.len().div_ceil(64))?;
-    let cost = Cost::new(OP, 3 * scores.len(), 12 * scores.len(), mask.size_bytes());
-    device.run(cost, || cpu::keep_largest(scores, k, mask.as_mut_slice()));
+    let mut mask = device.zeros(Category::Masks, DType::U64, scores.len().div_ceil(64))?;
+    let cost = Cost::new(OP, 0, 4 * scores.len(), mask.size_bytes());
+    device.run(cost, || cpu::keep_largest(Isa::best(), scores, k, mask.as_mut_slice()));
     Ok(mask)
 }
 
@@ -45,8 +46,8 @@ pub fn keep_largest_of_rows(device: &Device, scores: &[f32], cols: usize, k: usi
     }
     check_scores(OP, scores)?;
     let mut mask = device.zeros(Category::Masks, DType::U64, scores.len().div_ceil(64))?;
-    let cost = Cost::new(OP, 3 * scores.len(), 12 * scores.len(), mask.size_bytes());
-    device.run(cost, || cpu::keep_largest_of_rows(scores, cols, k, mask.as_mut_slice()));
+    let cost = Cost::new(OP, 0, 4 * scores.len(), mask.size_bytes());
+    device.run(cost, || cpu::keep_largest_of_rows(Isa::best(), scores, cols, k, mask.as_mut_slice()));
     Ok(mask)
 }
 
@@ -57,7 +58,7 @@ pub fn keep_largest_of_rows(device: &Device, scores: &[f32], cols: usize, k: usi
 pub fn keep_n_of_m(device: &Device, scores: &[f32], cols: usize, n: usize, m: usize) -> Result<Buffer> {
     const OP: &str = "keep_n_of_m";
     expect_len(OP, "scores", scores.len(), scores.len() / cols.max(1) * cols)?;
-    if m == 0 || m > 32 || n > m {
+    if m == 0 || m > cpu::LARGEST_GROUP || n > m {
         return domain(OP, format!("{n}:{m} is no pattern: n:m has n ≤ m ≤ 32"));
     }
     if !cols.is_multiple_of(m) {
@@ -65,13 +66,13 @@ pub fn keep_n_of_m(device: &Device, scores: &[f32], cols: usize, n: usize, m: us
     }
     check_scores(OP, scores)?;
     let mut mask = device.zeros(Category::Masks, DType::U64, scores.len().div_ceil(64))?;
-    let cost = Cost::new(OP, m * scores.len(), 4 * scores.len(), mask.size_bytes());
-    device.run(cost, || cpu::keep_n_of_m(scores, n, m, mask.as_mut_slice()));
+    let cost = Cost::new(OP, 0, 4 * scores.len(), mask.size_bytes());
+    device.run(cost, || cpu::keep_n_of_m(Isa::best(), scores, n, m, mask.as_mut_slice()));
     Ok(mask)
 }
 
 fn check_scores(op: &'static str, scores: &[f32]) -> Result<()> {
-    match cpu::first_unusable(scores) {
+    match cpu::first_unusable(Isa::best(), scores) {
         None => Ok(()),
         Some(i) => domain(op, format!("score {i} is {}, expected a finite number of at least 0", scores[i])),
     }
