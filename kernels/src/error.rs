@@ -1,6 +1,6 @@
 //! What can go wrong inside an operation.
 
-use crate::device::DType;
+use crate::device::{Buffer, DType};
 
 /// The result of an operation.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -60,4 +60,18 @@ pub enum Error {
 /// Checks that an operand has the length its dimensions say.
 pub(crate) fn expect_len(op: &'static str, what: &'static str, got: usize, expected: usize) -> Result<()> {
     if got == expected { Ok(()) } else { Err(Error::Length { op, what, expected, got }) }
+}
+
+/// Checks that an operand has the element type and the length that the operation asks for.
+pub(crate) fn expect_buffer(
+    op: &'static str,
+    what: &'static str,
+    got: &Buffer,
+    dtype: DType,
+    len: usize,
+) -> Result<()> {
+    if got.dtype() != dtype {
+        return Err(Error::DType { op, what, expected: dtype, got: got.dtype() });
+    }
+    expect_len(op, what, got.len(), len)
 }

@@ -71,8 +71,10 @@ impl AdamW {
     /// clip/(norm + 1e-6) where that is below 1), and updates every tensor. `tensors` are in the order of creation.
     ///
     /// # Errors
-    /// [`Error::NonFinite`], and then nothing has changed; a tensor of another length.
+    /// [`Error::NonFinite`], [`Error::TensorCount`], [`Error::TensorLength`], or a mask or an element type that does not
+    /// fit; no value and no moment has changed then.
     pub fn step(&mut self, tensors: &mut [ParamStep<'_>], lr: f64) -> Result<StepReport> {
+        self.check(tensors)?;
         for tensor in tensors.iter_mut() {
             if let Some(mask) = tensor.mask {
                 op::apply_mask(&mut tensor.grad, mask)?;
@@ -82,7 +84,6 @@ impl AdamW {
         if let Some(at) = norm.first_non_finite {
             return Err(Error::NonFinite { step: self.steps + 1, tensor: self.names[at].clone() });
         }
-        self.steps += 1;
         let grad_scale = self.config.clip.map_or(1.0, |clip| (clip / (norm.norm + 1e-6)).min(1.0));
         let mut slots: Vec<Slot<'_>> = tensors
             .iter_mut()
@@ -90,9 +91,24 @@ impl AdamW {
             .map(|(tensor, (m, v))| Slot { value: tensor.value, grad: &tensor.grad, m, v })
             .collect();
         let AdamWConfig { beta1, beta2, eps, weight_decay, .. } = self.config;
-        let step = Step { lr, beta1, beta2, eps, weight_decay, step: self.steps, grad_scale };
+        let step = Step { lr, beta1, beta2, eps, weight_decay, step: self.steps + 1, grad_scale };
         op::step(&self.device, &mut slots, step)?;
+        self.steps += 1;
         Ok(StepReport { grad_norm: norm.norm })
+    }
+
+    fn check(&self, tensors: &[ParamStep<'_>]) -> Result<()> {
+        if tensors.len() != self.names.len() {
+            return Err(Error::TensorCount { expected: self.names.len(), got: tensors.len() });
+        }
+        for ((tensor, name), (m, _)) in tensors.iter().zip(&self.names).zip(&self.moments) {
+            for (what, got) in [("value", tensor.value.len()), ("gradient", tensor.grad.len())] {
+                if got != m.len() {
+                    return Err(Error::TensorLength { tensor: name.clone(), what, expected: m.len(), got });
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -140,5 +156,39 @@ mod tests {
         let error = optimizer.step(&mut [ParamStep { value: &mut value, grad, mask: None }], 1.0).unwrap_err();
         assert!(error.to_string().starts_with("step 1: the gradient of layer.bias is not finite"), "{error}");
         assert_eq!(value.f32(), [1.0]);
+    }
+
+    #[test]
+    fn tensors_that_are_not_those_of_creation_are_refused() {
+        let device = Device::cpu();
+        let sizes = [("a".to_string(), 2), ("b".to_string(), 1)];
+        let mut optimizer = AdamW::new(&device, &sizes, AdamWConfig::default()).unwrap();
+        let (mut a, mut b) = (upload(&device, &[1.0, 2.0]), upload(&device, &[3.0]));
+        let short = ParamStep { value: &mut a, grad: upload(&device, &[1.0, 1.0]), mask: None };
+        let error = optimizer.step(&mut [short], 1.0).unwrap_err().to_string();
+        assert!(error.starts_with("the optimizer was made for 2 tensors and got 1"), "{error}");
+        let mut steps = [
+            ParamStep { value: &mut a, grad: upload(&device, &[1.0, 1.0]), mask: None },
+            ParamStep { value: &mut b, grad: upload(&device, &[1.0, 1.0]), mask: None },
+        ];
+        let error = optimizer.step(&mut steps, 1.0).unwrap_err().to_string();
+        assert_eq!(error, "b: the optimizer was made for 1 elements, and its gradient has 2");
+        assert_eq!((a.f32(), b.f32()), (&[1.0, 2.0][..], &[3.0][..]));
+    }
+
+    #[test]
+    fn a_masked_entry_stays_zero_and_out_of_the_norm() {
+        let device = Device::cpu();
+        let mask = device.upload(Category::Masks, &[0b01u64]).unwrap();
+        let config = AdamWConfig { weight_decay: 0.1, ..AdamWConfig::default() };
+        let mut optimizer = AdamW::new(&device, &[("w".into(), 2)], config).unwrap();
+        let mut value = upload(&device, &[1.0, 0.0]);
+        for _ in 0..5 {
+            let grad = upload(&device, &[0.5, f32::NAN]);
+            let step = ParamStep { value: &mut value, grad, mask: Some(&mask) };
+            assert_eq!(optimizer.step(&mut [step], 0.01).unwrap().grad_norm, 0.5);
+        }
+        assert!(value.f32()[0] < 1.0);
+        assert_eq!(value.f32()[1].to_bits(), 0);
     }
 }

@@ -46,9 +46,10 @@ impl Pattern {
     /// How many entries of a `[rows, cols]` matrix stay.
     ///
     /// # Errors
-    /// Rows that cannot be cut into groups of m; names the tensor.
+    /// Rows that cannot be cut into groups of m (names the tensor); a sparsity outside [0, 1).
     pub fn kept(self, rows: usize, cols: usize, tensor: &str) -> Result<usize> {
         match self {
+            Pattern::Unstructured { sparsity } if !(0.0..1.0).contains(&sparsity) => Err(Error::Sparsity(sparsity)),
             // As Python's int(s·n): the product in f64, cut.
             Pattern::Unstructured { sparsity } => Ok(rows * cols - (sparsity * (rows * cols) as f64) as usize),
             Pattern::NM { n, m } if cols.is_multiple_of(m) => Ok(rows * cols / m * n),

@@ -110,6 +110,7 @@ fn patterns_are_read_and_refused() {
     }
     for bad in [-0.1, 1.0, 1.5, f64::NAN] {
         assert!(Pattern::unstructured(bad).unwrap_err().to_string().contains("outside [0, 1)"));
+        assert!(Pattern::Unstructured { sparsity: bad }.kept(3, 6, "w").unwrap_err().to_string().contains("[0, 1)"));
     }
     let error = Pattern::NM { n: 2, m: 4 }.kept(3, 6, "layers.0.fc1.weight").unwrap_err().to_string();
     assert!(error.starts_with("layers.0.fc1.weight: its 6 input features"), "{error}");
@@ -122,6 +123,15 @@ fn a_weight_that_is_not_finite_is_named() {
     let weights = [1.0, 2.0, 3.0, f32::NAN];
     let error = mask_for(&device, Criterion::Magnitude, pattern, &weights, 2, "w", 0).unwrap_err().to_string();
     assert_eq!(error, "w: entry [1, 1] is NaN; the model is damaged");
+}
+
+#[test]
+fn counts_are_pythons_int_of_the_product() {
+    // int(0.3 * 10) and its kin in Python, where the products round to 3.0, 28.999…, 56.999… and 2.0.
+    for (sparsity, entries, gone) in [(0.3, 10, 3), (0.29, 100, 28), (0.57, 100, 56), (0.1, 20, 2)] {
+        let pattern = Pattern::unstructured(sparsity).unwrap();
+        assert_eq!(entries - pattern.kept(1, entries, "w").unwrap(), gone, "{sparsity} of {entries}");
+    }
 }
 
 #[test]

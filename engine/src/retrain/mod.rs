@@ -66,14 +66,14 @@ impl Trainer {
     /// [`peft::apply`](crate::peft::apply)).
     ///
     /// # Errors
-    /// No memory for the optimizer's moments.
+    /// No memory for the optimizer's moments; a warm-up outside [0, 1].
     pub fn new(model: &dyn Model, params: Vec<Arc<Param>>, config: Config) -> Result<Trainer> {
         let device = model::device_of(model);
         let sizes: Vec<(String, usize)> = params.iter().map(|param| (param.name().to_string(), param.len())).collect();
         let optimizer_config =
             AdamWConfig { weight_decay: config.weight_decay, clip: config.clip, ..AdamWConfig::default() };
         let optimizer = AdamW::new(&device, &sizes, optimizer_config)?;
-        let schedule = LinearSchedule::new(config.lr, config.steps, config.warmup);
+        let schedule = LinearSchedule::new(config.lr, config.steps, config.warmup)?;
         Ok(Trainer { device, params, optimizer, schedule, config, step: 0 })
     }
 

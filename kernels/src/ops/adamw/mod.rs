@@ -17,8 +17,8 @@ pub mod reference;
 #[cfg(test)]
 mod tests;
 
-use crate::device::{Buffer, Cost, Device};
-use crate::error::{Result, expect_len};
+use crate::device::{Buffer, Cost, DType, Device};
+use crate::error::{Error, Result, expect_buffer};
 use crate::simd::Isa;
 
 /// One tensor and its state; all f32, of one length.
@@ -56,15 +56,19 @@ pub struct Step {
 /// One step of all tensors.
 ///
 /// # Errors
-/// Tensors whose state has another length.
+/// A tensor that is not f32, whose gradient or state has another length; a step of 0, for which the moments' correction
+/// is not defined. Nothing has changed then.
 pub fn step(device: &Device, slots: &mut [Slot<'_>], step: Step) -> Result<()> {
     const OP: &str = "adamw";
+    if step.step == 0 {
+        return Err(Error::Domain { op: OP, reason: "step 0: steps count from 1".into() });
+    }
     let mut elements = 0;
     for slot in &*slots {
         let len = slot.value.len();
-        expect_len(OP, "gradient", slot.grad.len(), len)?;
-        expect_len(OP, "m", slot.m.len(), len)?;
-        expect_len(OP, "v", slot.v.len(), len)?;
+        for (what, buffer) in [("value", &*slot.value), ("gradient", slot.grad), ("m", slot.m), ("v", slot.v)] {
+            expect_buffer(OP, what, buffer, DType::F32, len)?;
+        }
         elements += len;
     }
     device.run(Cost::new(OP, 14 * elements, 16 * elements, 12 * elements), || {
@@ -83,10 +87,11 @@ pub fn step(device: &Device, slots: &mut [Slot<'_>], step: Step) -> Result<()> {
 /// Zeroes the entries that a mask does not keep: u64 words, bit i%64 of word i/64 set where entry i is kept.
 ///
 /// # Errors
-/// A mask of another length.
+/// Values that are not f32; a mask that is not u64 or of another length.
 pub fn apply_mask(values: &mut Buffer, mask: &Buffer) -> Result<()> {
     const OP: &str = "apply_mask";
-    expect_len(OP, "mask", mask.len(), values.len().div_ceil(64))?;
+    expect_buffer(OP, "values", values, DType::F32, values.len())?;
+    expect_buffer(OP, "mask", mask, DType::U64, values.len().div_ceil(64))?;
     let device = values.device().clone();
     let cost = Cost::new(OP, 0, values.size_bytes() + mask.size_bytes(), values.size_bytes());
     device.run(cost, || cpu::apply_mask(Isa::best(), values.f32_mut(), mask.as_slice()));

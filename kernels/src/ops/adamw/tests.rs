@@ -49,6 +49,59 @@ proptest! {
     }
 }
 
+/// A step of numbers near 1 on each instruction set, with a chunk's edge inside a tensor: m and v sum two products and w
+/// three terms, each with a few roundings of 2⁻²⁴.
+#[test]
+fn every_instruction_set_takes_the_same_step_whatever_the_number_of_threads() {
+    let numbers = Step { lr: 0.01, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, step: 3, grad_scale: 0.5 };
+    let sizes = [1, 17, 40_003];
+    let tensors = |seed: u64| sizes.map(|n| random(n, seed).iter().map(|x| *x as f32).collect::<Vec<_>>());
+    let grads = tensors(1);
+    let initial = [tensors(2), tensors(3), tensors(4).map(|v| v.iter().map(|v| v * v + 1e-3).collect())];
+    for isa in Isa::available() {
+        let run = |threads| {
+            let [mut w, mut m, mut v] = initial.clone();
+            let state = m.iter_mut().zip(&mut v);
+            let pairs = w.iter_mut().zip(&grads).zip(state);
+            let tensors: Vec<_> = pairs.map(|((value, grad), (m, v))| cpu::Tensor { value, grad, m, v }).collect();
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| cpu::step(isa, tensors.into_iter(), cpu::Factors::of(&numbers)));
+            [w, m, v]
+        };
+        let got = run(1);
+        assert!(got == run(3), "{isa:?}");
+        for tensor in 0..sizes.len() {
+            let at = |i: usize| {
+                let [w, m, v] = [0, 1, 2].map(|t| f64::from(initial[t][tensor][i]));
+                reference::step(w, f64::from(grads[tensor][i]), m, v, &numbers)
+            };
+            let want: Vec<_> = (0..sizes[tensor]).map(at).collect();
+            assert_close("w", &got[0][tensor], &want.iter().map(|x| x.0).collect::<Vec<_>>(), 1e-6);
+            assert_close("m", &got[1][tensor], &want.iter().map(|x| x.1).collect::<Vec<_>>(), 1e-6);
+            assert_close("v", &got[2][tensor], &want.iter().map(|x| x.2).collect::<Vec<_>>(), 1e-6);
+        }
+    }
+}
+
+#[test]
+fn operands_that_do_not_fit_are_named() {
+    let device = Device::cpu();
+    let zeros = |dtype, len| device.zeros(Category::Optimizer, dtype, len).unwrap();
+    let numbers = Step { lr: 0.1, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, step: 1, grad_scale: 1.0 };
+    let message = |dtype, grad_len, step_number| {
+        let (mut value, grad) = (zeros(dtype, 3), zeros(DType::F32, grad_len));
+        let (mut m, mut v) = (zeros(DType::F32, 3), zeros(DType::F32, 3));
+        let slot = Slot { value: &mut value, grad: &grad, m: &mut m, v: &mut v };
+        step(&device, &mut [slot], Step { step: step_number, ..numbers }).unwrap_err().to_string()
+    };
+    assert_eq!(message(DType::F16, 3, 1), "adamw: value is f16, expected f32");
+    assert_eq!(message(DType::F32, 2, 1), "adamw: gradient has 2 elements, expected 3");
+    assert_eq!(message(DType::F32, 3, 0), "adamw: step 0: steps count from 1");
+    let mask = |dtype, len| apply_mask(&mut zeros(DType::F32, 65), &zeros(dtype, len)).unwrap_err().to_string();
+    assert_eq!(mask(DType::U32, 2), "apply_mask: mask is u32, expected u64");
+    assert_eq!(mask(DType::U64, 1), "apply_mask: mask has 1 elements, expected 2");
+}
+
 #[test]
 fn a_pruned_entry_never_moves() {
     let device = Device::cpu();

@@ -1,5 +1,5 @@
-//! The L2 norm of all gradients together, for clipping; in f64 over chunks of fixed size, so that neither the number of
-//! tensors nor of threads changes its bits.
+//! The L2 norm of all gradients together, for clipping; in f64 over chunks of fixed size, so that the number of threads
+//! changes none of its bits.
 
 mod cpu;
 #[doc(hidden)]
@@ -7,8 +7,8 @@ pub mod reference;
 #[cfg(test)]
 mod tests;
 
-use crate::device::{Buffer, Cost, Device};
-use crate::error::Result;
+use crate::device::{Buffer, Cost, DType, Device};
+use crate::error::{Result, expect_buffer};
 use crate::simd::Isa;
 
 /// A norm, and whether it can be trusted.
@@ -23,8 +23,11 @@ pub struct GradNorm {
 /// √Σ g² over f32 tensors.
 ///
 /// # Errors
-/// None today; devices with memory of their own may fail.
+/// A tensor that is not f32.
 pub fn grad_norm(device: &Device, grads: &[&Buffer]) -> Result<GradNorm> {
+    for grad in grads {
+        expect_buffer("grad_norm", "gradient", grad, DType::F32, grad.len())?;
+    }
     let elements: usize = grads.iter().map(|grad| grad.len()).sum();
     let mut result = GradNorm { norm: 0.0, first_non_finite: None };
     device.run(Cost::new("grad_norm", 2 * elements, 4 * elements, 8), || {

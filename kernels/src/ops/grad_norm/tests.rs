@@ -36,3 +36,24 @@ fn the_first_tensor_that_is_not_finite_is_named() {
     let large = device.upload(Category::Gradients, &[f32::MAX; 3]).unwrap();
     assert!(grad_norm(&device, &[&large]).unwrap().norm.is_finite());
 }
+
+#[test]
+fn the_bits_do_not_depend_on_threads_or_instruction_set() {
+    // Of 48 significant bits each, squares are exact in f64, and every instruction set adds them in the same order.
+    let values: Vec<f32> = crate::ops::testing::random(100_003, 5).iter().map(|x| *x as f32).collect();
+    let sum = |isa, threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| cpu::sum_of_squares(isa, &values)).to_bits()
+    };
+    let one = sum(Isa::Portable, 1);
+    for isa in Isa::available() {
+        assert_eq!([1, 3].map(|threads| sum(isa, threads)), [one, one], "{isa:?}");
+    }
+}
+
+#[test]
+fn gradients_are_f32() {
+    let device = Device::cpu();
+    let half = device.zeros(Category::Gradients, DType::BF16, 4).unwrap();
+    assert_eq!(grad_norm(&device, &[&half]).unwrap_err().to_string(), "grad_norm: gradient is bf16, expected f32");
+}
