@@ -34,7 +34,7 @@ pub enum Activation {
 }
 
 /// y = f(x), and the signs that [`relu_backward`] needs where `save` asks for them: a u64 bitmap, bit i%64 of word i/64 set
-/// where x_i > 0. x is overwritten.
+/// where x_i > 0. x is overwritten. NaN stays NaN and counts as positive, so that a broken step shows in the loss.
 ///
 /// # Errors
 /// No memory.
