@@ -143,6 +143,38 @@ fn the_same_seed_gives_the_same_run_whatever_checkpointing_and_another_seed_anot
 }
 
 #[test]
+fn the_number_of_threads_does_not_change_a_bit() {
+    let fixture = Fixture::get();
+    let folder = TempDir::new().unwrap();
+    let run = |threads: &str| {
+        let (model, train, eval) = (fixture.model(), fixture.train(), fixture.eval());
+        let (out, report) = (folder.path().join(threads), folder.path().join(format!("{threads}.json")));
+        #[rustfmt::skip]
+        let args = [
+            "retrain", "--model", text(&model), "--train", text(&train), "--eval", text(&eval), "--steps", "5",
+            "--batch", "3", "--threads", threads, "--out", text(&out), "--report", text(&report), "--quiet",
+        ];
+        assert_succeeds(&bare(&args).output().unwrap());
+        let weights = ["model.safetensors", "adapter/adapter_model.safetensors"];
+        (json(&report)["perplexity"].clone(), weights.map(|file| std::fs::read(out.join(file)).unwrap()))
+    };
+    let one = run("1");
+    assert!(one == run("2"));
+    assert!(one == run("3"));
+}
+
+#[test]
+fn the_demo_runs_from_any_folder_and_tells_the_papers_story() {
+    let folder = TempDir::new().unwrap();
+    let report = folder.path().join("run.json");
+    let args = ["retrain", "--steps", "12", "--lr", "1e-3", "--eval-windows", "8", "--report", "run.json", "--quiet"];
+    assert_succeeds(&program(&args).current_dir(folder.path()).output().unwrap());
+    let perplexity = &json(&report)["perplexity"];
+    let [dense, pruned, retrained] = ["dense", "pruned", "retrained"].map(|name| number(&perplexity[name]));
+    assert!(dense < retrained && retrained < pruned, "{perplexity}");
+}
+
+#[test]
 fn flags_come_from_a_file_and_the_command_line_wins() {
     let fixture = Fixture::get();
     let folder = TempDir::new().unwrap();

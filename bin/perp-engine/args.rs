@@ -68,7 +68,7 @@ pub struct EvalArgs {
     /// Evaluation text: .txt files (a document each) and .jsonl files (a document a line, in the field "text").
     #[arg(long, num_args = 1.., value_name = "FILE")]
     pub eval: Vec<PathBuf>,
-    /// Evaluate at most this many windows; 0 for all.
+    /// Evaluate at most this many windows; 0 for all [default: 0; the demo: 128].
     #[arg(long, value_name = "N")]
     pub eval_windows: Option<usize>,
 }
@@ -157,7 +157,7 @@ impl MethodArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Training")]
 pub struct StepArgs {
-    /// Sequences of a micro-batch [default: 2; pretrain: 8].
+    /// Sequences of a micro-batch [default: 2; pretrain and the demo: 8].
     #[arg(long, value_parser = positive, value_name = "N")]
     pub batch: Option<usize>,
     /// Micro-batches whose gradients add up to one step [default: 4; pretrain and the demo: 1].
@@ -181,10 +181,10 @@ pub struct OptimizerArgs {
     /// Training text: .txt files (a document each) and .jsonl files (a document a line, in the field "text").
     #[arg(long, num_args = 1.., value_name = "FILE")]
     pub train: Vec<PathBuf>,
-    /// Optimizer steps (of each cycle) [default: 1000].
+    /// Optimizer steps (of each cycle) [default: 1000; the demo: 120].
     #[arg(long, value_parser = positive, value_name = "N")]
     pub steps: Option<usize>,
-    /// Largest learning rate of AdamW [default: 5e-4].
+    /// Largest learning rate of AdamW [default: 5e-4; the demo: 2e-3].
     #[arg(long, value_parser = at_least_zero, allow_negative_numbers = true, value_name = "RATE")]
     pub lr: Option<f64>,
     /// Share of the steps over which the learning rate rises from 0; then it falls linearly to 0.

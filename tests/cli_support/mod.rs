@@ -17,7 +17,7 @@ pub fn program(args: &[&str]) -> Command {
     command
 }
 
-/// The same for commands without the machine's flags.
+/// The program with nothing added.
 pub fn bare(args: &[&str]) -> Command {
     let mut command = Command::cargo_bin("perp-engine").expect("the binary is built");
     command.args(args);
