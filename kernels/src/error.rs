@@ -70,8 +70,20 @@ pub(crate) fn expect_buffer(
     dtype: DType,
     len: usize,
 ) -> Result<()> {
-    if got.dtype() != dtype {
-        return Err(Error::DType { op, what, expected: dtype, got: got.dtype() });
-    }
+    expect_dtype(op, what, got.dtype(), dtype)?;
     expect_len(op, what, got.len(), len)
+}
+
+/// The number of rows of `cols` features in `len` elements.
+pub(crate) fn expect_rows(op: &'static str, what: &'static str, len: usize, cols: usize) -> Result<usize> {
+    if cols == 0 {
+        return Err(Error::Domain { op, reason: format!("rows of {what} have no features, expected at least one") });
+    }
+    expect_len(op, what, len, len / cols * cols)?;
+    Ok(len / cols)
+}
+
+/// Checks that an operand has the element type that the operation takes.
+pub(crate) fn expect_dtype(op: &'static str, what: &'static str, got: DType, expected: DType) -> Result<()> {
+    if got == expected { Ok(()) } else { Err(Error::DType { op, what, expected, got }) }
 }

@@ -134,21 +134,23 @@ impl F32x16 {
     pub fn exp<const FMA: bool>(self) -> F32x16 {
         const LN2_HIGH: f32 = 0.693_359_4;
         const LN2_LOW: f32 = -2.121_944_4e-4;
-        /// Adding and subtracting 1.5·2²³ rounds to the nearest integer.
+        /// Adding 1.5·2²³ rounds to the nearest integer, which then stands in the low bits of the sum.
         const ROUND: f32 = 12_582_912.0;
         let mut out = [0.0; LANES];
         for (lane, out) in out.iter_mut().enumerate() {
             let x = self.0[lane];
             let clamped = if x < -87.3 { -87.3 } else { x };
             let clamped = if clamped > 88.0 { 88.0 } else { clamped };
-            let n = madd::<FMA>(clamped, std::f32::consts::LOG2_E, ROUND) - ROUND;
+            let rounded = madd::<FMA>(clamped, std::f32::consts::LOG2_E, ROUND);
+            let n = rounded - ROUND;
             let r = madd::<FMA>(n, -LN2_HIGH, clamped);
             let r = madd::<FMA>(n, -LN2_LOW, r);
             let mut p = 1.0 / 5040.0;
             for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
                 p = madd::<FMA>(p, r, c);
             }
-            let scale = f32::from_bits(((n as i32 + 127) << 23) as u32);
+            // 2ⁿ. (`n as i32` would saturate, and so be compiled to a scalar conversion for each lane.)
+            let scale = f32::from_bits(rounded.to_bits().wrapping_add(127) << 23);
             *out = if x < -87.3 { 0.0 } else { p * scale };
         }
         F32x16(out)

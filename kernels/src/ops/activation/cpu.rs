@@ -19,10 +19,16 @@ pub(super) fn relu(isa: Isa, y: &mut [f32], signs: Option<&mut [u64]>) {
     }
 }
 
+/// max(x, 0), but NaN stays NaN: the loss must show it, or training would go on with garbage.
+#[inline(always)]
+fn rectified(x: f32) -> f32 {
+    if x <= 0.0 { 0.0 } else { x }
+}
+
 simd_fn! {
     fn relu_only(y: &mut [f32]) {
         for y in y {
-            *y = if *y > 0.0 { *y } else { 0.0 };
+            *y = rectified(*y);
         }
     }
 }
@@ -32,8 +38,8 @@ simd_fn! {
         for (y, word) in y.chunks_mut(64).zip(signs) {
             let mut bits = 0u64;
             for (i, y) in y.iter_mut().enumerate() {
-                bits |= u64::from(*y > 0.0) << i;
-                *y = if *y > 0.0 { *y } else { 0.0 };
+                *y = rectified(*y);
+                bits |= u64::from(*y != 0.0) << i;
             }
             *word = bits;
         }
@@ -105,12 +111,30 @@ macro_rules! lanewise {
     };
 }
 
-lanewise! { fn relu_copy(x, _y) x.max(F32x16::ZERO) }
-lanewise! { fn relu_slope(x, dy) positive(x).mul(dy) }
-lanewise! { fn gelu_chunk(x, _y) x.mul(normal_cdf::<FMA>(x)) }
+simd_fn! {
+    fn relu_copy(x: &[f32], y: &mut [f32]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = rectified(*x);
+        }
+    }
+}
+
+simd_fn! {
+    fn relu_slope(x: &[f32], dx: &mut [f32]) {
+        for (dx, x) in dx.iter_mut().zip(x) {
+            *dx = if *x <= 0.0 { 0.0 } else { *dx };
+        }
+    }
+}
+
+lanewise! { fn gelu_chunk(x, _y) x.mul(normal_cdf::<FMA>(x, bell::<FMA>(x))) }
 lanewise! {
     /// Φ(x) + x·φ(x)
-    fn gelu_slope(x, dy) dy.mul(x.madd::<FMA>(normal_pdf::<FMA>(x), normal_cdf::<FMA>(x)))
+    fn gelu_slope(x, dy) {
+        const INVERSE_SQRT_TAU: f32 = 0.398_942_3;
+        let bell = bell::<FMA>(x);
+        dy.mul(x.mul(bell).madd::<FMA>(F32x16::splat(INVERSE_SQRT_TAU), normal_cdf::<FMA>(x, bell)))
+    }
 }
 lanewise! { fn gelu_tanh_chunk(x, _y) x.mul(sigmoid::<FMA>(twice_u::<FMA>(x))) }
 lanewise! {
@@ -146,16 +170,26 @@ simd_fn! {
 simd_fn! {
     /// `d_up` holds dy.
     fn silu_gate_slope(gate: &[f32], up: &[f32], d_gate: &mut [f32], d_up: &mut [f32]) {
-        let one = F32x16::splat(1.0);
-        for at in (0..gate.len()).step_by(LANES) {
-            let g = F32x16::load_partial(&gate[at..], 0.0);
-            let u = F32x16::load_partial(&up[at..], 0.0);
-            let dy = F32x16::load_partial(&d_up[at..], 0.0);
-            let s = sigmoid::<FMA>(g);
-            dy.mul(u).mul(s).mul(g.madd::<FMA>(one.sub(s), one)).store_partial(&mut d_gate[at..]);
-            dy.mul(g).mul(s).store_partial(&mut d_up[at..]);
+        let whole = gate.len() / LANES * LANES;
+        for at in (0..whole).step_by(LANES) {
+            let (g, u) = (F32x16::load(&gate[at..]), F32x16::load(&up[at..]));
+            let (dg, du) = silu_gate_slopes::<FMA>(g, u, F32x16::load(&d_up[at..]));
+            dg.store(&mut d_gate[at..]);
+            du.store(&mut d_up[at..]);
         }
+        let (g, u) = (F32x16::load_partial(&gate[whole..], 0.0), F32x16::load_partial(&up[whole..], 0.0));
+        let (dg, du) = silu_gate_slopes::<FMA>(g, u, F32x16::load_partial(&d_up[whole..], 0.0));
+        dg.store_partial(&mut d_gate[whole..]);
+        du.store_partial(&mut d_up[whole..]);
     }
+}
+
+/// (dy·u·silu′(g), dy·silu(g))
+#[inline(always)]
+fn silu_gate_slopes<const FMA: bool>(g: F32x16, u: F32x16, dy: F32x16) -> (F32x16, F32x16) {
+    let one = F32x16::splat(1.0);
+    let s = sigmoid::<FMA>(g);
+    (dy.mul(u).mul(s).mul(g.madd::<FMA>(one.sub(s), one)), dy.mul(g).mul(s))
 }
 
 /// √(8/π): twice the √(2/π) of u.
@@ -169,12 +203,6 @@ fn twice_u<const FMA: bool>(x: F32x16) -> F32x16 {
     x.mul(cubic.add(F32x16::splat(SQRT_8_PI)))
 }
 
-/// 1 where x > 0, else 0.
-#[inline(always)]
-fn positive(x: F32x16) -> F32x16 {
-    F32x16(x.0.map(|x| if x > 0.0 { 1.0 } else { 0.0 }))
-}
-
 /// 1/(1 + e⁻ˣ)
 #[inline(always)]
 fn sigmoid<const FMA: bool>(x: F32x16) -> F32x16 {
@@ -182,27 +210,25 @@ fn sigmoid<const FMA: bool>(x: F32x16) -> F32x16 {
     one.div(one.add(F32x16::ZERO.sub(x).exp::<FMA>()))
 }
 
-/// φ(x) = e^(−x²/2)/√(2π)
+/// e^(−x²/2)
 #[inline(always)]
-fn normal_pdf<const FMA: bool>(x: F32x16) -> F32x16 {
-    const INVERSE_SQRT_TAU: f32 = 0.398_942_3;
-    x.mul(x).mul(F32x16::splat(-0.5)).exp::<FMA>().mul(F32x16::splat(INVERSE_SQRT_TAU))
+fn bell<const FMA: bool>(x: F32x16) -> F32x16 {
+    x.mul(x).mul(F32x16::splat(-0.5)).exp::<FMA>()
 }
 
 /// Φ(x) by Abramowitz and Stegun 7.1.26: erf z = 1 − p(t)·e^(−z²), t = 1/(1 + 0.3275911·z), |error| ≤ 1.5e-7 for z ≥ 0;
-/// erf is odd.
+/// erf is odd. With z = |x|/√2, e^(−z²) is `bell`; Φ halves erf's error to 7.5e-8, about f32's own rounding near 1.
 #[inline(always)]
-fn normal_cdf<const FMA: bool>(x: F32x16) -> F32x16 {
-    let z = F32x16(x.0.map(f32::abs)).mul(F32x16::splat(std::f32::consts::FRAC_1_SQRT_2));
-    let decay = z.mul(z).mul(F32x16::splat(-1.0)).exp::<FMA>();
+fn normal_cdf<const FMA: bool>(x: F32x16, bell: F32x16) -> F32x16 {
+    const SLOPE: f32 = 0.327_591_1 * std::f32::consts::FRAC_1_SQRT_2;
     let mut half = [0.0; LANES];
     for (lane, half) in half.iter_mut().enumerate() {
-        let t = 1.0 / madd::<FMA>(0.327_591_1, z.0[lane], 1.0);
+        let t = 1.0 / madd::<FMA>(SLOPE, x.0[lane].abs(), 1.0);
         let mut p = 1.061_405_4;
         for c in [-1.453_152_1, 1.421_413_8, -0.284_496_72, 0.254_829_6] {
             p = madd::<FMA>(p, t, c);
         }
-        let tail = 0.5 * p * t * decay.0[lane];
+        let tail = 0.5 * p * t * bell.0[lane];
         *half = if x.0[lane] > 0.0 { 1.0 - tail } else { tail };
     }
     F32x16(half)

@@ -17,7 +17,7 @@ pub mod reference;
 mod tests;
 
 use crate::device::{Buffer, Category, Cost, DType};
-use crate::error::{Result, expect_len};
+use crate::error::{Result, expect_dtype, expect_len};
 use crate::simd::Isa;
 
 /// Which function.
@@ -34,12 +34,13 @@ pub enum Activation {
 }
 
 /// y = f(x), and the signs that [`relu_backward`] needs where `save` asks for them: a u64 bitmap, bit i%64 of word i/64 set
-/// where x_i > 0. x is overwritten.
+/// where x_i > 0. x is overwritten. NaN stays NaN and counts as positive, so that a broken step shows in the loss.
 ///
 /// # Errors
-/// No memory.
+/// An element type that the device does not compute in, or no memory.
 pub fn relu(x: Buffer, save: bool) -> Result<(Buffer, Option<Buffer>)> {
     let device = x.device().clone();
+    check_types("relu", &[("x", &x)])?;
     let mut y = x;
     let words = y.len().div_ceil(64);
     let mut signs = save.then(|| device.alloc(Category::Activations, DType::U64, words)).transpose()?;
@@ -53,10 +54,12 @@ pub fn relu(x: Buffer, save: bool) -> Result<(Buffer, Option<Buffer>)> {
 /// dx = dy where x was positive, else 0; in dy's place.
 ///
 /// # Errors
-/// Lengths that do not fit.
+/// Lengths or element types that do not fit.
 pub fn relu_backward(dy: Buffer, signs: &Buffer) -> Result<Buffer> {
     const OP: &str = "relu_backward";
     expect_len(OP, "signs", signs.len(), dy.len().div_ceil(64))?;
+    expect_dtype(OP, "signs", signs.dtype(), DType::U64)?;
+    check_types(OP, &[("dy", &dy)])?;
     let device = dy.device().clone();
     let mut dx = dy;
     let cost = Cost::new(OP, dx.len(), dx.size_bytes() + signs.size_bytes(), dx.size_bytes());
@@ -67,11 +70,13 @@ pub fn relu_backward(dy: Buffer, signs: &Buffer) -> Result<Buffer> {
 /// y = f(x), x kept.
 ///
 /// # Errors
-/// No memory.
+/// An element type that the device does not compute in, or no memory.
 pub fn forward(kind: Activation, x: &Buffer) -> Result<Buffer> {
+    const OP: &str = "activation";
+    check_types(OP, &[("x", x)])?;
     let device = x.device();
     let mut y = device.alloc(Category::Activations, x.dtype(), x.len())?;
-    let cost = Cost::new("activation", 16 * x.len(), x.size_bytes(), y.size_bytes());
+    let cost = Cost::new(OP, 16 * x.len(), x.size_bytes(), y.size_bytes());
     device.run(cost, || cpu::forward(Isa::best(), kind, x.f32(), y.f32_mut()));
     Ok(y)
 }
@@ -79,10 +84,11 @@ pub fn forward(kind: Activation, x: &Buffer) -> Result<Buffer> {
 /// dx = dy·f′(x), in dy's place.
 ///
 /// # Errors
-/// Lengths that do not fit.
+/// Lengths or element types that do not fit.
 pub fn backward(kind: Activation, dy: Buffer, x: &Buffer) -> Result<Buffer> {
     const OP: &str = "activation_backward";
     expect_len(OP, "dy", dy.len(), x.len())?;
+    check_types(OP, &[("x", x), ("dy", &dy)])?;
     let mut dx = dy;
     let cost = Cost::new(OP, 24 * x.len(), x.size_bytes() + dx.size_bytes(), dx.size_bytes());
     x.device().run(cost, || cpu::backward(Isa::best(), kind, dx.f32_mut(), x.f32()));
@@ -92,10 +98,11 @@ pub fn backward(kind: Activation, dy: Buffer, x: &Buffer) -> Result<Buffer> {
 /// y = silu(gate)∘up.
 ///
 /// # Errors
-/// Lengths that do not fit, or no memory.
+/// Lengths or element types that do not fit, or no memory.
 pub fn silu_gate(gate: &Buffer, up: &Buffer) -> Result<Buffer> {
     const OP: &str = "silu_gate";
     expect_len(OP, "up", up.len(), gate.len())?;
+    check_types(OP, &[("gate", gate), ("up", up)])?;
     let device = gate.device();
     let mut y = device.alloc(Category::Activations, gate.dtype(), gate.len())?;
     let cost = Cost::new(OP, 17 * y.len(), gate.size_bytes() + up.size_bytes(), y.size_bytes());
@@ -106,11 +113,12 @@ pub fn silu_gate(gate: &Buffer, up: &Buffer) -> Result<Buffer> {
 /// (dgate, dup) = (dy∘up∘silu′(gate), dy∘silu(gate)); the second in dy's place.
 ///
 /// # Errors
-/// Lengths that do not fit, or no memory.
+/// Lengths or element types that do not fit, or no memory.
 pub fn silu_gate_backward(dy: Buffer, gate: &Buffer, up: &Buffer) -> Result<(Buffer, Buffer)> {
     const OP: &str = "silu_gate_backward";
     expect_len(OP, "up", up.len(), gate.len())?;
     expect_len(OP, "dy", dy.len(), gate.len())?;
+    check_types(OP, &[("gate", gate), ("up", up), ("dy", &dy)])?;
     let device = gate.device();
     let mut d_gate = device.alloc(Category::Activations, gate.dtype(), gate.len())?;
     let mut d_up = dy;
@@ -120,4 +128,9 @@ pub fn silu_gate_backward(dy: Buffer, gate: &Buffer, up: &Buffer) -> Result<(Buf
         cpu::silu_gate_backward(Isa::best(), gate.f32(), up.f32(), d_gate.f32_mut(), d_up.f32_mut());
     });
     Ok((d_gate, d_up))
+}
+
+/// Checks that every operand has the type that its device computes in.
+fn check_types(op: &'static str, operands: &[(&'static str, &Buffer)]) -> Result<()> {
+    operands.iter().try_for_each(|(what, x)| expect_dtype(op, what, x.dtype(), x.device().compute_dtype()))
 }

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::device::Device;
-use crate::ops::testing::{assert_close, upload};
+use crate::ops::testing::{assert_close, random, upload};
 
 const KINDS: [Activation; 4] = [Activation::Relu, Activation::Gelu, Activation::GeluTanh, Activation::Silu];
 
@@ -17,7 +17,7 @@ fn inputs() -> impl Strategy<Value = Vec<f64>> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
-    /// erf's polynomial errs by 1.5e-7, times |x| ≤ 9; exponentials by two units in the last place.
+    /// Φ's polynomial errs by 7.5e-8 and its roundings by a few of 2⁻²⁴, times |x| ≤ 9; exponentials by two units in the last place.
     #[test]
     fn values_and_slopes_equal_the_reference(x in inputs()) {
         let device = Device::cpu();
@@ -78,4 +78,54 @@ fn far_out_nothing_overflows() {
         assert!(y.f32()[..2].iter().all(|y| y.abs() < 1e-6), "{kind:?} {:?}", y.f32());
         assert_eq!(y.f32()[2..], [200.0, 1e30]);
     }
+}
+
+#[test]
+fn relu_shows_nan_and_lets_its_gradient_through() {
+    let device = Device::cpu();
+    let (y, signs) = relu(upload(&device, &[f64::NAN, -1.0, -0.0, 2.0]), true).unwrap();
+    assert!(y.f32()[0].is_nan());
+    assert_eq!(y.f32()[1..], [0.0, 0.0, 2.0]);
+    let dx = relu_backward(upload(&device, &[3.0; 4]), &signs.unwrap()).unwrap();
+    assert_eq!(dx.f32(), [3.0, 0.0, 0.0, 3.0]);
+}
+
+#[test]
+fn every_instruction_set_agrees_on_the_bitmap_and_the_gate() {
+    // 8 Ki elements a task: two tasks and a part of a word.
+    let x: Vec<f32> = random(16_421, 1).iter().map(|x| 9.0 * *x as f32).collect();
+    let silu = |x: f32| reference::forward(Activation::Silu, f64::from(x));
+    let want: Vec<f64> = x.iter().map(|x| silu(*x) * f64::from(*x)).collect();
+    let d_up: Vec<f64> = x.iter().map(|x| silu(*x)).collect();
+    let d_gate: Vec<f64> = x.iter().map(|x| f64::from(*x) * slope(Activation::Silu, f64::from(*x))).collect();
+    for isa in Isa::available() {
+        let (mut y, mut signs, mut dx) = (x.clone(), vec![0; x.len().div_ceil(64)], vec![1.0; x.len()]);
+        cpu::relu(isa, &mut y, Some(&mut signs));
+        cpu::relu_backward(isa, &mut dx, &signs);
+        let mut plain = x.clone();
+        cpu::relu(isa, &mut plain, None);
+        assert_eq!(y, plain);
+        for ((x, y), dx) in x.iter().zip(&y).zip(&dx) {
+            assert_eq!((*y, *dx), if *x > 0.0 { (*x, 1.0) } else { (0.0, 0.0) });
+        }
+        cpu::silu_gate(isa, &x, &x, &mut y);
+        assert_close(isa.name(), &y, &want, 5e-6);
+        let (mut got_gate, mut got_up) = (vec![0.0; x.len()], vec![1.0; x.len()]);
+        cpu::silu_gate_backward(isa, &x, &x, &mut got_gate, &mut got_up);
+        assert_close(isa.name(), &got_gate, &d_gate, 1e-5);
+        assert_close(isa.name(), &got_up, &d_up, 5e-6);
+    }
+}
+
+#[test]
+fn operands_that_do_not_fit_are_named() {
+    let device = Device::cpu();
+    let x = upload(&device, &[1.0; 3]);
+    let half = || device.zeros(Category::Activations, DType::F16, 3).unwrap();
+    assert_eq!(relu(half(), true).unwrap_err().to_string(), "relu: x is f16, expected f32");
+    let error = backward(Activation::Gelu, half(), &x).unwrap_err().to_string();
+    assert_eq!(error, "activation_backward: dy is f16, expected f32");
+    assert_eq!(silu_gate(&x, &half()).unwrap_err().to_string(), "silu_gate: up is f16, expected f32");
+    let error = relu_backward(upload(&device, &[1.0; 3]), &x).unwrap_err().to_string();
+    assert_eq!(error, "relu_backward: signs has 3 elements, expected 1");
 }

@@ -27,3 +27,11 @@ fn lengths_that_differ_are_refused() {
     let x = device.zeros(Category::Activations, crate::DType::F32, 3).unwrap();
     assert_eq!(add_assign(&mut sum, &x).unwrap_err().to_string(), "add: x has 3 elements, expected 4");
 }
+
+#[test]
+fn a_type_that_the_device_does_not_compute_in_is_named() {
+    let device = Device::cpu();
+    let mut sum = device.zeros(Category::Activations, crate::DType::F32, 4).unwrap();
+    let x = device.zeros(Category::Activations, crate::DType::BF16, 4).unwrap();
+    assert_eq!(add_assign(&mut sum, &x).unwrap_err().to_string(), "add: x is bf16, expected f32");
+}

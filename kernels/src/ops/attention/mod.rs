@@ -20,7 +20,7 @@ pub mod reference;
 mod tests;
 
 use crate::device::{Buffer, Category, Cost, DType, Device};
-use crate::error::{Error, Result, expect_len};
+use crate::error::{Error, Result, expect_buffer};
 use crate::simd::Isa;
 
 /// What an attention is: its dimensions, its scale and what it can see.
@@ -108,13 +108,7 @@ impl Attention {
 }
 
 fn expect_activations(op: &'static str, what: &'static str, buffer: &Buffer, len: usize) -> Result<()> {
-    expect_dtype(op, what, buffer, buffer.device().compute_dtype())?;
-    expect_len(op, what, buffer.len(), len)
-}
-
-fn expect_dtype(op: &'static str, what: &'static str, buffer: &Buffer, expected: DType) -> Result<()> {
-    let got = buffer.dtype();
-    if got == expected { Ok(()) } else { Err(Error::DType { op, what, expected, got }) }
+    expect_buffer(op, what, buffer, buffer.device().compute_dtype(), len)
 }
 
 /// One slot of workspace for each thread, and one more part that all share.
@@ -172,8 +166,7 @@ pub fn backward(
     attention.check(OP, q, k, v)?;
     expect_activations(OP, "d_out", &d_out, q.len())?;
     expect_activations(OP, "out", out, q.len())?;
-    expect_dtype(OP, "lse", lse, DType::F32)?;
-    expect_len(OP, "lse", lse.len(), attention.lse_len())?;
+    expect_buffer(OP, "lse", lse, DType::F32, attention.lse_len())?;
     let device = q.device();
     let mut dq = d_out;
     let mut dk = device.alloc(Category::Activations, k.dtype(), k.len())?;

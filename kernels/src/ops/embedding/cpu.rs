@@ -1,5 +1,6 @@
-//! The CPU's embeddings. Look-ups go row by row; a table's gradient is summed a few columns a task, each task walking all
-//! tokens in order, so that tokens that share a row add up in the same order on any number of threads.
+//! The CPU's embeddings. Look-ups go row by row; a table's gradient is summed a band of the table a task, each task walking
+//! all tokens in order and taking those that fall in its band, so that tokens that share a row add up in the same order on
+//! any number of threads. (Finding them costs one comparison a token and band, where a token's row costs D additions.)
 
 use rayon::prelude::*;
 
@@ -7,8 +8,8 @@ use crate::weight::WeightRef;
 
 /// Rows of a task.
 const ROWS: usize = 16;
-/// Columns of a task where rows are summed: one cache line, so that tasks share none.
-const COLUMNS: usize = 16;
+/// Rows of the table of a task where a gradient is summed.
+const BAND: usize = 256;
 
 pub(super) fn lookup(tokens: &[u32], table: WeightRef<'_>, y: &mut [f32]) {
     let cols = table.cols();
@@ -37,22 +38,13 @@ pub(super) fn add_positions(table: WeightRef<'_>, tokens: usize, offset: usize, 
 
 /// table[row(n)] += dy[n] for each n in order.
 pub(super) fn add_rows(dy: &[f32], cols: usize, row: impl Fn(usize) -> usize + Sync, table: &mut [f32]) {
-    let table = SharedTable(table.as_mut_ptr(), table.len());
-    let table = &table;
-    (0..cols.div_ceil(COLUMNS)).into_par_iter().for_each(|chunk| {
-        let columns = chunk * COLUMNS..cols.min((chunk + 1) * COLUMNS);
+    table.par_chunks_mut(BAND * cols).enumerate().for_each(|(band, table)| {
+        let first = band * BAND;
         for (n, dy) in dy.chunks_exact(cols).enumerate() {
-            let at = row(n) * cols;
-            assert!(at + cols <= table.1, "rows were checked");
-            for column in columns.clone() {
-                // SAFETY: inside the table by the assertion; only this task touches these columns.
-                unsafe { *table.0.add(at + column) += dy[column] };
+            let at = row(n).wrapping_sub(first);
+            if at < BAND {
+                table[at * cols..][..cols].iter_mut().zip(dy).for_each(|(sum, dy)| *sum += dy);
             }
         }
     });
 }
-
-/// A table's address and length, shared between tasks that write disjoint columns.
-struct SharedTable(*mut f32, usize);
-// SAFETY: every task writes columns that no other task touches.
-unsafe impl Sync for SharedTable {}

@@ -9,8 +9,8 @@ pub mod reference;
 #[cfg(test)]
 mod tests;
 
-use crate::device::{Buffer, Category, Cost, Device};
-use crate::error::{Error, Result, expect_len};
+use crate::device::{Buffer, Category, Cost, DType, Device};
+use crate::error::{Error, Result, expect_dtype, expect_len, expect_rows};
 use crate::weight::WeightRef;
 
 /// y `[N, D]` from a table `[V, D]`, in the device's compute type.
@@ -21,6 +21,7 @@ pub fn lookup(device: &Device, tokens: &[u32], table: WeightRef<'_>) -> Result<B
     const OP: &str = "embedding";
     check_tokens(OP, tokens, table.rows())?;
     let cols = table.cols();
+    check_table(OP, table)?;
     let mut y = device.alloc(Category::Activations, device.compute_dtype(), tokens.len() * cols)?;
     let row_bytes = table.size_bytes() / table.rows().max(1);
     let cost = Cost::new(OP, 0, tokens.len() * (row_bytes + 4), y.size_bytes());
@@ -31,11 +32,13 @@ pub fn lookup(device: &Device, tokens: &[u32], table: WeightRef<'_>) -> Result<B
 /// y_n += P[offset + n mod `tokens`], in place.
 ///
 /// # Errors
-/// More positions than the table has, or lengths that do not fit.
+/// More positions than the table has, or lengths or element types that do not fit.
 pub fn add_positions(y: &mut Buffer, table: WeightRef<'_>, tokens: usize, offset: usize) -> Result<()> {
     const OP: &str = "position_embedding";
     let cols = table.cols();
-    expect_len(OP, "y", y.len(), y.len() / cols.max(1) * cols)?;
+    expect_rows(OP, "y", y.len(), cols)?;
+    expect_dtype(OP, "y", y.dtype(), y.device().compute_dtype())?;
+    check_table(OP, table)?;
     check_positions(OP, tokens, offset, table.rows())?;
     let device = y.device().clone();
     let table_bytes = table.size_bytes() / table.rows().max(1) * tokens;
@@ -47,12 +50,16 @@ pub fn add_positions(y: &mut Buffer, table: WeightRef<'_>, tokens: usize, offset
 /// dE[token_n] += dy_n, into an f32 `[V, D]`.
 ///
 /// # Errors
-/// A token that the table does not have, or lengths that do not fit.
+/// A token that the table does not have, or lengths or element types that do not fit.
 pub fn lookup_gradient(dy: &Buffer, tokens: &[u32], d_table: &mut Buffer) -> Result<()> {
     const OP: &str = "embedding_gradient";
-    let cols = dy.len() / tokens.len().max(1);
+    if tokens.is_empty() {
+        return expect_len(OP, "dy", dy.len(), 0);
+    }
+    let cols = dy.len() / tokens.len();
     expect_len(OP, "dy", dy.len(), tokens.len() * cols)?;
-    check_tokens(OP, tokens, d_table.len() / cols.max(1))?;
+    check_tokens(OP, tokens, expect_rows(OP, "d_table", d_table.len(), cols)?)?;
+    check_gradient_types(OP, dy, d_table)?;
     let device = dy.device().clone();
     let cost = Cost::new(OP, dy.len(), 2 * dy.size_bytes() + tokens.len() * 4, dy.size_bytes());
     device.run(cost, || cpu::add_rows(dy.f32(), cols, |n| tokens[n] as usize, d_table.f32_mut()));
@@ -62,15 +69,29 @@ pub fn lookup_gradient(dy: &Buffer, tokens: &[u32], d_table: &mut Buffer) -> Res
 /// dP[offset + n mod `tokens`] += dy_n, into an f32 `[positions, D]` whose rows have `cols` features.
 ///
 /// # Errors
-/// More positions than the table has, or lengths that do not fit.
+/// More positions than the table has, or lengths or element types that do not fit.
 pub fn position_gradient(dy: &Buffer, cols: usize, tokens: usize, offset: usize, d_table: &mut Buffer) -> Result<()> {
     const OP: &str = "position_embedding_gradient";
-    expect_len(OP, "dy", dy.len(), dy.len() / cols.max(1) * cols)?;
-    check_positions(OP, tokens, offset, d_table.len() / cols.max(1))?;
+    expect_rows(OP, "dy", dy.len(), cols)?;
+    check_positions(OP, tokens, offset, expect_rows(OP, "d_table", d_table.len(), cols)?)?;
+    check_gradient_types(OP, dy, d_table)?;
     let device = dy.device().clone();
     let cost = Cost::new(OP, dy.len(), 2 * dy.size_bytes(), dy.size_bytes());
     device.run(cost, || cpu::add_rows(dy.f32(), cols, |n| offset + n % tokens, d_table.f32_mut()));
     Ok(())
+}
+
+fn check_table(op: &'static str, table: WeightRef<'_>) -> Result<()> {
+    if let WeightRef::Trainable { value, rows, cols } = table {
+        expect_len(op, "table", value.len(), rows * cols)?;
+        expect_dtype(op, "table", value.dtype(), DType::F32)?;
+    }
+    expect_rows(op, "table", table.rows() * table.cols(), table.cols()).map(drop)
+}
+
+fn check_gradient_types(op: &'static str, dy: &Buffer, d_table: &Buffer) -> Result<()> {
+    expect_dtype(op, "dy", dy.dtype(), dy.device().compute_dtype())?;
+    expect_dtype(op, "d_table", d_table.dtype(), DType::F32)
 }
 
 fn check_tokens(op: &'static str, tokens: &[u32], rows: usize) -> Result<()> {

@@ -61,3 +61,58 @@ fn rows_wider_than_a_task_or_a_buffer_are_whole() {
     add_positions(&mut y, WeightRef::Trainable { value: &places, rows: tokens, cols }, tokens, 0).unwrap();
     assert_close("y", y.f32(), &reference::embed(&[1, 0, 1], &table, &positions, cols, tokens, 0), 1e-7);
 }
+
+#[test]
+fn a_gradient_does_not_depend_on_the_number_of_threads_nor_on_bands() {
+    let (vocab, cols, n) = (700, 5, 900);
+    let dy = random(n * cols, 1);
+    let ids: Vec<u32> = (0..n as u32).map(|i| i * i % vocab as u32).collect();
+    let gradient = |threads| {
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| {
+            let device = Device::cpu();
+            let mut d_table = upload(&device, &vec![0.0; vocab * cols]);
+            lookup_gradient(&upload(&device, &dy), &ids, &mut d_table).unwrap();
+            d_table.f32().to_vec()
+        })
+    };
+    let one = gradient(1);
+    assert_eq!(one, gradient(2));
+    assert_eq!(one, gradient(5));
+    let mut want = vec![0.0; vocab * cols];
+    for (id, dy) in ids.iter().zip(dy.chunks(cols)) {
+        want[*id as usize * cols..][..cols].iter_mut().zip(dy).for_each(|(sum, dy)| *sum += dy);
+    }
+    // At most 900 terms below 1 meet in one row: 900·2⁻²⁴ ≈ 5e-5 of the largest sum.
+    assert_close("dE", &one, &want, 1e-4);
+}
+
+#[test]
+fn tables_stay_in_f16_and_bf16() {
+    let device = Device::cpu();
+    let values = [0.5f32, -1.25, 3.0, 0.0, -0.0078125, 640.0];
+    let halves: Vec<half::f16> = values.iter().map(|x| half::f16::from_f32(*x)).collect();
+    let brains: Vec<half::bf16> = values.iter().map(|x| half::bf16::from_f32(*x)).collect();
+    let category = Category::Weights;
+    for table in [device.upload(category, &halves).unwrap(), device.upload(category, &brains).unwrap()] {
+        let table = FrozenWeight::dense(table, 2, 3).unwrap();
+        let y = lookup(&device, &[1, 0, 1], WeightRef::Frozen(&table)).unwrap();
+        assert_eq!(y.f32(), [&values[3..], &values[..3], &values[3..]].concat());
+    }
+}
+
+#[test]
+fn operands_that_do_not_fit_are_named() {
+    let device = Device::cpu();
+    let value = upload(&device, &[0.0; 12]);
+    let short = WeightRef::Trainable { value: &value, rows: 5, cols: 3 };
+    let error = lookup(&device, &[0], short).unwrap_err().to_string();
+    assert_eq!(error, "embedding: table has 12 elements, expected 15");
+    let mut half = device.zeros(Category::Gradients, DType::F16, 12).unwrap();
+    let error = lookup_gradient(&value, &[0, 1, 2, 3], &mut half).unwrap_err().to_string();
+    assert_eq!(error, "embedding_gradient: d_table is f16, expected f32");
+    let mut d_table = upload(&device, &[0.0; 12]);
+    let error = lookup_gradient(&value, &[0, 1, 2, 3, 0], &mut d_table).unwrap_err().to_string();
+    assert_eq!(error, "embedding_gradient: dy has 12 elements, expected 10");
+    let none = upload(&device, &[]);
+    assert!(lookup_gradient(&none, &[], &mut d_table).is_ok());
+}

@@ -20,7 +20,7 @@ mod tests;
 
 use super::linear::Lora;
 use crate::device::{Buffer, Category, Cost, DType, Device};
-use crate::error::{Error, Result, expect_len};
+use crate::error::{Error, Result, expect_buffer, expect_dtype, expect_len};
 use crate::simd::Isa;
 use crate::weight::WeightRef;
 
@@ -203,14 +203,14 @@ fn gradient_cost(op: &'static str, hidden: &Buffer, head: &Head<'_>, targets: &[
 
 fn check(op: &'static str, hidden: &Buffer, head: &Head<'_>, targets: &[u32]) -> Result<()> {
     let (vocab, dim) = (head.vocab(), head.dim());
-    expect_dtype(op, "h", hidden, hidden.device().compute_dtype())?;
+    expect_dtype(op, "h", hidden.dtype(), hidden.device().compute_dtype())?;
     expect_len(op, "h", hidden.len(), targets.len() * dim)?;
     if let Some(lora) = &head.lora {
-        expect_f32(op, "A", lora.a, lora.rank * dim)?;
-        expect_f32(op, "B", lora.b, vocab * lora.rank)?;
+        expect_buffer(op, "A", lora.a, DType::F32, lora.rank * dim)?;
+        expect_buffer(op, "B", lora.b, DType::F32, vocab * lora.rank)?;
     }
     if let WeightRef::Trainable { value, .. } = head.weight {
-        expect_f32(op, "W", value, vocab * dim)?;
+        expect_buffer(op, "W", value, DType::F32, vocab * dim)?;
     }
     match targets.iter().position(|target| *target != IGNORED && *target as usize >= vocab) {
         None => Ok(()),
@@ -227,18 +227,8 @@ fn check_wanted(op: &'static str, head: &Head<'_>, wanted: &Wanted<'_>) -> Resul
             let reason = "dA and dB are wanted of a head without an adapter".to_owned();
             return Err(Error::Domain { op, reason });
         };
-        expect_f32(op, "dA", d_a, lora.rank * head.dim())?;
-        expect_f32(op, "dB", d_b, head.vocab() * lora.rank)?;
+        expect_buffer(op, "dA", d_a, DType::F32, lora.rank * head.dim())?;
+        expect_buffer(op, "dB", d_b, DType::F32, head.vocab() * lora.rank)?;
     }
-    wanted.weight.as_ref().map_or(Ok(()), |d_w| expect_f32(op, "dW", d_w, head.vocab() * head.dim()))
-}
-
-fn expect_f32(op: &'static str, what: &'static str, buffer: &Buffer, len: usize) -> Result<()> {
-    expect_dtype(op, what, buffer, DType::F32)?;
-    expect_len(op, what, buffer.len(), len)
-}
-
-fn expect_dtype(op: &'static str, what: &'static str, buffer: &Buffer, expected: DType) -> Result<()> {
-    let got = buffer.dtype();
-    if got == expected { Ok(()) } else { Err(Error::DType { op, what, expected, got }) }
+    wanted.weight.as_ref().map_or(Ok(()), |d_w| expect_buffer(op, "dW", d_w, DType::F32, head.vocab() * head.dim()))
 }

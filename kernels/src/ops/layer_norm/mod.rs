@@ -14,7 +14,7 @@ pub mod reference;
 mod tests;
 
 use crate::device::{Buffer, Category, Cost, DType};
-use crate::error::{Result, expect_len};
+use crate::error::{Result, expect_dtype, expect_len, expect_rows};
 use crate::simd::Isa;
 
 /// y and what backward needs of the statistics.
@@ -40,13 +40,15 @@ pub struct ParamGradients<'a> {
 /// y = w∘(x − μ)·r + b. `weight` and `bias` are f32 `[D]`, x is `[N, D]`.
 ///
 /// # Errors
-/// Lengths that do not fit, or no memory.
+/// Lengths or element types that do not fit, or no memory.
 pub fn forward(x: &Buffer, weight: &Buffer, bias: &Buffer, eps: f32) -> Result<Forward> {
     const OP: &str = "layer_norm_forward";
     let (device, cols) = (x.device(), weight.len());
-    let rows = x.len() / cols.max(1);
-    expect_len(OP, "x", x.len(), rows * cols)?;
+    let rows = expect_rows(OP, "x", x.len(), cols)?;
     expect_len(OP, "bias", bias.len(), cols)?;
+    expect_dtype(OP, "x", x.dtype(), device.compute_dtype())?;
+    expect_dtype(OP, "weight", weight.dtype(), DType::F32)?;
+    expect_dtype(OP, "bias", bias.dtype(), DType::F32)?;
     let mut y = device.alloc(Category::Activations, x.dtype(), x.len())?;
     let mut mean = device.alloc(Category::Activations, DType::F32, rows)?;
     let mut rstd = device.alloc(Category::Activations, DType::F32, rows)?;
@@ -62,7 +64,7 @@ pub fn forward(x: &Buffer, weight: &Buffer, bias: &Buffer, eps: f32) -> Result<F
 /// dx from dy, in dy's place; the parameters' gradients are added to. Without `input_gradient` dy is dropped.
 ///
 /// # Errors
-/// Lengths that do not fit, or no memory.
+/// Lengths or element types that do not fit, or no memory.
 pub fn backward(
     dy: Buffer,
     x: &Buffer,
@@ -73,16 +75,21 @@ pub fn backward(
 ) -> Result<Option<Buffer>> {
     const OP: &str = "layer_norm_backward";
     let (device, cols) = (x.device(), weight.len());
-    let rows = x.len() / cols.max(1);
-    expect_len(OP, "x", x.len(), rows * cols)?;
+    let rows = expect_rows(OP, "x", x.len(), cols)?;
     expect_len(OP, "dy", dy.len(), rows * cols)?;
     expect_len(OP, "mean", mean.len(), rows)?;
     expect_len(OP, "rstd", rstd.len(), rows)?;
+    expect_dtype(OP, "x", x.dtype(), device.compute_dtype())?;
+    expect_dtype(OP, "dy", dy.dtype(), x.dtype())?;
+    for (name, operand) in [("weight", weight), ("mean", mean), ("rstd", rstd)] {
+        expect_dtype(OP, name, operand.dtype(), DType::F32)?;
+    }
     let mut dx = dy;
     let mut written = if input_gradient { dx.size_bytes() } else { 0 };
     for (name, gradient) in [("dw", &gradients.weight), ("db", &gradients.bias)] {
         if let Some(gradient) = gradient {
             expect_len(OP, name, gradient.len(), cols)?;
+            expect_dtype(OP, name, gradient.dtype(), DType::F32)?;
             written += gradient.size_bytes();
         }
     }

@@ -6,46 +6,77 @@ use crate::ops::testing::{assert_close, differences, dot, random, upload};
 
 const EPS: f32 = 1e-5;
 
+/// Values below 4 in magnitude after normalisation, summed over at most 70 rows or 300 features: 1e-5 is some hundred
+/// roundings of 2⁻²⁴. (Finite differences in f64 add about 1e-7.)
+fn forward_and_gradients_equal_the_reference(rows: usize, cols: usize, seed: u64) {
+    let mut tensors = [random(rows * cols, seed), random(cols, seed ^ 1), random(cols, seed ^ 2)];
+    let dy = random(rows * cols, seed ^ 3);
+    let reference = |t: &[Vec<f64>; 3]| reference::forward(&t[0], &t[1], &t[2], f64::from(EPS));
+    let want = reference(&tensors);
+    let f32s = |values: &[f64]| -> Vec<f32> { values.iter().map(|x| *x as f32).collect() };
+    let [x, weight, bias] = tensors.each_ref().map(|t| f32s(t));
+    let [want_x, want_w, want_b] = [0, 1, 2].map(|which| differences(&mut tensors, which, |t| dot(&reference(t), &dy)));
+    let plus_one = |d: Vec<f64>| -> Vec<f64> { d.into_iter().map(|d| d + 1.0).collect() };
+    let (want_w, want_b) = (plus_one(want_w), plus_one(want_b));
+    for isa in Isa::available() {
+        let (mut y, mut mean, mut rstd) = (vec![0.0; rows * cols], vec![0.0; rows], vec![0.0; rows]);
+        let out = cpu::Output { y: &mut y, mean: &mut mean, rstd: &mut rstd };
+        cpu::forward(isa, &x, &weight, &bias, EPS, out);
+        let saved = cpu::Saved { x: &x, weight: &weight, mean: &mean, rstd: &rstd };
+        let (mut d_weight, mut d_bias, mut dx) = (vec![1.0; cols], vec![1.0; cols], f32s(&dy));
+        cpu::param_gradients(isa, &saved, &dx, Some(&mut d_weight), Some(&mut d_bias));
+        cpu::input_gradient(isa, &saved, &mut dx);
+        assert_close("y", &y, &want, 1e-5);
+        // Rows of two nearly equal features have steep derivatives: r is up to 1/√ε ≈ 316.
+        assert_close("dx", &dx, &want_x, 2e-3);
+        assert_close("dw", &d_weight, &want_w, 1e-4);
+        assert_close("db", &d_bias, &want_b, 1e-4);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(30))]
-    /// Values below 4 in magnitude after normalisation, summed over at most 70 rows or features: 1e-5 is some hundred
-    /// roundings of 2⁻²⁴. (Finite differences in f64 add about 1e-7.)
     #[test]
-    fn forward_and_every_gradient_equal_the_reference(rows in 1usize..70, cols in 2usize..70, seed: u64) {
-        let device = Device::cpu();
-        let mut tensors = [random(rows * cols, seed), random(cols, seed ^ 1), random(cols, seed ^ 2)];
-        let dy = random(rows * cols, seed ^ 3);
-        let [x, weight, bias] = tensors.each_ref().map(|t| upload(&device, t));
-        let reference = |t: &[Vec<f64>; 3]| reference::forward(&t[0], &t[1], &t[2], f64::from(EPS));
-        let out = forward(&x, &weight, &bias, EPS).unwrap();
-        assert_close("y", out.y.f32(), &reference(&tensors), 1e-5);
-        let mut d_weight = upload(&device, &vec![1.0; cols]);
-        let mut d_bias = upload(&device, &vec![1.0; cols]);
-        let gradients = ParamGradients { weight: Some(&mut d_weight), bias: Some(&mut d_bias) };
-        let dx = backward(upload(&device, &dy), &x, &weight, (&out.mean, &out.rstd), gradients, true).unwrap();
-        let [want_x, want_w, want_b] =
-            [0, 1, 2].map(|which| differences(&mut tensors, which, |t| dot(&reference(t), &dy)));
-        let plus_one = |d: Vec<f64>| -> Vec<f64> { d.into_iter().map(|d| d + 1.0).collect() };
-        // Rows of two nearly equal features have steep derivatives: r is up to 1/√ε ≈ 316.
-        assert_close("dx", dx.unwrap().f32(), &want_x, 2e-3);
-        assert_close("dw", d_weight.f32(), &plus_one(want_w), 1e-4);
-        assert_close("db", d_bias.f32(), &plus_one(want_b), 1e-4);
+    fn every_instruction_set_equals_the_reference(rows in 1usize..70, cols in 1usize..70, seed: u64) {
+        forward_and_gradients_equal_the_reference(rows, cols, seed);
     }
 }
 
 #[test]
-fn every_instruction_set_agrees() {
+fn more_rows_and_features_than_a_task_equal_the_reference() {
+    forward_and_gradients_equal_the_reference(17, 293, 7);
+}
+
+/// One forward and backward through the device: y, dx, dw, db.
+fn step(rows: usize, cols: usize) -> [Vec<f32>; 4] {
     let device = Device::cpu();
-    let (rows, cols) = (5, 131);
-    let (x, weight, bias) = (random(rows * cols, 1), random(cols, 2), random(cols, 3));
-    let want = reference::forward(&x, &weight, &bias, f64::from(EPS));
-    let [x, weight, bias] = [&x, &weight, &bias].map(|t| upload(&device, t));
-    for isa in Isa::available() {
-        let (mut y, mut mean, mut rstd) = (vec![0.0; rows * cols], vec![0.0; rows], vec![0.0; rows]);
-        let out = cpu::Output { y: &mut y, mean: &mut mean, rstd: &mut rstd };
-        cpu::forward(isa, x.f32(), weight.f32(), bias.f32(), EPS, out);
-        assert_close(isa.name(), &y, &want, 1e-5);
-    }
+    let [x, dy] = [1, 2].map(|seed| upload(&device, &random(rows * cols, seed)));
+    let [weight, bias, mut d_weight, mut d_bias] = [3, 4, 5, 6].map(|seed| upload(&device, &random(cols, seed)));
+    let out = forward(&x, &weight, &bias, EPS).unwrap();
+    let gradients = ParamGradients { weight: Some(&mut d_weight), bias: Some(&mut d_bias) };
+    let dx = backward(dy, &x, &weight, (&out.mean, &out.rstd), gradients, true).unwrap().unwrap();
+    [out.y, dx, d_weight, d_bias].map(|buffer| buffer.f32().to_vec())
+}
+
+#[test]
+fn nothing_depends_on_the_number_of_threads() {
+    let with =
+        |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| step(100, 300));
+    let one = with(1);
+    assert_eq!(one, with(2));
+    assert_eq!(one, with(5));
+}
+
+#[test]
+fn operands_that_do_not_fit_are_named() {
+    let device = Device::cpu();
+    let [x, w, empty] = [&[0.0; 6][..], &[1.0; 3], &[]].map(|t| upload(&device, t));
+    let half = device.zeros(Category::Weights, DType::F16, 3).unwrap();
+    let error = |x: &Buffer, w: &Buffer, b: &Buffer| forward(x, w, b, EPS).unwrap_err().to_string();
+    assert_eq!(error(&x, &half, &w), "layer_norm_forward: weight is f16, expected f32");
+    assert_eq!(error(&x, &w, &x), "layer_norm_forward: bias has 6 elements, expected 3");
+    assert_eq!(error(&w, &x, &x), "layer_norm_forward: x has 3 elements, expected 0");
+    assert_eq!(error(&x, &empty, &empty), "layer_norm_forward: rows of x have no features, expected at least one");
 }
 
 #[test]

@@ -13,7 +13,7 @@ pub mod reference;
 mod tests;
 
 use crate::device::{Buffer, Category, Cost, DType};
-use crate::error::{Result, expect_len};
+use crate::error::{Result, expect_dtype, expect_len, expect_rows};
 use crate::simd::Isa;
 
 /// y and what backward needs of the statistics.
@@ -28,12 +28,13 @@ pub struct Forward {
 /// y = w∘x·r. `weight` is f32 `[D]`, x is `[N, D]`.
 ///
 /// # Errors
-/// Lengths that do not fit, or no memory.
+/// Lengths or element types that do not fit, or no memory.
 pub fn forward(x: &Buffer, weight: &Buffer, eps: f32) -> Result<Forward> {
     const OP: &str = "rms_norm_forward";
     let (device, cols) = (x.device(), weight.len());
-    let rows = x.len() / cols.max(1);
-    expect_len(OP, "x", x.len(), rows * cols)?;
+    let rows = expect_rows(OP, "x", x.len(), cols)?;
+    expect_dtype(OP, "x", x.dtype(), device.compute_dtype())?;
+    expect_dtype(OP, "weight", weight.dtype(), DType::F32)?;
     let mut y = device.alloc(Category::Activations, x.dtype(), x.len())?;
     let mut rstd = device.alloc(Category::Activations, DType::F32, rows)?;
     let cost = Cost::new(OP, 4 * x.len(), x.size_bytes() + weight.size_bytes(), y.size_bytes() + rstd.size_bytes());
@@ -44,7 +45,7 @@ pub fn forward(x: &Buffer, weight: &Buffer, eps: f32) -> Result<Forward> {
 /// dx from dy, in dy's place; `d_weight`, f32 `[D]`, is added to. Without `input_gradient` dy is dropped.
 ///
 /// # Errors
-/// Lengths that do not fit, or no memory.
+/// Lengths or element types that do not fit, or no memory.
 pub fn backward(
     dy: Buffer,
     x: &Buffer,
@@ -55,14 +56,18 @@ pub fn backward(
 ) -> Result<Option<Buffer>> {
     const OP: &str = "rms_norm_backward";
     let (device, cols) = (x.device(), weight.len());
-    let rows = x.len() / cols.max(1);
-    expect_len(OP, "x", x.len(), rows * cols)?;
+    let rows = expect_rows(OP, "x", x.len(), cols)?;
     expect_len(OP, "dy", dy.len(), rows * cols)?;
     expect_len(OP, "rstd", rstd.len(), rows)?;
+    expect_dtype(OP, "x", x.dtype(), device.compute_dtype())?;
+    expect_dtype(OP, "dy", dy.dtype(), x.dtype())?;
+    expect_dtype(OP, "weight", weight.dtype(), DType::F32)?;
+    expect_dtype(OP, "rstd", rstd.dtype(), DType::F32)?;
     let mut dx = dy;
     let mut written = if input_gradient { dx.size_bytes() } else { 0 };
     if let Some(gradient) = &d_weight {
         expect_len(OP, "dw", gradient.len(), cols)?;
+        expect_dtype(OP, "dw", gradient.dtype(), DType::F32)?;
         written += gradient.size_bytes();
     }
     let read = x.size_bytes() + dx.size_bytes() + weight.size_bytes() + rstd.size_bytes();

@@ -6,38 +6,77 @@ use crate::ops::testing::{assert_close, differences, dot, random, upload};
 
 const EPS: f32 = 1e-5;
 
+/// As for LayerNorm: 1e-5 is some hundred roundings of 2⁻²⁴.
+fn forward_and_gradients_equal_the_reference(rows: usize, cols: usize, seed: u64) {
+    let mut tensors = [random(rows * cols, seed), random(cols, seed ^ 1)];
+    let dy = random(rows * cols, seed ^ 3);
+    let reference = |t: &[Vec<f64>; 2]| reference::forward(&t[0], &t[1], f64::from(EPS));
+    let want = reference(&tensors);
+    let f32s = |values: &[f64]| -> Vec<f32> { values.iter().map(|x| *x as f32).collect() };
+    let [x, weight] = tensors.each_ref().map(|t| f32s(t));
+    let [want_x, want_w] = [0, 1].map(|which| differences(&mut tensors, which, |t| dot(&reference(t), &dy)));
+    let want_w: Vec<f64> = want_w.into_iter().map(|d| d + 1.0).collect();
+    for isa in Isa::available() {
+        let (mut y, mut rstd) = (vec![0.0; rows * cols], vec![0.0; rows]);
+        cpu::forward(isa, &x, &weight, EPS, &mut y, &mut rstd);
+        let saved = cpu::Saved { x: &x, weight: &weight, rstd: &rstd };
+        let (mut d_weight, mut dx) = (vec![1.0; cols], f32s(&dy));
+        cpu::weight_gradient(isa, &saved, &dx, &mut d_weight);
+        cpu::input_gradient(isa, &saved, &mut dx);
+        assert_close("y", &y, &want, 1e-5);
+        // A row of one tiny feature has a steep derivative: r is up to 1/√ε ≈ 316.
+        assert_close("dx", &dx, &want_x, 2e-3);
+        assert_close("dw", &d_weight, &want_w, 1e-4);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(30))]
-    /// As for LayerNorm: 1e-5 is some hundred roundings of 2⁻²⁴.
     #[test]
-    fn forward_and_every_gradient_equal_the_reference(rows in 1usize..70, cols in 1usize..70, seed: u64) {
-        let device = Device::cpu();
-        let mut tensors = [random(rows * cols, seed), random(cols, seed ^ 1)];
-        let dy = random(rows * cols, seed ^ 3);
-        let [x, weight] = tensors.each_ref().map(|t| upload(&device, t));
-        let reference = |t: &[Vec<f64>; 2]| reference::forward(&t[0], &t[1], f64::from(EPS));
-        let out = forward(&x, &weight, EPS).unwrap();
-        assert_close("y", out.y.f32(), &reference(&tensors), 1e-5);
-        let mut d_weight = upload(&device, &vec![1.0; cols]);
-        let dx = backward(upload(&device, &dy), &x, &weight, &out.rstd, Some(&mut d_weight), true).unwrap();
-        let [want_x, want_w] = [0, 1].map(|which| differences(&mut tensors, which, |t| dot(&reference(t), &dy)));
-        let want_w: Vec<f64> = want_w.into_iter().map(|d| d + 1.0).collect();
-        // A row of one tiny feature has a steep derivative: r is up to 1/√ε ≈ 316.
-        assert_close("dx", dx.unwrap().f32(), &want_x, 2e-3);
-        assert_close("dw", d_weight.f32(), &want_w, 1e-4);
+    fn every_instruction_set_equals_the_reference(rows in 1usize..70, cols in 1usize..70, seed: u64) {
+        forward_and_gradients_equal_the_reference(rows, cols, seed);
     }
 }
 
 #[test]
-fn every_instruction_set_agrees() {
-    let (rows, cols) = (5, 131);
-    let (x, weight) = (random(rows * cols, 1), random(cols, 2));
-    let want = reference::forward(&x, &weight, f64::from(EPS));
+fn more_rows_and_features_than_a_task_equal_the_reference() {
+    forward_and_gradients_equal_the_reference(17, 293, 7);
+}
+
+/// One forward and backward through the device: y, dx, dw.
+fn step(rows: usize, cols: usize) -> [Vec<f32>; 3] {
     let device = Device::cpu();
-    let [x, weight] = [&x, &weight].map(|t| upload(&device, t));
-    for isa in Isa::available() {
-        let (mut y, mut rstd) = (vec![0.0; rows * cols], vec![0.0; rows]);
-        cpu::forward(isa, x.f32(), weight.f32(), EPS, &mut y, &mut rstd);
-        assert_close(isa.name(), &y, &want, 1e-5);
-    }
+    let [x, dy] = [1, 2].map(|seed| upload(&device, &random(rows * cols, seed)));
+    let [weight, mut d_weight] = [3, 4].map(|seed| upload(&device, &random(cols, seed)));
+    let out = forward(&x, &weight, EPS).unwrap();
+    let dx = backward(dy, &x, &weight, &out.rstd, Some(&mut d_weight), true).unwrap().unwrap();
+    [out.y, dx, d_weight].map(|buffer| buffer.f32().to_vec())
+}
+
+#[test]
+fn nothing_depends_on_the_number_of_threads() {
+    let with =
+        |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| step(100, 300));
+    let one = with(1);
+    assert_eq!(one, with(2));
+    assert_eq!(one, with(5));
+}
+
+#[test]
+fn operands_that_do_not_fit_are_named() {
+    let device = Device::cpu();
+    let [x, w, empty] = [&[0.0; 6][..], &[1.0; 3], &[]].map(|t| upload(&device, t));
+    let half = device.zeros(Category::Weights, DType::F16, 3).unwrap();
+    let error = |x: &Buffer, w: &Buffer| forward(x, w, EPS).unwrap_err().to_string();
+    assert_eq!(error(&x, &half), "rms_norm_forward: weight is f16, expected f32");
+    assert_eq!(error(&w, &x), "rms_norm_forward: x has 3 elements, expected 0");
+    assert_eq!(error(&x, &empty), "rms_norm_forward: rows of x have no features, expected at least one");
+}
+
+#[test]
+fn without_an_input_gradient_none_is_returned() {
+    let device = Device::cpu();
+    let [x, w] = [random(6, 1), random(3, 2)].map(|t| upload(&device, &t));
+    let out = forward(&x, &w, EPS).unwrap();
+    assert!(backward(upload(&device, &[1.0; 6]), &x, &w, &out.rstd, None, false).unwrap().is_none());
 }

@@ -12,7 +12,7 @@ pub mod reference;
 mod tests;
 
 use crate::device::{Buffer, Category, Cost, Device};
-use crate::error::{Error, Result, expect_len};
+use crate::error::{Error, Result, expect_dtype, expect_rows};
 use crate::simd::Isa;
 
 /// m·cos θ and m·sin θ for every position and pair.
@@ -63,7 +63,7 @@ pub enum Direction {
 /// Rotates the heads of `x` `[B·T, H·head_dim]` in place; row n has position n mod `tokens`.
 ///
 /// # Errors
-/// Lengths that do not fit, more rotated features than a head has, or more positions than the table covers.
+/// Lengths or element types that do not fit, sequences of no tokens, more rotated features than a head has, or more positions than the table covers.
 pub fn rotate(
     x: &mut Buffer,
     table: &RotaryTable,
@@ -74,18 +74,19 @@ pub fn rotate(
 ) -> Result<()> {
     const OP: &str = "rotary";
     let width = heads * head_dim;
-    expect_len(OP, "x", x.len(), x.len() / width.max(1) * width)?;
+    expect_rows(OP, "x", x.len(), width)?;
+    expect_dtype(OP, "x", x.dtype(), x.device().compute_dtype())?;
     if 2 * table.pairs > head_dim {
         let reason = format!("{} features cannot rotate in heads of {head_dim}", 2 * table.pairs);
         return Err(Error::Domain { op: OP, reason });
     }
-    if tokens > table.positions() {
-        let reason = format!("sequences of {tokens} tokens, but positions for {}", table.positions());
+    if tokens == 0 || tokens > table.positions() {
+        let reason = format!("sequences of {tokens} tokens, but positions for 1 to {}", table.positions());
         return Err(Error::Domain { op: OP, reason });
     }
     let device = x.device().clone();
     let tables = 2 * tokens * table.pairs * 4;
-    let cost = Cost::new(OP, 6 * x.len() / head_dim.max(1) * table.pairs, x.size_bytes() + tables, x.size_bytes());
+    let cost = Cost::new(OP, 6 * x.len() / head_dim * table.pairs, x.size_bytes() + tables, x.size_bytes());
     device.run(cost, || {
         let shape = cpu::Shape { tokens, head_dim, width, pairs: table.pairs };
         cpu::rotate(Isa::best(), x.f32_mut(), table.cos.f32(), table.sin.f32(), shape, direction);

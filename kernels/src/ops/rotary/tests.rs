@@ -34,21 +34,44 @@ fn more_positions_than_the_table_are_refused() {
     let table = RotaryTable::new(&device, 4, &[1.0], 1.0).unwrap();
     let mut x = upload(&device, &[0.0; 10]);
     let error = rotate(&mut x, &table, 5, 1, 2, Direction::Forward).unwrap_err().to_string();
-    assert_eq!(error, "rotary: sequences of 5 tokens, but positions for 4");
+    assert_eq!(error, "rotary: sequences of 5 tokens, but positions for 1 to 4");
 }
 
 #[test]
-fn every_instruction_set_agrees() {
-    let (cos, sin) = ([0.6f32; 19], [0.8f32; 19]);
-    let x: Vec<f32> = (0..38).map(|i| i as f32).collect();
-    let shape = cpu::Shape { tokens: 1, head_dim: 38, width: 38, pairs: 19 };
-    for isa in Isa::available() {
-        let mut got = x.clone();
-        cpu::rotate(isa, &mut got, &cos, &sin, shape, Direction::Forward);
-        for i in 0..19 {
-            let (a, b) = (x[i], x[i + 19]);
-            assert!((got[i] - (0.6 * a - 0.8 * b)).abs() < 1e-5);
-            assert!((got[i + 19] - (0.6 * b + 0.8 * a)).abs() < 1e-5);
+fn operands_that_do_not_fit_are_named() {
+    let device = Device::cpu();
+    let table = RotaryTable::new(&device, 4, &[1.0, 0.5], 1.0).unwrap();
+    let error = |len, tokens, heads, head_dim| {
+        let mut x = upload(&device, &vec![0.0; len]);
+        rotate(&mut x, &table, tokens, heads, head_dim, Direction::Forward).unwrap_err().to_string()
+    };
+    assert_eq!(error(8, 0, 1, 4), "rotary: sequences of 0 tokens, but positions for 1 to 4");
+    assert_eq!(error(9, 1, 2, 4), "rotary: x has 9 elements, expected 8");
+    assert_eq!(error(6, 1, 2, 3), "rotary: 4 features cannot rotate in heads of 3");
+    assert_eq!(error(0, 1, 0, 4), "rotary: rows of x have no features, expected at least one");
+    let mut x = device.zeros(Category::Activations, crate::DType::BF16, 4).unwrap();
+    let error = rotate(&mut x, &table, 1, 1, 4, Direction::Forward).unwrap_err().to_string();
+    assert_eq!(error, "rotary: x is bf16, expected f32");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(30))]
+    /// |a|, |b| < 1 and |m·cos|, |m·sin| ≤ 1.25: three roundings of 2⁻²⁴ beside the tables' own.
+    #[test]
+    fn every_instruction_set_equals_the_reference(
+        rows in 1usize..40, heads in 1usize..4, half in 1usize..40, extra in 0usize..5, seed: u64,
+    ) {
+        let device = Device::cpu();
+        let (tokens, head_dim) = (rows.min(7), 2 * half + extra);
+        let frequencies: Vec<f64> = (0..half).map(|i| 100f64.powf(-(i as f64) / half as f64)).collect();
+        let table = RotaryTable::new(&device, tokens, &frequencies, 1.25).unwrap();
+        let x = random(rows * heads * head_dim, seed);
+        let want = reference::rotate(&x, tokens, heads, head_dim, &frequencies, 1.25);
+        let shape = cpu::Shape { tokens, head_dim, width: heads * head_dim, pairs: half };
+        for isa in Isa::available() {
+            let mut got: Vec<f32> = x.iter().map(|x| *x as f32).collect();
+            cpu::rotate(isa, &mut got, table.cos.f32(), table.sin.f32(), shape, Direction::Forward);
+            assert_close(isa.name(), &got, &want, 2e-6);
         }
     }
 }
