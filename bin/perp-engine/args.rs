@@ -184,7 +184,7 @@ pub struct OptimizerArgs {
     /// Optimizer steps (of each cycle) [default: 1000; the demo: 120].
     #[arg(long, value_parser = positive, value_name = "N")]
     pub steps: Option<usize>,
-    /// Largest learning rate of AdamW [default: 5e-4; the demo: 2e-3].
+    /// Largest learning rate of AdamW [default: 5e-4].
     #[arg(long, value_parser = at_least_zero, allow_negative_numbers = true, value_name = "RATE")]
     pub lr: Option<f64>,
     /// Share of the steps over which the learning rate rises from 0; then it falls linearly to 0.

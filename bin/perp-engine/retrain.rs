@@ -60,7 +60,7 @@ struct Defaults {
 /// The paper's setting for models below 30B.
 const PAPER: Defaults = Defaults { steps: 1000, batch: 2, accumulate: 4, lr: 5e-4, eval_windows: 0 };
 /// Under a minute on two cores.
-const DEMO: Defaults = Defaults { steps: 120, batch: 8, accumulate: 1, lr: 2e-3, eval_windows: 128 };
+const DEMO: Defaults = Defaults { steps: 120, batch: 8, accumulate: 1, lr: 5e-4, eval_windows: 128 };
 
 /// Everything a run knows before it touches a weight.
 struct Run<'a> {
