@@ -256,7 +256,7 @@ impl Planned<'_> {
     }
 }
 
-/// Names of the linear layers pruning would touch, for errors before any weight is read.
+/// Fails where a matrix of the model does not fit the pattern, before any weight is read.
 pub fn check_pattern(architecture: &dyn Architecture, pattern: Pattern) -> Result<(), Failure> {
     let device = Device::meta(Backend::Cpu, 1);
     let loader = Loader::new(&device, Source::Absent(DType::F32));

@@ -111,42 +111,6 @@ pub fn gemm(
     });
 }
 
-/// C = A·B on the calling thread, for small tiles inside a parallel operation. `workspace` holds
-/// `m.next_multiple_of(84)·k` elements ([`workspace_len`]).
-///
-/// # Panics
-/// As [`gemm`].
-pub fn gemm_serial(
-    isa: Isa,
-    dims: Dims,
-    a: Strided<'_>,
-    b: &dyn Panels,
-    c: &mut [f32],
-    ldc: usize,
-    epilogue: Epilogue<'_>,
-    workspace: &mut [f32],
-) {
-    let Dims { m, n, k } = dims;
-    if m == 0 || n == 0 {
-        return;
-    }
-    assert!(ldc >= n && c.len() >= (m - 1) * ldc + n, "C is too short");
-    let tile = micro::Tile::of(isa);
-    let packed = &mut workspace[..m.next_multiple_of(tile.mr) * k];
-    for (panel, out) in packed.chunks_mut((tile.mr * k).max(1)).enumerate() {
-        a.pack_rows(panel * tile.mr, tile.mr.min(m - panel * tile.mr), k, tile.mr, out);
-    }
-    let c = SharedOut(c.as_mut_ptr());
-    SCRATCH.with_borrow_mut(|scratch| {
-        scratch.resize(KC * NC, 0.0);
-        for column in (0..n).step_by(NC) {
-            let block = Block { row: 0, rows: m, column, columns: NC.min(n - column), k, ldc };
-            // SAFETY: the calling thread holds the only reference to C, which is long enough by the assertion above.
-            unsafe { block.compute(&tile, packed, b, c, epilogue, scratch) }
-        }
-    });
-}
-
 /// C's address, shared between tasks that write disjoint parts.
 #[derive(Clone, Copy)]
 struct SharedOut(*mut f32);

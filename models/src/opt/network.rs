@@ -118,23 +118,20 @@ impl Layer {
     }
 
     fn visit(&mut self, norm_before: bool, show: &mut dyn FnMut(Module<'_>) -> Result<()>) -> Result<()> {
-        if norm_before {
-            show(Module::Norm(&mut self.attention_norm))?;
-        }
-        for linear in [&mut self.q, &mut self.k, &mut self.v, &mut self.out] {
-            show(Module::Linear(linear))?;
-        }
-        if !norm_before {
-            show(Module::Norm(&mut self.attention_norm))?;
-        }
-        if norm_before {
-            show(Module::Norm(&mut self.ffn_norm))?;
-        }
-        for linear in [&mut self.up, &mut self.down] {
-            show(Module::Linear(linear))?;
-        }
-        if !norm_before {
-            show(Module::Norm(&mut self.ffn_norm))?;
+        let blocks = [
+            (&mut self.attention_norm, vec![&mut self.q, &mut self.k, &mut self.v, &mut self.out]),
+            (&mut self.ffn_norm, vec![&mut self.up, &mut self.down]),
+        ];
+        for (norm, linears) in blocks {
+            if norm_before {
+                show(Module::Norm(norm))?;
+            }
+            for linear in linears {
+                show(Module::Linear(linear))?;
+            }
+            if !norm_before {
+                show(Module::Norm(norm))?;
+            }
         }
         Ok(())
     }
