@@ -10,15 +10,22 @@ use kernels::weight::{FrozenWeight, WeightRef};
 use kernels::{Category, Device};
 use support::{N, upload, values};
 
-fn weight(device: &Device, rows: usize, cols: usize, sparse: bool) -> FrozenWeight {
+/// An f16 weight; below density 1 a packed one, its kept entries at random.
+fn weight(device: &Device, rows: usize, cols: usize, density: f32) -> FrozenWeight {
     let half: Vec<half::f16> = values(rows * cols).into_iter().map(half::f16::from_f32).collect();
     let source = device.upload(Category::Weights, &half).expect("memory for the benchmark");
-    if !sparse {
+    if density == 1.0 {
         return FrozenWeight::dense(source, rows, cols).expect("the source fits");
     }
-    let words = vec![0x5555_5555_5555_5555u64; (rows * cols).div_ceil(64)];
+    let mut words = vec![0u64; (rows * cols).div_ceil(64)];
+    let mut state = 1u64;
+    for i in 0..rows * cols {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        words[i / 64] |= u64::from((state >> 40) as f32 / (1 << 24) as f32 <= density) << (i % 64);
+    }
+    let kept = words.iter().map(|word| word.count_ones() as usize).sum();
     let mask = device.upload(Category::Masks, &words).expect("memory for the benchmark");
-    FrozenWeight::pruned(device, &source, rows, cols, &mask, rows * cols / 2).expect("the mask fits")
+    FrozenWeight::pruned(device, &source, rows, cols, &mask, kept).expect("the mask fits")
 }
 
 fn benchmark(c: &mut Criterion) {
@@ -27,8 +34,8 @@ fn benchmark(c: &mut Criterion) {
     for (rows, cols) in [(768, 768), (3072, 768), (768, 3072), (576, 1536)] {
         group.throughput(Throughput::Elements((2 * N * rows * cols) as u64));
         let (x, dy) = (upload(&device, N * cols), upload(&device, N * rows));
-        for (form, sparse) in [("dense", false), ("half", true)] {
-            let weight = weight(&device, rows, cols, sparse);
+        for (form, density) in [("dense", 1.0), ("half", 0.5), ("tenth", 0.1)] {
+            let weight = weight(&device, rows, cols, density);
             let weight = WeightRef::Frozen(&weight);
             let shape = format!("{form}/{rows}x{cols}");
             group.bench_function(BenchmarkId::new("forward", &shape), |b| {
@@ -40,7 +47,7 @@ fn benchmark(c: &mut Criterion) {
         }
     }
     let (rows, cols, rank) = (768, 768, 16);
-    let weight = weight(&device, rows, cols, true);
+    let weight = weight(&device, rows, cols, 0.5);
     let weight = WeightRef::Frozen(&weight);
     let (x, dy) = (upload(&device, N * cols), upload(&device, N * rows));
     let (a, b) = (upload(&device, rank * cols), upload(&device, rows * rank));

@@ -4,7 +4,8 @@
 //!   kernel costs. The `Meta` device runs the same code and allocates nothing.
 //! * [`weight`] — what a frozen weight is: dense, or packed sparse.
 //! * [`ops`] — one folder per operation, all its faces in one room.
-//! * [`gemm`] and [`simd`] — what the CPU faces are built from.
+//! * [`gemm`], [`spmm`] and [`simd`] — what the CPU faces are built from: dense products, products with weights whose zeros
+//!   cost nothing, vectors.
 //!
 //! The crate knows nothing of models, tapes or training. Every tensor here is a [`device::Buffer`] plus the dimensions
 //! that the operation states; matrices are row-major and weights are `[out, in]`.
@@ -14,7 +15,11 @@ pub mod error;
 pub mod gemm;
 pub mod ops;
 pub mod simd;
+pub mod spmm;
 pub mod weight;
+
+/// The scratch that each thread of the CPU device keeps for its whole life.
+const THREAD_SCRATCH_BYTES: usize = gemm::THREAD_SCRATCH_BYTES + spmm::THREAD_SCRATCH_BYTES;
 
 pub use device::{Backend, Buffer, Category, Cost, DType, Device};
 pub use error::{Error, Result};

@@ -84,7 +84,7 @@ impl Device {
         }));
         if backend == Backend::Cpu {
             // Each thread of the CPU device keeps one packing scratch for its whole life.
-            device.memory().reserve(Category::Workspace, (device.threads() * crate::gemm::THREAD_SCRATCH_BYTES) as u64);
+            device.memory().reserve(Category::Workspace, (device.threads() * crate::THREAD_SCRATCH_BYTES) as u64);
         }
         device
     }

@@ -113,7 +113,7 @@ pub fn gemm(
 
 /// C's address, shared between tasks that write disjoint parts.
 #[derive(Clone, Copy)]
-struct SharedOut(*mut f32);
+pub(crate) struct SharedOut(pub *mut f32);
 // SAFETY: every user writes elements that no other task touches.
 unsafe impl Send for SharedOut {}
 // SAFETY: as above.

@@ -5,20 +5,24 @@
 //! 128-bit instructions. Every body sums in the same order on each instruction set; results differ only by whether a
 //! multiply-add rounds once or twice.
 
+mod half;
 mod lanes;
+mod transpose;
 
 use std::sync::OnceLock;
 
+pub use self::half::{widen_bf16, widen_f16};
 pub use lanes::{F32x16, LANES, madd};
+pub use transpose::transpose;
 
 /// An instruction set of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
     /// What every target has.
     Portable,
-    /// AVX2 with FMA and F16C.
+    /// AVX2 with FMA, F16C, BMI1 and POPCNT.
     Avx2,
-    /// AVX-512 F, BW, DQ, VL and VBMI2.
+    /// AVX-512 F, BW, DQ, VL and VBMI2, and all that AVX2 stands for.
     Avx512,
 }
 
@@ -41,8 +45,11 @@ impl Isa {
         let mut all = vec![Isa::Portable];
         #[cfg(target_arch = "x86_64")]
         {
-            let avx2 =
-                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+            let avx2 = is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c")
+                && is_x86_feature_detected!("bmi1")
+                && is_x86_feature_detected!("popcnt");
             if avx2 {
                 all.push(Isa::Avx2);
             }
@@ -100,11 +107,11 @@ macro_rules! simd_fn {
             fn generic<const FMA: bool>($($arg: $ty),*) $(-> $ret)? $body
 
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2,avx2,fma,f16c")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2,avx2,fma,f16c,bmi1,popcnt")]
             fn avx512($($arg: $ty),*) $(-> $ret)? { generic::<true>($($arg),*) }
 
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma,f16c")]
+            #[target_feature(enable = "avx2,fma,f16c,bmi1,popcnt")]
             fn avx2($($arg: $ty),*) $(-> $ret)? { generic::<true>($($arg),*) }
 
             match isa {

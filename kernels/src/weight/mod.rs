@@ -1,8 +1,8 @@
 //! What a weight is to a kernel: frozen (dense or packed sparse) or trainable.
 //!
 //! A frozen weight is packed once, when it is loaded, and never touched again by a step. It keeps its file's element type
-//! in memory; the product's packing turns a few rows into f32 panels in the cache, for Y = X·Wᵀ and for dX = dY·W alike,
-//! so one copy serves both directions.
+//! in memory; a product unpacks a few rows or columns at a time into the cache, for Y = X·Wᵀ and for dX = dY·W alike, so one
+//! copy serves both directions.
 
 mod dense;
 mod sparse;
@@ -14,7 +14,8 @@ pub use sparse::SparseWeight;
 
 use crate::device::{Buffer, DType, Device};
 use crate::error::{Error, Result, expect_len};
-use crate::gemm::Panels;
+use crate::simd::{Isa, transpose, widen_bf16, widen_f16};
+use crate::spmm::{BLOCK, COLUMNS, Columns};
 
 /// A `[rows, cols]` = `[out, in]` weight that no step changes.
 #[derive(Debug)]
@@ -187,54 +188,54 @@ impl<'a> WeightRef<'a> {
         }
     }
 
-    /// Floating-point operations of a product with `n` rows. Packed weights are expanded on their way into the product,
-    /// so their zeros are multiplied too.
+    /// Writes entries (`rows`, `cols`), at most 64 columns, as f32: row by row, 64 places each, zeros past `cols`.
+    fn read_block(&self, isa: Isa, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
+        if let WeightRef::Frozen(FrozenWeight::Sparse(w)) = self {
+            return w.read_block(isa, rows, cols, out);
+        }
+        for (row, out) in rows.zip(out.chunks_exact_mut(BLOCK)) {
+            self.read(row, cols.clone(), &mut out[..cols.len()]);
+            out[cols.len()..].fill(0.0);
+        }
+    }
+
+    /// Floating-point operations of a product with `n` rows: only stored entries are multiplied.
     pub fn product_flops(&self, n: usize) -> usize {
-        2 * n * self.rows() * self.cols()
+        let stored = match self {
+            WeightRef::Frozen(w) => w.stored(),
+            WeightRef::Trainable { rows, cols, .. } => rows * cols,
+        };
+        2 * n * stored
     }
 
-    /// W `[out, in]` as a B operand, for dX = dY·W.
-    pub fn panels(self) -> Box<dyn Panels + 'a> {
-        Box::new(Straight(self))
+    /// Wᵀ `[in, out]` as the B operand of Y = X·Wᵀ.
+    pub fn transposed(self) -> WeightColumns<'a> {
+        WeightColumns { weight: self, transposed: true }
     }
 
-    /// Wᵀ `[in, out]` as a B operand, for Y = X·Wᵀ.
-    pub fn transposed_panels(self) -> Box<dyn Panels + 'a> {
-        Box::new(Transposed(self))
-    }
-}
-
-struct Straight<'a>(WeightRef<'a>);
-
-impl Panels for Straight<'_> {
-    fn pack(&self, k: Range<usize>, n: Range<usize>, nr: usize, out: &mut [f32]) {
-        for (row, out) in k.zip(out.chunks_mut(nr)) {
-            self.0.read(row, n.clone(), out);
-            out[n.len()..].fill(0.0);
-        }
+    /// W `[out, in]` as the B operand of dX = dY·W.
+    pub fn straight(self) -> WeightColumns<'a> {
+        WeightColumns { weight: self, transposed: false }
     }
 }
 
-struct Transposed<'a>(WeightRef<'a>);
+/// A weight, read as a product needs it.
+#[derive(Clone, Copy, Debug)]
+pub struct WeightColumns<'a> {
+    weight: WeightRef<'a>,
+    transposed: bool,
+}
 
-impl Panels for Transposed<'_> {
-    fn pack(&self, k: Range<usize>, n: Range<usize>, nr: usize, out: &mut [f32]) {
-        /// Columns unpacked at a time: they stay in the first-level cache.
-        const SEGMENT: usize = 256;
-        if n.len() < nr {
-            out.fill(0.0);
-        }
-        let mut segment = [0.0f32; SEGMENT];
-        for (j, row) in n.enumerate() {
-            for start in k.clone().step_by(SEGMENT) {
-                let cols = start..k.end.min(start + SEGMENT);
-                let segment = &mut segment[..cols.len()];
-                self.0.read(row, cols, segment);
-                let to = &mut out[(start - k.start) * nr..];
-                for (p, x) in segment.iter().enumerate() {
-                    to[p * nr + j] = *x;
-                }
+impl Columns for WeightColumns<'_> {
+    fn read(&self, isa: Isa, k: Range<usize>, n: Range<usize>, out: &mut [f32], spare: &mut [f32]) {
+        if self.transposed {
+            self.weight.read_block(isa, n, k, out);
+        } else {
+            self.weight.read_block(isa, k.clone(), n.clone(), spare);
+            if k.len() < BLOCK {
+                out.fill(0.0);
             }
+            transpose(isa, (k.len(), n.len()), spare, COLUMNS, out, BLOCK);
         }
     }
 }
@@ -249,11 +250,10 @@ fn check_source(source: &Buffer, rows: usize, cols: usize) -> Result<()> {
 
 /// Converts stored entries to f32.
 fn widen(values: &Buffer, range: Range<usize>, out: &mut [f32]) {
-    use half::slice::HalfFloatSliceExt;
     match values.dtype() {
         DType::F32 => out.copy_from_slice(&values.f32()[range]),
-        DType::F16 => values.as_slice::<half::f16>()[range].convert_to_f32_slice(out),
-        DType::BF16 => values.as_slice::<half::bf16>()[range].convert_to_f32_slice(out),
+        DType::F16 => widen_f16(Isa::best(), &values.as_slice()[range], out),
+        DType::BF16 => widen_bf16(&values.as_slice()[range], out),
         other => unreachable!("a weight of {other} is refused when it is made"),
     }
 }

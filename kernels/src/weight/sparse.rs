@@ -16,6 +16,7 @@ use half::{bf16, f16};
 use super::{check_source, widen};
 use crate::device::{Buffer, Category, DType, Device, Element};
 use crate::error::{Error, Result};
+use crate::simd::Isa;
 
 /// Columns that share one entry of `starts`.
 const SPAN: usize = 256;
@@ -135,6 +136,57 @@ impl SparseWeight {
         }
     }
 
+    /// Writes entries (`rows`, `cols`), at most 64 columns, as f32: row by row, 64 places each, zeros past `cols`.
+    pub(super) fn read_block(&self, isa: Isa, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
+        #[cfg(target_arch = "x86_64")]
+        if isa == Isa::Avx512 && cols.start.is_multiple_of(WORD) {
+            return match self.values.dtype() {
+                DType::F16 => self.read_words::<f16>(rows, cols, out),
+                DType::BF16 => self.read_words::<bf16>(rows, cols, out),
+                _ => self.read_words::<f32>(rows, cols, out),
+            };
+        }
+        let _ = isa; // Where there is no x86, nothing asks for it.
+        for (row, out) in rows.zip(out.chunks_exact_mut(WORD)) {
+            self.read(row, cols.clone(), &mut out[..cols.len()]);
+            out[cols.len()..].fill(0.0);
+        }
+    }
+
+    /// [`read_block`](Self::read_block) of one mask word a row, with AVX-512. The rows' values lie far from each other, so
+    /// all are asked for before the first is needed.
+    #[cfg(target_arch = "x86_64")]
+    fn read_words<T: Expand>(&self, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
+        /// Rows that are asked for together.
+        const AHEAD: usize = 64;
+        let values = self.values.as_slice::<T>();
+        let (words, spans) = (self.cols.div_ceil(WORD), self.cols.div_ceil(SPAN));
+        let (bits, starts) = (self.bits.as_slice::<u64>(), self.starts.as_slice::<u32>());
+        let (word, span) = (cols.start / WORD, cols.start / SPAN);
+        let wanted = if cols.len() == WORD { u64::MAX } else { low_bits(cols.len()) };
+        for (some, out) in rows.clone().step_by(AHEAD).zip(out.chunks_mut(AHEAD * WORD)) {
+            let some = some..rows.end.min(some + AHEAD);
+            let mut found = [(0u64, 0usize); AHEAD];
+            for (row, found) in some.clone().zip(&mut found) {
+                let of_row = &bits[row * words..][..words];
+                let before: u32 = of_row[span * (SPAN / WORD)..word].iter().map(|word| word.count_ones()).sum();
+                let first = starts[row * spans + span] as usize + before as usize;
+                let all = of_row[word].count_ones() as usize;
+                assert!(first + all <= values.len());
+                *found = (of_row[word] & wanted, first);
+                for line in 0..(all * size_of::<T>()).div_ceil(64) {
+                    // SAFETY: a prefetch reads nothing that the program sees.
+                    unsafe { prefetch(values.as_ptr().add(first).cast::<u8>().wrapping_add(64 * line)) };
+                }
+            }
+            for ((mask, first), out) in found[..some.len()].iter().zip(out.chunks_exact_mut(WORD)) {
+                // SAFETY: the machine has AVX-512; the assertion above says that `values` has one for each bit of the word,
+                // of which `mask` keeps the lowest; `out` has 64 elements.
+                unsafe { expand_word(*mask, values.as_ptr().add(*first), out.as_mut_ptr()) };
+            }
+        }
+    }
+
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let size = self.values.dtype().size();
         let mut out = vec![0; self.rows * self.cols * size];
@@ -167,12 +219,6 @@ fn window(bits: &[u64], from: usize, to: usize) -> u64 {
 
 /// out[i] = the next of `values` where bit i of `mask` is set, else 0.
 fn expand(mask: u64, values: &[f32], out: &mut [f32]) {
-    #[cfg(target_arch = "x86_64")]
-    if out.len() == WORD && values.len() >= mask.count_ones() as usize && has_expand() {
-        // SAFETY: AVX-512F is there; `values` has a value for each set bit and `out` has 64 elements.
-        unsafe { expand_avx512(mask, values.as_ptr(), out.as_mut_ptr()) };
-        return;
-    }
     out.fill(0.0);
     let mut rest = mask;
     for value in values.iter().take(mask.count_ones() as usize) {
@@ -182,22 +228,73 @@ fn expand(mask: u64, values: &[f32], out: &mut [f32]) {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn has_expand() -> bool {
-    crate::simd::Isa::best() == crate::simd::Isa::Avx512
+unsafe fn prefetch(at: *const u8) {
+    // SAFETY: every x86-64 has the instruction, and it never faults.
+    unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast()) };
 }
 
-/// # Safety
-/// On a machine with AVX-512F; `values` has as many elements as `mask` has ones, and `out` has 64.
+/// An element type whose packed values can be loaded into sixteen f32 lanes.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-unsafe fn expand_avx512(mask: u64, mut values: *const f32, out: *mut f32) {
-    use std::arch::x86_64::{_mm512_maskz_expandloadu_ps, _mm512_storeu_ps};
+trait Expand: Element {
+    /// The first elements of `from`, one for each bit of `lanes`, which are its lowest; zeros behind them.
+    ///
+    /// # Safety
+    /// On a machine with AVX-512 F, BW and VL; `from` has as many elements as `lanes` has bits.
+    unsafe fn load(lanes: u16, from: *const Self) -> std::arch::x86_64::__m512;
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Expand for f16 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn load(lanes: u16, from: *const f16) -> std::arch::x86_64::__m512 {
+        use std::arch::x86_64::{_mm256_maskz_loadu_epi16, _mm512_cvtph_ps};
+        // SAFETY: the mask keeps the load within what the caller vouches for.
+        _mm512_cvtph_ps(unsafe { _mm256_maskz_loadu_epi16(lanes, from.cast()) })
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Expand for bf16 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn load(lanes: u16, from: *const bf16) -> std::arch::x86_64::__m512 {
+        use std::arch::x86_64::{
+            _mm256_maskz_loadu_epi16, _mm512_castsi512_ps, _mm512_cvtepu16_epi32, _mm512_slli_epi32,
+        };
+        // SAFETY: the mask keeps the load within what the caller vouches for.
+        let halves = unsafe { _mm256_maskz_loadu_epi16(lanes, from.cast()) };
+        // A bf16 is the upper half of its f32.
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Expand for f32 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn load(lanes: u16, from: *const f32) -> std::arch::x86_64::__m512 {
+        // SAFETY: the mask keeps the load within what the caller vouches for.
+        unsafe { std::arch::x86_64::_mm512_maskz_loadu_ps(lanes, from) }
+    }
+}
+
+/// out[i] = the next of `values` where bit i of `mask` is set, else 0.
+///
+/// # Safety
+/// On a machine with AVX-512 F, BW and VL; `values` has an element for each bit of `mask`, and `out` has 64.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,popcnt")]
+unsafe fn expand_word<T: Expand>(mask: u64, mut values: *const T, out: *mut f32) {
+    use std::arch::x86_64::{_mm512_maskz_expand_ps, _mm512_storeu_ps};
     for quarter in 0..4 {
         let bits = (mask >> (quarter * 16)) as u16;
-        // SAFETY: the load touches only as many values as there are ones; the stores stay within 64 elements.
+        let count = bits.count_ones();
+        // SAFETY: the loads take as many values as there are bits; the stores stay within 64 elements.
         unsafe {
-            _mm512_storeu_ps(out.add(quarter * 16), _mm512_maskz_expandloadu_ps(bits, values));
-            values = values.add(bits.count_ones() as usize);
+            let packed = T::load(((1u32 << count) - 1) as u16, values);
+            _mm512_storeu_ps(out.add(quarter * 16), _mm512_maskz_expand_ps(bits, packed));
+            values = values.add(count as usize);
         }
     }
 }

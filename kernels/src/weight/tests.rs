@@ -3,6 +3,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::device::{Backend, Category};
+use crate::simd::Isa;
+use crate::spmm::Columns;
 
 fn mask_of(keep: &[bool]) -> Vec<u64> {
     let mut words = vec![0u64; keep.len().div_ceil(64)];
@@ -49,24 +51,25 @@ proptest! {
         prop_assert_eq!(packed.zeros(), rows * cols - kept);
         prop_assert_eq!(packed.size_bytes(), SparseWeight::bytes_for(rows, cols, dtype, kept));
 
-        // Both operand forms, at any offset.
+        // Both operand forms, at any offset; `element` gives (row, column) of W for element (p, j) of the block.
         let w = WeightRef::Frozen(&packed);
-        let (k0, n0) = (rows / 2, cols / 3);
-        let (height, width) = (rows - k0, (cols - n0).min(32));
-        let mut panel = vec![f32::NAN; height * 32];
-        w.panels().pack(k0..rows, n0..n0 + width, 32, &mut panel);
-        for p in 0..height {
-            for j in 0..32 {
-                let x = if j < width { want[(k0 + p) * cols + n0 + j] } else { 0.0 };
-                prop_assert_eq!(panel[p * 32 + j], x);
+        let (row, col) = (rows / 2, cols / 3);
+        let (height, width) = ((rows - row).min(64), (cols - col).min(64));
+        for isa in Isa::available() {
+            let (mut block, mut spare) = (vec![f32::NAN; 64 * 64], vec![f32::NAN; 64 * 64]);
+            w.straight().read(isa, row..row + height, col..col + width, &mut block, &mut spare);
+            for j in 0..width {
+                for p in 0..64 {
+                    let x = if p < height { want[(row + p) * cols + col + j] } else { 0.0 };
+                    prop_assert_eq!(block[j * 64 + p], x);
+                }
             }
-        }
-        let mut panel = vec![f32::NAN; (cols - n0) * 16];
-        w.transposed_panels().pack(n0..cols, k0..rows, 16, &mut panel);
-        for p in 0..cols - n0 {
-            for j in 0..16 {
-                let x = if j < height { want[(k0 + j) * cols + n0 + p] } else { 0.0 };
-                prop_assert_eq!(panel[p * 16 + j], x);
+            w.transposed().read(isa, col..col + width, row..row + height, &mut block, &mut spare);
+            for j in 0..height {
+                for p in 0..64 {
+                    let x = if p < width { want[(row + j) * cols + col + p] } else { 0.0 };
+                    prop_assert_eq!(block[j * 64 + p], x);
+                }
             }
         }
 

@@ -10,9 +10,10 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::{Head, IGNORED};
-use crate::gemm::{Dims, Epilogue, Panels, Strided, gemm, workspace_len};
+use crate::gemm::{Dims, Epilogue, Strided, gemm, workspace_len};
 use crate::simd::{F32x16, Isa, LANES};
 use crate::simd_fn;
+use crate::spmm::{self, Beside, Dense, Term, spmm};
 
 /// Entries of the vocabulary whose gradient is packed at a time: packing the logits' gradient whole would take the
 /// memory of the logits once more.
@@ -47,12 +48,13 @@ pub(super) struct Scratch<'a> {
 /// gradients what comes out of a product before it goes where it belongs.
 pub(super) fn work_len(chunk: usize, head: &Head<'_>, gradients: bool) -> usize {
     let (dim, rank, block) = (head.dim(), head.rank(), head.vocab().min(VOCAB_BLOCK));
-    let packed = |m, k| workspace_len(Dims { m, n: 0, k });
-    let forward = packed(chunk, dim).max(packed(chunk, rank));
+    let forward = spmm::workspace_len(chunk, dim + rank);
     if !gradients {
         return forward;
     }
-    product_len(chunk, head) + forward.max(packed(chunk, block)).max(packed(block, chunk)).max(packed(rank, chunk))
+    let packed = |m, k| workspace_len(Dims { m, n: 0, k });
+    let backward = spmm::workspace_len(chunk, head.vocab().max(rank));
+    product_len(chunk, head) + forward.max(backward).max(packed(block, chunk)).max(packed(rank, chunk))
 }
 
 /// Elements of the largest intermediate product: dx·(W | B) `[chunk, D + r]`, or a block of dBᵀ.
@@ -116,13 +118,17 @@ impl Chunk<'_> {
     /// logits = h·Wᵀ + z·Bᵀ with z = s·h·Aᵀ.
     fn logits(&self, logits: &mut [f32], z: &mut [f32], work: &mut [f32]) {
         let (n, vocab, dim, rank) = (self.n, self.head.vocab(), self.head.dim(), self.head.rank());
-        let dims = Dims { m: n, n: vocab, k: dim };
-        gemm(self.isa, dims, self.hidden(), &*self.head.weight.transposed_panels(), logits, vocab, SET, work);
-        if let Some(lora) = self.head.lora {
-            let (a, b) = (Strided::transposed(lora.a.f32(), dim), Strided::transposed(lora.b.f32(), rank));
-            gemm(self.isa, Dims { m: n, n: rank, k: dim }, self.hidden(), &a, z, rank, SET, work);
-            z.iter_mut().for_each(|z| *z *= lora.scale);
-            gemm(self.isa, Dims { m: n, n: vocab, k: rank }, Strided::rows(z, rank), &b, logits, vocab, ADD, work);
+        let w = self.head.weight.transposed();
+        let product = Term { a: self.hidden, a_stride: dim, b: &w, k: dim };
+        match self.head.lora {
+            None => spmm(self.isa, (n, vocab), &[product], logits, vocab, SET, work),
+            Some(lora) => {
+                let (a, b) = (Dense::transposed(lora.a.f32(), dim), Dense::transposed(lora.b.f32(), rank));
+                spmm(self.isa, (n, rank), &[Term { b: &a, ..product }], z, rank, SET, work);
+                z.iter_mut().for_each(|z| *z *= lora.scale);
+                let up = Term { a: z, a_stride: rank, b: &b, k: rank };
+                spmm(self.isa, (n, vocab), &[product, up], logits, vocab, SET, work);
+            }
         }
     }
 
@@ -145,13 +151,10 @@ impl Chunk<'_> {
             return;
         }
         let product = &mut product[..n * width];
-        let (weight, b) = (self.head.weight.panels(), lora.map_or(&[][..], |lora| lora.b.f32()));
-        for block in blocks(vocab) {
-            let dx = Strided::rows(&d_logits[block.start..], vocab);
-            let both = Beside { weight: &*weight, dim, b, rank, row: block.start };
-            let epilogue = if block.start == 0 { SET } else { ADD };
-            gemm(self.isa, Dims { m: n, n: width, k: block.len() }, dx, &both, product, width, epilogue, work);
-        }
+        let (weight, b) = (self.head.weight.straight(), lora.map_or(&[][..], |lora| lora.b.f32()));
+        let both = Beside { left: &weight, left_columns: dim, right: &Dense::rows(b, rank) };
+        let term = Term { a: d_logits, a_stride: vocab, b: &both, k: vocab };
+        spmm(self.isa, (n, width), &[term], product, width, SET, work);
         if let Some(lora) = lora {
             for (u, product) in u.chunks_exact_mut(rank.max(1)).zip(product.chunks_exact(width)) {
                 u.iter_mut().zip(&product[dim..]).for_each(|(u, product)| *u = product * lora.scale);
@@ -162,8 +165,9 @@ impl Chunk<'_> {
                 d_hidden.copy_from_slice(&product[..dim]);
             }
             if let Some(lora) = lora {
-                let a = Strided::rows(lora.a.f32(), dim);
-                gemm(self.isa, Dims { m: n, n: dim, k: rank }, Strided::rows(u, rank), &a, d_hidden, dim, ADD, work);
+                let a = Dense::rows(lora.a.f32(), dim);
+                let up = Term { a: u, a_stride: rank, b: &a, k: rank };
+                spmm(self.isa, (n, dim), &[up], d_hidden, dim, ADD, work);
             }
         }
     }
@@ -209,34 +213,6 @@ impl Chunk<'_> {
 
 fn blocks(vocab: usize) -> impl Iterator<Item = Range<usize>> {
     (0..vocab).step_by(VOCAB_BLOCK).map(move |start| start..vocab.min(start + VOCAB_BLOCK))
-}
-
-/// W's first `dim` columns (all or none) and B `[V, rank]` side by side as one B operand, from row `row` on.
-struct Beside<'a> {
-    weight: &'a dyn Panels,
-    dim: usize,
-    b: &'a [f32],
-    rank: usize,
-    row: usize,
-}
-
-impl Panels for Beside<'_> {
-    fn pack(&self, k: Range<usize>, n: Range<usize>, nr: usize, out: &mut [f32]) {
-        let k = k.start + self.row..k.end + self.row;
-        let of_weight = n.start..n.end.min(self.dim);
-        if of_weight.is_empty() {
-            out.fill(0.0);
-        } else {
-            self.weight.pack(k.clone(), of_weight, nr, out);
-        }
-        let of_b = n.start.max(self.dim)..n.end;
-        if !of_b.is_empty() {
-            for (row, out) in k.zip(out.chunks_mut(nr)) {
-                let from = &self.b[row * self.rank..][of_b.start - self.dim..of_b.end - self.dim];
-                out[of_b.start - n.start..n.len()].copy_from_slice(from);
-            }
-        }
-    }
 }
 
 /// The loss of one row; its logits become their gradient times `scale` where there is one.

@@ -1,4 +1,5 @@
-//! The CPU's linear layers: products from [`gemm`](crate::gemm), with the bias and the adapter added into the same output.
+//! The CPU's linear layers. Products with W come from [`spmm`](crate::spmm), with the bias and the adapter as a second term of
+//! the same product; gradients of trainable matrices are dense products from [`gemm`](crate::gemm).
 
 use rayon::prelude::*;
 
@@ -6,9 +7,15 @@ use super::Lora;
 use crate::gemm::{Dims, Epilogue, Strided, gemm};
 use crate::simd::{F32x16, Isa, LANES};
 use crate::simd_fn;
+use crate::spmm::{self, Dense, Term, spmm};
 use crate::weight::WeightRef;
 
 const ADD: Epilogue<'static> = Epilogue { accumulate: true, bias: None };
+
+/// Elements of workspace for a product of `n` rows with W, whose terms have `k` rows in all.
+pub(super) fn work_len(n: usize, k: usize, lora: Option<Lora<'_>>) -> usize {
+    spmm::workspace_len(n, k + lora.map_or(0, |lora| lora.rank))
+}
 
 pub(super) fn forward(
     isa: Isa,
@@ -21,24 +28,27 @@ pub(super) fn forward(
     work: &mut [f32],
 ) {
     let (rows, cols) = (weight.rows(), weight.cols());
-    let x = Strided::rows(x, cols);
-    let dims = Dims { m: n, n: rows, k: cols };
-    gemm(isa, dims, x, &*weight.transposed_panels(), y, rows, Epilogue { accumulate: false, bias }, work);
-    if let Some((lora, u)) = lora {
-        let a = Strided::transposed(lora.a.f32(), cols);
-        let down = Dims { m: n, n: lora.rank, k: cols };
-        gemm(isa, down, x, &a, u, lora.rank, Epilogue::default(), work);
-        scale(isa, u, lora.scale);
-        let b = Strided::transposed(lora.b.f32(), lora.rank);
-        let up = Dims { m: n, n: rows, k: lora.rank };
-        gemm(isa, up, Strided::rows(u, lora.rank), &b, y, rows, ADD, work);
+    let w = weight.transposed();
+    let product = Term { a: x, a_stride: cols, b: &w, k: cols };
+    let epilogue = Epilogue { accumulate: false, bias };
+    match lora {
+        None => spmm(isa, (n, rows), &[product], y, rows, epilogue, work),
+        Some((lora, u)) => {
+            let a = Dense::transposed(lora.a.f32(), cols);
+            let down = Term { b: &a, ..product };
+            spmm(isa, (n, lora.rank), &[down], u, lora.rank, Epilogue::default(), work);
+            scale(isa, u, lora.scale);
+            let b = Dense::transposed(lora.b.f32(), lora.rank);
+            let up = Term { a: u, a_stride: lora.rank, b: &b, k: lora.rank };
+            spmm(isa, (n, rows), &[product, up], y, rows, epilogue, work);
+        }
     }
 }
 
 pub(super) fn lora_down(isa: Isa, dy: &[f32], n: usize, rows: usize, lora: Lora<'_>, v: &mut [f32], work: &mut [f32]) {
-    let b = Strided::rows(lora.b.f32(), lora.rank);
-    let dims = Dims { m: n, n: lora.rank, k: rows };
-    gemm(isa, dims, Strided::rows(dy, rows), &b, v, lora.rank, Epilogue::default(), work);
+    let b = Dense::rows(lora.b.f32(), lora.rank);
+    let down = Term { a: dy, a_stride: rows, b: &b, k: rows };
+    spmm(isa, (n, lora.rank), &[down], v, lora.rank, Epilogue::default(), work);
     scale(isa, v, lora.scale);
 }
 
@@ -52,12 +62,15 @@ pub(super) fn backward_input(
     work: &mut [f32],
 ) {
     let (rows, cols) = (weight.rows(), weight.cols());
-    let dims = Dims { m: n, n: cols, k: rows };
-    gemm(isa, dims, Strided::rows(dy, rows), &*weight.panels(), dx, cols, Epilogue::default(), work);
-    if let Some((lora, v)) = lora {
-        let a = Strided::rows(lora.a.f32(), cols);
-        let dims = Dims { m: n, n: cols, k: lora.rank };
-        gemm(isa, dims, Strided::rows(v, lora.rank), &a, dx, cols, ADD, work);
+    let w = weight.straight();
+    let product = Term { a: dy, a_stride: rows, b: &w, k: rows };
+    match lora {
+        None => spmm(isa, (n, cols), &[product], dx, cols, Epilogue::default(), work),
+        Some((lora, v)) => {
+            let a = Dense::rows(lora.a.f32(), cols);
+            let up = Term { a: v, a_stride: lora.rank, b: &a, k: lora.rank };
+            spmm(isa, (n, cols), &[product, up], dx, cols, Epilogue::default(), work);
+        }
     }
 }
 

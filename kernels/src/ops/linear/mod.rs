@@ -80,7 +80,7 @@ pub fn forward(
     lora.map_or(Ok(()), |lora| lora.check(OP, &weight))?;
     let mut y = device.alloc(Category::Activations, x.dtype(), n * rows)?;
     let mut u = lora.map(|l| device.alloc(Category::Activations, DType::F32, n * l.rank)).transpose()?;
-    let mut work = device.cpu_workspace(gemm::workspace_len(Dims { m: n, n: rows, k: cols.max(rank(lora)) }))?;
+    let mut work = device.cpu_workspace(cpu::work_len(n, cols, lora))?;
     let cost = Cost::new(
         OP,
         weight.product_flops(n) + lora.map_or(0, |l| l.flops(n, &weight)),
@@ -103,7 +103,7 @@ pub fn lora_down(device: &Device, dy: &Buffer, n: usize, weight: WeightRef<'_>, 
     expect_len(OP, "dy", dy.len(), n * weight.rows())?;
     lora.check(OP, &weight)?;
     let mut v = device.alloc(Category::Activations, DType::F32, n * lora.rank)?;
-    let mut work = device.cpu_workspace(gemm::workspace_len(Dims { m: n, n: lora.rank, k: weight.rows() }))?;
+    let mut work = device.cpu_workspace(cpu::work_len(n, weight.rows(), None))?;
     let cost = Cost::new(OP, 2 * n * lora.rank * weight.rows(), dy.size_bytes() + lora.b.size_bytes(), v.size_bytes());
     device.run(cost, || {
         cpu::lora_down(Isa::best(), dy.f32(), n, weight.rows(), lora, v.f32_mut(), work.f32_mut());
@@ -130,8 +130,7 @@ pub fn backward_input(
         expect_len(OP, "v", v.len(), n * lora.rank)?;
     }
     let mut dx = device.alloc(Category::Activations, dy.dtype(), n * cols)?;
-    let mut work =
-        device.cpu_workspace(gemm::workspace_len(Dims { m: n, n: cols, k: rows.max(rank(lora.map(|l| l.0))) }))?;
+    let mut work = device.cpu_workspace(cpu::work_len(n, rows, lora.map(|(lora, _)| lora)))?;
     let cost = Cost::new(
         OP,
         weight.product_flops(n) + lora.map_or(0, |(l, _)| 2 * n * l.rank * cols),
@@ -212,10 +211,6 @@ pub fn bias_gradient(device: &Device, dy: &Buffer, n: usize, d_bias: &mut Buffer
     let cost = Cost::new(OP, dy.len(), dy.size_bytes() + d_bias.size_bytes(), d_bias.size_bytes());
     device.run(cost, || cpu::bias_gradient(Isa::best(), dy.f32(), d_bias.f32_mut()));
     Ok(())
-}
-
-fn rank(lora: Option<Lora<'_>>) -> usize {
-    lora.map_or(0, |lora| lora.rank)
 }
 
 #[cfg(test)]

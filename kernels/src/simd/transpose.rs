@@ -1,0 +1,117 @@
+//! Transposes of f32 blocks: between tokens × features, which tensors are, and features × tokens, where vectors of tokens
+//! meet one weight.
+
+use super::Isa;
+
+/// Rows and columns of the block that the vector registers transpose at once.
+const SIDE: usize = 16;
+/// Elements of a row that are asked for before they are needed.
+#[cfg(target_arch = "x86_64")]
+const AHEAD: usize = 3 * SIDE;
+
+/// to[j·to_stride + i] = from[i·from_stride + j] for i < rows, j < cols.
+///
+/// # Panics
+/// If a slice is too short for the shape.
+pub fn transpose(
+    isa: Isa,
+    (rows, cols): (usize, usize),
+    from: &[f32],
+    from_stride: usize,
+    to: &mut [f32],
+    to_stride: usize,
+) {
+    if rows == 0 || cols == 0 {
+        return;
+    }
+    assert!(from.len() >= (rows - 1) * from_stride + cols && to.len() >= (cols - 1) * to_stride + rows);
+    for i in (0..rows).step_by(SIDE) {
+        let height = SIDE.min(rows - i);
+        for j in (0..cols).step_by(SIDE) {
+            let width = SIDE.min(cols - j);
+            let (from, to) = (&from[i * from_stride + j..], &mut to[j * to_stride + i..]);
+            #[cfg(target_arch = "x86_64")]
+            if isa == Isa::Avx512 && height == SIDE && width == SIDE {
+                assert!(from.len() >= 15 * from_stride + SIDE && to.len() >= 15 * to_stride + SIDE);
+                // SAFETY: the machine has AVX-512F, and both blocks of sixteen rows of sixteen lie inside their slices.
+                unsafe { transpose_16(from.as_ptr(), from_stride, to.as_mut_ptr(), to_stride) };
+                continue;
+            }
+            for row in 0..height {
+                for col in 0..width {
+                    to[col * to_stride + row] = from[row * from_stride + col];
+                }
+            }
+        }
+    }
+    let _ = isa; // Where there is no x86, nothing asks for it.
+}
+
+/// # Safety
+/// On a machine with AVX-512F; `from` and `to` point to sixteen rows of sixteen elements, their strides apart.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn transpose_16(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+    use std::arch::x86_64::*;
+    let mut r = [_mm512_setzero_ps(); SIDE];
+    for (i, r) in r.iter_mut().enumerate() {
+        // SAFETY: row `i` has sixteen elements; a prefetch never faults.
+        unsafe {
+            let row = from.add(i * from_stride);
+            *r = _mm512_loadu_ps(row);
+            // Sixteen rows far apart are more streams than the machine follows by itself.
+            _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(AHEAD).cast());
+        }
+    }
+    // Pairs of rows, then quadruples within the 128-bit lanes: lane l of t[4g + c] is column 4l + c of rows 4g..4g + 4.
+    let mut t = [_mm512_setzero_ps(); SIDE];
+    for g in 0..4 {
+        let low01 = _mm512_unpacklo_ps(r[4 * g], r[4 * g + 1]);
+        let high01 = _mm512_unpackhi_ps(r[4 * g], r[4 * g + 1]);
+        let low23 = _mm512_unpacklo_ps(r[4 * g + 2], r[4 * g + 3]);
+        let high23 = _mm512_unpackhi_ps(r[4 * g + 2], r[4 * g + 3]);
+        t[4 * g] = _mm512_shuffle_ps::<0x44>(low01, low23);
+        t[4 * g + 1] = _mm512_shuffle_ps::<0xEE>(low01, low23);
+        t[4 * g + 2] = _mm512_shuffle_ps::<0x44>(high01, high23);
+        t[4 * g + 3] = _mm512_shuffle_ps::<0xEE>(high01, high23);
+    }
+    // A 4×4 transpose of 128-bit lanes for each c gathers the columns.
+    for c in 0..4 {
+        let even01 = _mm512_shuffle_f32x4::<0x88>(t[c], t[4 + c]);
+        let odd01 = _mm512_shuffle_f32x4::<0xDD>(t[c], t[4 + c]);
+        let even23 = _mm512_shuffle_f32x4::<0x88>(t[8 + c], t[12 + c]);
+        let odd23 = _mm512_shuffle_f32x4::<0xDD>(t[8 + c], t[12 + c]);
+        let columns = [
+            (c, _mm512_shuffle_f32x4::<0x88>(even01, even23)),
+            (4 + c, _mm512_shuffle_f32x4::<0x88>(odd01, odd23)),
+            (8 + c, _mm512_shuffle_f32x4::<0xDD>(even01, even23)),
+            (12 + c, _mm512_shuffle_f32x4::<0xDD>(odd01, odd23)),
+        ];
+        for (column, value) in columns {
+            // SAFETY: row `column` of the transpose has sixteen elements.
+            unsafe { _mm512_storeu_ps(to.add(column * to_stride), value) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shape_is_transposed_and_nothing_else_is_written() {
+        for isa in Isa::available() {
+            for (rows, cols) in [(1, 1), (16, 16), (15, 17), (64, 64), (33, 48), (3, 70)] {
+                let (from_stride, to_stride) = (cols + 3, rows + 2);
+                let from: Vec<f32> = (0..rows * from_stride).map(|x| x as f32).collect();
+                let mut to = vec![-1.0; cols * to_stride];
+                transpose(isa, (rows, cols), &from, from_stride, &mut to, to_stride);
+                for (at, x) in to.iter().enumerate() {
+                    let (j, i) = (at / to_stride, at % to_stride);
+                    let want = if i < rows { (i * from_stride + j) as f32 } else { -1.0 };
+                    assert_eq!(*x, want, "({i}, {j}) of {rows}×{cols} on {isa:?}");
+                }
+            }
+        }
+    }
+}

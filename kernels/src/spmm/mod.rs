@@ -1,0 +1,264 @@
+//! C = A·B where B is a weight: products in which a zero costs nothing.
+//!
+//! A `[m, k]` holds tokens, B `[k, n]` is mostly zeros. The tokens lie across the vector lanes, so a weight is one number
+//! that is broadcast, and a zero is simply not there: nothing is gathered, nothing is scattered, whatever the pattern.
+//!
+//! What bounds such a product is not arithmetic but loads: alone, each multiply-add would load its own vector of tokens.
+//! So two columns of B are taken together, as three lists: rows where both have an entry, where only the first has, and
+//! where only the second has. At half density that is three loads for four multiply-adds, and at full density one for two,
+//! as in a dense kernel. Each list is a bit mask over 64 rows and the values in order.
+//!
+//! Blocking, from the inside out: two columns × one tile of tokens of C in registers, over a block of 64 rows of B, whose
+//! 64 vectors of tokens stay in the first-level cache while all [`COLUMNS`] columns of a task pass over it; a task unpacks
+//! its columns for one *pass* of [`PASS`] rows once (second-level cache) and sweeps all tokens with them. A is packed a pass
+//! at a time, tokens innermost, by all threads, into workspace. Every element of C is summed in an order that depends on
+//! neither threads nor tokens beside it.
+
+mod micro;
+mod operand;
+mod pairs;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::gemm::{Epilogue, SharedOut};
+use crate::simd::{Isa, LANES, transpose};
+pub use operand::{Beside, Columns, Dense};
+use pairs::Pairs;
+
+/// Rows of B that one word of a mask covers.
+pub const BLOCK: usize = 64;
+/// Columns of B that a task unpacks at a time.
+pub const COLUMNS: usize = 64;
+/// Rows of B a pass: COLUMNS·PASS·4 bytes of unpacked values stay within the second-level cache.
+const PASS: usize = 1024;
+/// Blocks a pass holds at most.
+const PASS_BLOCKS: usize = PASS / BLOCK;
+/// Tokens of the widest tile.
+const WIDEST: usize = 4 * LANES;
+
+/// The scratch that each thread of the CPU device keeps.
+pub const THREAD_SCRATCH_BYTES: usize = Pairs::BYTES + (COLUMNS * WIDEST + LANES * COLUMNS + 2 * BLOCK * COLUMNS) * 4;
+
+thread_local! {
+    static SCRATCH: std::cell::RefCell<Option<Box<Scratch>>> = const { std::cell::RefCell::new(None) };
+}
+
+struct Scratch {
+    pairs: Pairs,
+    /// Cᵀ of a task's columns and one tile of tokens, `[COLUMNS, tile]`.
+    sums: Vec<f32>,
+    /// C of sixteen tokens, `[LANES, COLUMNS]`.
+    rows: Vec<f32>,
+    /// A block of B by columns, and what operands need to read it.
+    block: Vec<f32>,
+    spare: Vec<f32>,
+}
+
+impl Scratch {
+    fn new() -> Scratch {
+        Scratch {
+            pairs: Pairs::new(),
+            sums: vec![0.0; COLUMNS * WIDEST],
+            rows: vec![0.0; LANES * COLUMNS],
+            block: vec![0.0; BLOCK * COLUMNS],
+            spare: vec![0.0; BLOCK * COLUMNS],
+        }
+    }
+}
+
+/// One term of C = Σ A·B: the weight's product and an adapter's go into C together.
+#[derive(Clone, Copy)]
+pub struct Term<'a> {
+    /// A `[m, k]`, row-major.
+    pub a: &'a [f32],
+    /// Elements from one row of A to the next.
+    pub a_stride: usize,
+    /// B `[k, n]`.
+    pub b: &'a dyn Columns,
+    /// Columns of A, rows of B.
+    pub k: usize,
+}
+
+/// f32 elements of workspace that [`spmm`] needs for `m` tokens and terms of `k` rows in all.
+pub fn workspace_len(m: usize, k: usize) -> usize {
+    m.next_multiple_of(LANES) * k.min(PASS)
+}
+
+/// C = Σ A·B over `terms` (at most four), with all threads. C is `[m, n]`, row-major with rows `c_stride` apart.
+///
+/// A zero of B is skipped: it yields nothing even against an infinite token.
+///
+/// # Panics
+/// If a slice is too short for the shape: callers check their operands first.
+pub fn spmm(
+    isa: Isa,
+    (m, n): (usize, usize),
+    terms: &[Term<'_>],
+    c: &mut [f32],
+    c_stride: usize,
+    epilogue: Epilogue<'_>,
+    workspace: &mut [f32],
+) {
+    if m == 0 || n == 0 {
+        return;
+    }
+    assert!(c_stride >= n && c.len() >= (m - 1) * c_stride + n, "C is too short");
+    let tile = micro::tile_tokens(isa);
+    let threads = rayon::current_num_threads();
+    let column_tasks = n.div_ceil(COLUMNS);
+    // Unpacking is repeated for each group of tokens, so tokens are shared out only where columns do not suffice.
+    let groups = (2 * threads).div_ceil(column_tasks).min(m.div_ceil(tile));
+    let group_tokens = m.div_ceil(tile).div_ceil(groups) * tile;
+    let groups = m.div_ceil(group_tokens);
+    let c = SharedOut(c.as_mut_ptr());
+    let mut first = true;
+    let mut next = (0, 0);
+    loop {
+        let pass = Pass::collect(terms, &mut next);
+        if pass.rows == 0 && !first {
+            break;
+        }
+        let panels = &mut workspace[..m.next_multiple_of(LANES) * pass.rows];
+        pass.pack_tokens(isa, terms, m, tile, panels);
+        let task = Task {
+            isa,
+            terms,
+            pass: &pass,
+            panels,
+            tile,
+            m,
+            c_stride,
+            accumulate: epilogue.accumulate || !first,
+            bias: if first { epilogue.bias } else { None },
+        };
+        (0..column_tasks * groups).into_par_iter().for_each(|index| {
+            let (column, token) = (index / groups * COLUMNS, index % groups * group_tokens);
+            let columns = column..n.min(column + COLUMNS);
+            let tokens = token..m.min(token + group_tokens);
+            SCRATCH.with_borrow_mut(|scratch| {
+                let scratch = scratch.get_or_insert_with(|| Box::new(Scratch::new()));
+                // SAFETY: tasks own disjoint rectangles of C, all inside it by the assertion above.
+                unsafe { task.compute(columns, tokens, c, scratch) }
+            });
+        });
+        first = false;
+    }
+}
+
+/// At most 64 rows of one term.
+#[derive(Clone, Copy, Default)]
+struct Block {
+    term: usize,
+    start: usize,
+    rows: usize,
+}
+
+/// The blocks that are multiplied before C is touched again.
+struct Pass {
+    blocks: [Block; PASS_BLOCKS],
+    len: usize,
+    /// Rows of all blocks together.
+    rows: usize,
+}
+
+impl Pass {
+    /// The next blocks after `next` = (term, row), which moves on.
+    fn collect(terms: &[Term<'_>], next: &mut (usize, usize)) -> Pass {
+        let mut pass = Pass { blocks: [Block::default(); PASS_BLOCKS], len: 0, rows: 0 };
+        while pass.len < PASS_BLOCKS && next.0 < terms.len() {
+            let (term, start) = *next;
+            let rows = BLOCK.min(terms[term].k - start);
+            if rows > 0 {
+                pass.blocks[pass.len] = Block { term, start, rows };
+                pass.len += 1;
+                pass.rows += rows;
+            }
+            *next = if start + rows < terms[term].k { (term, start + rows) } else { (term + 1, 0) };
+        }
+        pass
+    }
+
+    fn blocks(&self) -> &[Block] {
+        &self.blocks[..self.len]
+    }
+
+    /// Packs A tile by tile: `[rows of the pass, tokens of the tile]`, tokens rounded up to whole vectors of zeros.
+    fn pack_tokens(&self, isa: Isa, terms: &[Term<'_>], m: usize, tile: usize, panels: &mut [f32]) {
+        if self.rows == 0 {
+            return;
+        }
+        panels.par_chunks_mut(tile * self.rows).enumerate().for_each(|(index, mut panel)| {
+            let token = index * tile;
+            let tokens = tile.min(m - token);
+            let width = tokens.next_multiple_of(LANES);
+            for block in self.blocks() {
+                let (part, rest) = panel.split_at_mut(block.rows * width);
+                let term = &terms[block.term];
+                let from = &term.a[token * term.a_stride + block.start..];
+                transpose(isa, (tokens, block.rows), from, term.a_stride, part, width);
+                if tokens < width {
+                    part.chunks_exact_mut(width).for_each(|row| row[tokens..].fill(0.0));
+                }
+                panel = rest;
+            }
+        });
+    }
+}
+
+/// What all tasks of a pass share.
+struct Task<'a> {
+    isa: Isa,
+    terms: &'a [Term<'a>],
+    pass: &'a Pass,
+    panels: &'a [f32],
+    tile: usize,
+    m: usize,
+    c_stride: usize,
+    accumulate: bool,
+    bias: Option<&'a [f32]>,
+}
+
+impl Task<'_> {
+    /// Adds the pass to one rectangle of C.
+    ///
+    /// # Safety
+    /// The rectangle lies inside C, and no one else touches it meanwhile.
+    unsafe fn compute(&self, columns: Range<usize>, tokens: Range<usize>, c: SharedOut, scratch: &mut Scratch) {
+        let Scratch { pairs, sums, rows, block: by_columns, spare } = scratch;
+        pairs.clear();
+        for block in self.pass.blocks() {
+            let b = self.terms[block.term].b;
+            b.read(self.isa, block.start..block.start + block.rows, columns.clone(), by_columns, spare);
+            pairs.push_block(self.isa, columns.len(), by_columns);
+        }
+        for token in tokens.clone().step_by(self.tile) {
+            let width = self.tile.min(self.m - token).next_multiple_of(LANES);
+            let panel = &self.panels[token * self.pass.rows..][..width * self.pass.rows];
+            let sums = &mut sums[..COLUMNS * width];
+            sums.fill(0.0);
+            let mut at = 0;
+            for (index, block) in self.pass.blocks().iter().enumerate() {
+                let vectors = &panel[at * width..][..block.rows * width];
+                micro::sweep(self.isa, width, vectors, pairs.block(index), sums);
+                at += block.rows;
+            }
+            for group in (0..self.tile.min(self.m - token)).step_by(LANES) {
+                let height = LANES.min(self.m - token - group);
+                transpose(self.isa, (columns.len(), LANES), &sums[group..], width, rows, COLUMNS);
+                for (i, row) in rows.chunks_exact(COLUMNS).take(height).enumerate() {
+                    // SAFETY: token `token + group + i` is below m and the columns are below n.
+                    let out = unsafe {
+                        let start = c.0.add((token + group + i) * self.c_stride + columns.start);
+                        std::slice::from_raw_parts_mut(start, columns.len())
+                    };
+                    let bias = self.bias.map(|bias| &bias[columns.clone()]);
+                    micro::store(self.isa, &row[..columns.len()], bias, self.accumulate, out);
+                }
+            }
+        }
+    }
+}

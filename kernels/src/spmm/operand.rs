@@ -1,0 +1,76 @@
+//! Where the columns of B come from.
+
+use std::ops::Range;
+
+use super::{BLOCK, COLUMNS};
+use crate::simd::{Isa, transpose};
+
+/// The B operand of a product: a `[k, n]` matrix that is read a block at a time.
+pub trait Columns: Sync {
+    /// Writes rows `k` (at most 64) of columns `n` (at most 64) column by column: element (p, j) of the block goes to
+    /// `out[j·64 + p]`, and the places past `k` in a column are zero. `spare` is scratch of the same size.
+    fn read(&self, isa: Isa, k: Range<usize>, n: Range<usize>, out: &mut [f32], spare: &mut [f32]);
+}
+
+/// An f32 matrix with rows or columns `stride` apart.
+#[derive(Clone, Copy, Debug)]
+pub struct Dense<'a> {
+    data: &'a [f32],
+    stride: usize,
+    transposed: bool,
+}
+
+impl<'a> Dense<'a> {
+    /// B is the row-major matrix `data`.
+    pub fn rows(data: &'a [f32], stride: usize) -> Dense<'a> {
+        Dense { data, stride, transposed: false }
+    }
+
+    /// B is the transpose of the row-major matrix `data`.
+    pub fn transposed(data: &'a [f32], stride: usize) -> Dense<'a> {
+        Dense { data, stride, transposed: true }
+    }
+}
+
+impl Columns for Dense<'_> {
+    fn read(&self, isa: Isa, k: Range<usize>, n: Range<usize>, out: &mut [f32], _: &mut [f32]) {
+        if self.transposed {
+            for (column, out) in n.zip(out.chunks_exact_mut(BLOCK)) {
+                out[..k.len()].copy_from_slice(&self.data[column * self.stride..][k.clone()]);
+                out[k.len()..].fill(0.0);
+            }
+        } else {
+            if k.len() < BLOCK {
+                out.fill(0.0);
+            }
+            let from = &self.data[k.start * self.stride + n.start..];
+            transpose(isa, (k.len(), n.len()), from, self.stride, out, BLOCK);
+        }
+    }
+}
+
+/// Two operands of as many rows side by side: B = (left | right).
+#[derive(Clone, Copy)]
+pub struct Beside<'a> {
+    /// The first columns.
+    pub left: &'a dyn Columns,
+    /// How many they are.
+    pub left_columns: usize,
+    /// The columns after them.
+    pub right: &'a dyn Columns,
+}
+
+impl Columns for Beside<'_> {
+    fn read(&self, isa: Isa, k: Range<usize>, n: Range<usize>, out: &mut [f32], spare: &mut [f32]) {
+        debug_assert!(n.len() <= COLUMNS);
+        let of_left = n.start..n.end.min(self.left_columns);
+        let of_right =
+            n.start.max(self.left_columns) - self.left_columns..n.end.max(self.left_columns) - self.left_columns;
+        if !of_left.is_empty() {
+            self.left.read(isa, k.clone(), of_left.clone(), out, spare);
+        }
+        if !of_right.is_empty() {
+            self.right.read(isa, k, of_right, &mut out[of_left.len() * BLOCK..], spare);
+        }
+    }
+}
