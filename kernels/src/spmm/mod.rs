@@ -33,6 +33,8 @@ use pairs::Pairs;
 pub const BLOCK: usize = 64;
 /// Columns of B that a task unpacks at a time.
 pub const COLUMNS: usize = 64;
+/// A task is not made narrower than this to occupy a thread: the tokens would stream through the cache for too little.
+const LEAST_COLUMNS: usize = 32;
 /// Rows of B a pass: COLUMNS·PASS·4 bytes of unpacked values stay within the second-level cache.
 const PASS: usize = 1024;
 /// Blocks a pass holds at most.
@@ -109,9 +111,13 @@ pub fn spmm(
     assert!(c_stride >= n && c.len() >= (m - 1) * c_stride + n, "C is too short");
     let tile = micro::tile_tokens(isa);
     let threads = rayon::current_num_threads();
-    let column_tasks = n.div_ceil(COLUMNS);
+    // As many tasks for each thread, of columns enough to pay for packing the tokens' share of them.
+    let column_tasks = n.div_ceil(COLUMNS).next_multiple_of(threads).min(n.div_ceil(LEAST_COLUMNS));
+    let task_columns = n.div_ceil(column_tasks).next_multiple_of(2);
+    let column_tasks = n.div_ceil(task_columns);
     // Unpacking is repeated for each group of tokens, so tokens are shared out only where columns do not suffice.
-    let groups = (2 * threads).div_ceil(column_tasks).min(m.div_ceil(tile));
+    let groups = if column_tasks.is_multiple_of(threads) { 1 } else { (2 * threads).div_ceil(column_tasks) };
+    let groups = groups.min(m.div_ceil(tile));
     let group_tokens = m.div_ceil(tile).div_ceil(groups) * tile;
     let groups = m.div_ceil(group_tokens);
     let c = SharedOut(c.as_mut_ptr());
@@ -136,8 +142,8 @@ pub fn spmm(
             bias: if first { epilogue.bias } else { None },
         };
         (0..column_tasks * groups).into_par_iter().for_each(|index| {
-            let (column, token) = (index / groups * COLUMNS, index % groups * group_tokens);
-            let columns = column..n.min(column + COLUMNS);
+            let (column, token) = (index / groups * task_columns, index % groups * group_tokens);
+            let columns = column..n.min(column + task_columns);
             let tokens = token..m.min(token + group_tokens);
             SCRATCH.with_borrow_mut(|scratch| {
                 let scratch = scratch.get_or_insert_with(|| Box::new(Scratch::new()));
@@ -248,7 +254,9 @@ impl Task<'_> {
             }
             for group in (0..self.tile.min(self.m - token)).step_by(LANES) {
                 let height = LANES.min(self.m - token - group);
-                transpose(self.isa, (columns.len(), LANES), &sums[group..], width, rows, COLUMNS);
+                // Whole vectors: what lies past the columns is never stored.
+                let whole = columns.len().next_multiple_of(LANES);
+                transpose(self.isa, (whole, LANES), &sums[group..], width, rows, COLUMNS);
                 for (i, row) in rows.chunks_exact(COLUMNS).take(height).enumerate() {
                     // SAFETY: token `token + group + i` is below m and the columns are below n.
                     let out = unsafe {

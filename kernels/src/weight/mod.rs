@@ -14,7 +14,7 @@ pub use sparse::SparseWeight;
 
 use crate::device::{Buffer, DType, Device};
 use crate::error::{Error, Result, expect_len};
-use crate::simd::{Isa, transpose, widen_bf16, widen_f16};
+use crate::simd::{Isa, LANES, transpose, widen_bf16, widen_f16};
 use crate::spmm::{BLOCK, COLUMNS, Columns};
 
 /// A `[rows, cols]` = `[out, in]` weight that no step changes.
@@ -235,7 +235,8 @@ impl Columns for WeightColumns<'_> {
             if k.len() < BLOCK {
                 out.fill(0.0);
             }
-            transpose(isa, (k.len(), n.len()), spare, COLUMNS, out, BLOCK);
+            // Whole vectors: the places past `n` are zeros, and go to columns that no one reads.
+            transpose(isa, (k.len(), n.len().next_multiple_of(LANES)), spare, COLUMNS, out, BLOCK);
         }
     }
 }

@@ -139,7 +139,7 @@ impl SparseWeight {
     /// Writes entries (`rows`, `cols`), at most 64 columns, as f32: row by row, 64 places each, zeros past `cols`.
     pub(super) fn read_block(&self, isa: Isa, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
-        if isa == Isa::Avx512 && cols.start.is_multiple_of(WORD) {
+        if isa == Isa::Avx512 {
             return match self.values.dtype() {
                 DType::F16 => self.read_words::<f16>(rows, cols, out),
                 DType::BF16 => self.read_words::<bf16>(rows, cols, out),
@@ -153,8 +153,8 @@ impl SparseWeight {
         }
     }
 
-    /// [`read_block`](Self::read_block) of one mask word a row, with AVX-512. The rows' values lie far from each other, so
-    /// all are asked for before the first is needed.
+    /// [`read_block`](Self::read_block) with AVX-512. The rows' values lie far from each other, so all are asked for before
+    /// the first is needed.
     #[cfg(target_arch = "x86_64")]
     fn read_words<T: Expand>(&self, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
         /// Rows that are asked for together.
@@ -162,7 +162,7 @@ impl SparseWeight {
         let values = self.values.as_slice::<T>();
         let (words, spans) = (self.cols.div_ceil(WORD), self.cols.div_ceil(SPAN));
         let (bits, starts) = (self.bits.as_slice::<u64>(), self.starts.as_slice::<u32>());
-        let (word, span) = (cols.start / WORD, cols.start / SPAN);
+        let (word, span, shift) = (cols.start / WORD, cols.start / SPAN, cols.start % WORD);
         let wanted = if cols.len() == WORD { u64::MAX } else { low_bits(cols.len()) };
         for (some, out) in rows.clone().step_by(AHEAD).zip(out.chunks_mut(AHEAD * WORD)) {
             let some = some..rows.end.min(some + AHEAD);
@@ -170,18 +170,21 @@ impl SparseWeight {
             for (row, found) in some.clone().zip(&mut found) {
                 let of_row = &bits[row * words..][..words];
                 let before: u32 = of_row[span * (SPAN / WORD)..word].iter().map(|word| word.count_ones()).sum();
-                let first = starts[row * spans + span] as usize + before as usize;
-                let all = of_row[word].count_ones() as usize;
+                let skipped = (of_row[word] & low_bits(shift)).count_ones();
+                let first = starts[row * spans + span] as usize + (before + skipped) as usize;
+                let above = if shift > 0 && word + 1 < words { of_row[word + 1] << (WORD - shift) } else { 0 };
+                let mask = (of_row[word] >> shift | above) & wanted;
+                let all = mask.count_ones() as usize;
                 assert!(first + all <= values.len());
-                *found = (of_row[word] & wanted, first);
+                *found = (mask, first);
                 for line in 0..(all * size_of::<T>()).div_ceil(64) {
                     // SAFETY: a prefetch reads nothing that the program sees.
                     unsafe { prefetch(values.as_ptr().add(first).cast::<u8>().wrapping_add(64 * line)) };
                 }
             }
             for ((mask, first), out) in found[..some.len()].iter().zip(out.chunks_exact_mut(WORD)) {
-                // SAFETY: the machine has AVX-512; the assertion above says that `values` has one for each bit of the word,
-                // of which `mask` keeps the lowest; `out` has 64 elements.
+                // SAFETY: the machine has AVX-512; the assertion above says that `values` has one for each bit of
+                // `mask`; `out` has 64 elements.
                 unsafe { expand_word(*mask, values.as_ptr().add(*first), out.as_mut_ptr()) };
             }
         }

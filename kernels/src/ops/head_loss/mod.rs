@@ -30,10 +30,9 @@ pub const IGNORED: u32 = u32::MAX;
 /// Bytes that one chunk's logits may take.
 ///
 /// Liger cuts N rows into about V/D chunks, so that the logits of one take as much memory as the hidden states. Here each
-/// chunk also expands all V·D weights into f32 panels, which costs about as much as multiplying them with 20 rows: a
-/// hundred rows or more are needed to make that small. 64 MiB is 333 rows of OPT's 50 272 logits and 130 of Llama 3's
-/// 128 256, and for them less than the training state of one decoder layer.
-const CHUNK_BYTES: usize = 64 << 20;
+/// chunk also unpacks all V·D weights twice, which costs about as much as multiplying them with 20 rows: hundreds of rows
+/// are needed to make that small. 128 MiB is 667 rows of OPT's 50 272 logits and 261 of Llama 3's 128 256.
+const CHUNK_BYTES: usize = 128 << 20;
 /// A chunk is not made smaller than this, however large the vocabulary.
 const LEAST_ROWS: usize = 16;
 

@@ -214,8 +214,8 @@ fn a_logit_that_is_not_a_number_makes_the_loss_not_a_number() {
 #[test]
 fn chunks_are_bounded_and_even() {
     assert_eq!(chunk_rows(100, 1000), 100);
-    // 50 272 logits of 4 bytes fit 333 times into 64 MiB; 1024 rows make four chunks of 256.
-    assert_eq!(chunk_rows(1024, 50_272), 256);
+    // 50 272 logits of 4 bytes fit 667 times into 128 MiB; 1024 rows make two chunks of 512.
+    assert_eq!(chunk_rows(1024, 50_272), 512);
     assert_eq!(chunk_rows(1000, 1 << 30), 16);
     assert_eq!(chunk_rows(0, 10), 1);
 }
