@@ -101,20 +101,21 @@ fn retraining_wins_back_what_pruning_lost_and_what_is_written_says_the_same() {
 
 #[test]
 fn every_method_and_part_trains_and_lowers_the_loss() {
+    // Pruned so far that even biases alone have something to win back.
     for flags in [
-        &["--method", "biases"][..],
-        &["--method", "norms"],
-        &["--method", "probe"],
-        &["--method", "full"],
-        &["--parts", "lora", "--targets", "all-linear"],
-        &["--parts", "norms,head", "--rank", "2"],
+        &["--method", "biases", "--sparsity", "0.8"][..],
+        &["--method", "norms", "--sparsity", "0.8"],
+        &["--method", "probe", "--sparsity", "0.8"],
+        &["--method", "full", "--sparsity", "0.8"],
+        &["--parts", "lora", "--targets", "all-linear", "--sparsity", "0.8"],
+        &["--parts", "norms,head", "--rank", "2", "--sparsity", "0.8"],
         &["--pattern", "2:4", "--checkpointing", "on"],
         &["--criterion", "random", "--sparsity", "0.3"],
     ] {
         let folder = TempDir::new().unwrap();
         let report = retrain(&folder, &[flags, &["--lr", "2e-3"]].concat());
         let (pruned, retrained) = (number(&report["perplexity"]["pruned"]), number(&report["perplexity"]["retrained"]));
-        assert!(retrained < pruned, "{flags:?}: {pruned} → {retrained}");
+        assert!(retrained < 0.99 * pruned, "{flags:?}: {pruned} → {retrained}");
     }
 }
 

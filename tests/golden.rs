@@ -44,7 +44,7 @@ fn masks_logits_and_losses_equal_transformers_for_every_model_and_pattern() {
             }
             let batch = input();
             assert_close(&format!("{what} logits"), &logits(&*model, &batch), &golden.floats("logits"), TOLERANCE);
-            let mut tape = Tape::training(&device, false);
+            let mut tape = Tape::training(&device, 0);
             let hidden = model.forward(&mut tape, &batch).unwrap();
             let loss = head_loss(model.head(), &hidden, &batch.targets(), 1.0).unwrap();
             let mean = loss.sum / batch.predictions() as f64;
@@ -54,7 +54,7 @@ fn masks_logits_and_losses_equal_transformers_for_every_model_and_pattern() {
     }
 }
 
-fn gradients_equal_peft(checkpointing: bool) {
+fn gradients_equal_peft(recompute: usize) {
     let device = Device::cpu();
     let targets = ["q_proj".to_string(), "v_proj".to_string()];
     for name in MODELS {
@@ -70,7 +70,7 @@ fn gradients_equal_peft(checkpointing: bool) {
                 attach_adapter(&mut *model, name, &set);
                 let params = engine::peft::apply(&mut *model, &set, 0).unwrap();
                 let batch = input();
-                let mut tape = Tape::training(&device, checkpointing);
+                let mut tape = Tape::training(&device, recompute);
                 let hidden = model.forward(&mut tape, &batch).unwrap();
                 let scale = 1.0 / batch.predictions() as f32;
                 let loss = head_loss(model.head(), &hidden, &batch.targets(), scale).unwrap();
@@ -101,12 +101,12 @@ fn gradients_equal_peft(checkpointing: bool) {
 
 #[test]
 fn every_trainable_gradient_equals_peft_for_every_model_pattern_and_method() {
-    gradients_equal_peft(false);
+    gradients_equal_peft(0);
 }
 
 #[test]
 fn every_trainable_gradient_equals_peft_with_checkpointing() {
-    gradients_equal_peft(true);
+    gradients_equal_peft(usize::MAX);
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn twenty_steps_of_adamw_follow_torch() {
                 warmup: 0.1,
                 clip: Some(1.0),
                 weight_decay: 0.0,
-                checkpointing: false,
+                recompute: 0,
             };
             let mut trainer = Trainer::new(&*model, params.clone(), config).unwrap();
             let (losses, norms, rates) =

@@ -20,7 +20,7 @@ pub enum DeviceChoice {
 /// Activation checkpointing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Checkpointing {
-    /// On where the step would not fit otherwise.
+    /// For as few decoder layers as make the step fit.
     Auto,
     /// Keep each decoder layer's input only, and run the layer again in the backward pass.
     On,
@@ -166,7 +166,7 @@ pub struct StepArgs {
     /// Tokens of a sequence, and of an evaluation window [default: the model's context].
     #[arg(long, value_parser = sequence, value_name = "N")]
     pub seq_len: Option<usize>,
-    /// Recompute decoder layers in the backward pass to save memory.
+    /// Recompute decoder layers in the backward pass to save memory; auto: as few as make the step fit.
     #[arg(long, value_enum, default_value = "auto", value_name = "WHEN")]
     pub checkpointing: Checkpointing,
     /// The most memory a run may plan for, such as 8GiB or 500MB [default: what the machine has left].
@@ -254,7 +254,7 @@ pub fn sequence(text: &str) -> Result<usize, String> {
 }
 
 /// A size in bytes, with or without a unit.
-fn bytes(text: &str) -> Result<u64, String> {
+pub fn bytes(text: &str) -> Result<u64, String> {
     const UNITS: [(&str, f64); 7] = [
         ("KiB", 1024.0),
         ("MiB", 1_048_576.0),

@@ -34,7 +34,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     if args.eval.eval.is_empty() {
         return Err(Failure::usage("--eval is missing: name .txt or .jsonl files to evaluate on"));
     }
-    args.machine.report.as_deref().map_or(Ok(()), report::check)?;
+    args.machine.report.as_deref().map_or(Ok(()), |path| report::check("--report", path))?;
     let console = Console::new(args.machine.quiet);
     let device = session::device(&args.machine)?;
     let opened = session::open(&args.model)?;

@@ -2,6 +2,7 @@
 //! what they say in `progress` and `report`.
 
 mod args;
+mod bench;
 mod error;
 mod eval;
 mod inspect;
@@ -36,6 +37,7 @@ Examples:
   perp-engine retrain --model DIR --train t.jsonl --eval e.txt --pattern 2:4 --method norms
   perp-engine eval --model DIR --adapter DIR/adapter --eval c.txt
   perp-engine profile --model opt-30b --gpu a100-40gb  does it fit?
+  perp-engine bench --model opt-125m                   how fast is a step here?
 
 Exit codes: 0 success, 1 failure, 2 wrong usage.";
 
@@ -51,6 +53,8 @@ enum Command {
     Eval(eval::Args),
     /// Plan a training step: memory by category, work by kernel, and whether it fits.
     Profile(profile::Args),
+    /// Time training steps against this machine's peak.
+    Bench(bench::Args),
     /// List a model's tensors and their sparsity.
     Inspect(inspect::Args),
 }
@@ -75,6 +79,7 @@ fn run() -> Result<(), Failure> {
         Command::Prune(args) => prune::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Profile(args) => profile::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Inspect(args) => inspect::run(&args),
     }
 }

@@ -57,7 +57,7 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<(), Failure> {
     OutputFolder::check(&args.out)?;
-    args.machine.report.as_deref().map_or(Ok(()), report::check)?;
+    args.machine.report.as_deref().map_or(Ok(()), |path| report::check("--report", path))?;
     let train = args.optimizer.require_train()?;
     let console = Console::new(args.machine.quiet);
     let device = session::device(&args.machine)?;
@@ -69,12 +69,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         batch: args.step.batch.unwrap_or(8),
         accumulate: args.step.accumulate.unwrap_or(1),
         seq_len: session::sequence_length(args.step.seq_len, &*architecture)?,
-        checkpointing: false,
+        recompute: 0,
     };
     let set = TrainSet::of(Method::Full, 1, 1.0, &[]);
     let dense = Pattern::Unstructured { sparsity: 0.0 };
     let planned = Planned { architecture: &*architecture, dtype: DType::F32, pattern: dense, set: &set, shape };
-    let (checkpointing, plan) = planned.fit(args.step.checkpointing, args.step.memory_budget)?;
+    let (recompute, plan) = planned.fit(args.step.checkpointing, args.step.memory_budget)?;
     let stream = session::training_stream(&console, &tokenizer, train)?;
     let windows = stream.window_count(shape.seq_len)?;
     let eval_tokens = match args.eval.eval.as_slice() {
@@ -88,11 +88,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let params = peft::apply(&mut *model, &set, seed)?;
     let counts = model::count(&mut *model);
     console.say(&format!(
-        "{} parameters; a step of {}×{} tokens needs {}",
+        "{} parameters; a step of {}×{} tokens needs {}{}",
         tables::count(counts.base),
         shape.batch,
         shape.seq_len,
-        tables::bytes(plan.peak.total)
+        tables::bytes(plan.peak.total),
+        planned.recomputing(recompute),
     ));
     let training = Config {
         steps: args.optimizer.steps.unwrap_or(1000),
@@ -102,7 +103,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         warmup: args.optimizer.warmup,
         clip: args.optimizer.clip(),
         weight_decay: args.optimizer.weight_decay,
-        checkpointing,
+        recompute,
     };
     device.memory().reset_peak();
     let start = Instant::now();
@@ -176,7 +177,7 @@ fn configuration(args: &Args, shape: StepShape, training: &Config) -> Value {
         "clip": training.clip,
         "weight_decay": training.weight_decay,
         "seed": args.optimizer.seed,
-        "checkpointing": training.checkpointing,
+        "recomputed_layers": training.recompute,
         "threads": rayon::current_num_threads(),
     })
 }

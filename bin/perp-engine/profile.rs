@@ -45,7 +45,7 @@ pub struct Args {
     /// Tokens of a sequence [default: the model's context].
     #[arg(long, value_parser = sequence, value_name = "N")]
     seq_len: Option<usize>,
-    /// Recompute decoder layers in the backward pass to save memory; auto: where the step would not fit otherwise.
+    /// Recompute decoder layers in the backward pass to save memory; auto: as few as make the step fit.
     #[arg(long, value_enum, default_value = "auto", value_name = "WHEN")]
     checkpointing: Checkpointing,
     /// Element type of frozen weights.
@@ -79,27 +79,16 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let threads = args.threads.unwrap_or_else(rayon::current_num_threads);
     let backend = if args.gpu.is_some() { Backend::Cuda } else { Backend::Cpu };
     let limit = args.gpu.map_or_else(|| plan::available_memory().unwrap_or(u64::MAX), |gpu| gpu.memory_bytes);
-    let with = |checkpointing| {
-        let shape = StepShape { batch, accumulate, seq_len, checkpointing };
-        let pattern = args.pruning.pattern();
-        Planned { architecture: &*architecture, dtype, pattern, set: &set, shape }.measure(backend, threads)
-    };
-    let (checkpointing, plan) = match args.checkpointing {
-        Checkpointing::On => (true, with(true)?),
-        Checkpointing::Off => (false, with(false)?),
-        Checkpointing::Auto => {
-            let plain = with(false)?;
-            if plain.peak.total <= limit { (false, plain) } else { (true, with(true)?) }
-        }
-    };
-    let device = Device::meta(backend, threads);
-    let shape = StepShape { batch, accumulate, seq_len, checkpointing };
     let pattern = args.pruning.pattern();
+    let shape = StepShape { batch, accumulate, seq_len, recompute: 0 };
     let planned = Planned { architecture: &*architecture, dtype, pattern, set: &set, shape };
+    let (recompute, plan) = planned.choose(args.checkpointing, limit, backend, threads)?;
+    let device = Device::meta(backend, threads);
     let mut model = planned.build(&device)?;
     peft::apply(&mut *model, &set, 0)?;
     let counts = model::count(&mut *model);
-    let view = View { args, counts, plan: &plan, shape, limit };
+    let shape = StepShape { recompute, ..shape };
+    let view = View { args, counts, plan: &plan, shape, limit, recomputing: planned.recomputing(recompute) };
     print(&if args.json { view.json() } else { view.text() })
 }
 
@@ -109,6 +98,7 @@ struct View<'a> {
     plan: &'a StepPlan,
     shape: StepShape,
     limit: u64,
+    recomputing: String,
 }
 
 impl View<'_> {
@@ -143,7 +133,7 @@ impl View<'_> {
             "batch": self.shape.batch,
             "accumulate": self.shape.accumulate,
             "seq_len": self.shape.seq_len,
-            "checkpointing": self.shape.checkpointing,
+            "recomputed_layers": self.shape.recompute,
             "parameters": self.counts.base,
             "trainable": {"count": self.counts.trainable, "percent": self.counts.trainable_percent()},
             "peak_bytes": {"total": peak.total, "by_category": by_category},
@@ -160,14 +150,14 @@ impl View<'_> {
     }
 
     fn text(&self) -> String {
-        let StepShape { batch, accumulate, seq_len, checkpointing } = self.shape;
+        let StepShape { batch, accumulate, seq_len, .. } = self.shape;
         let mut out = format!(
             "{} · {} · {} · {accumulate}×{batch}×{seq_len} tokens a step{} · on {}\n\
              {} parameters, {} trainable ({:.2} %)\n\npeak memory over a step\n",
             self.args.model,
             self.args.pruning.pattern(),
             self.args.method.label(),
-            if checkpointing { " · checkpointing" } else { "" },
+            self.recomputing,
             self.target(),
             tables::count(self.counts.base),
             tables::count(self.counts.trainable),

@@ -43,7 +43,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         ));
     }
     args.out.as_ref().map_or(Ok(()), OutputFolder::check)?;
-    args.machine.report.as_deref().map_or(Ok(()), report::check)?;
+    args.machine.report.as_deref().map_or(Ok(()), |path| report::check("--report", path))?;
     let console = Console::new(args.machine.quiet);
     let device = session::device(&args.machine)?;
     let opened = session::open(&args.model)?;

@@ -117,13 +117,13 @@ pub fn median_tokens_per_second(records: &[StepRecord]) -> Option<f64> {
 }
 
 /// Checks that a report can be written to `path` before the long work starts.
-pub fn check(path: &Path) -> Result<(), Failure> {
+pub fn check(flag: &str, path: &Path) -> Result<(), Failure> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if path.is_dir() {
-        return Err(Failure::usage(format!("--report {}: is a folder; name a file", path.display())));
+        return Err(Failure::usage(format!("{flag} {}: is a folder; name a file", path.display())));
     }
     if !parent.is_dir() {
-        return Err(Failure::usage(format!("--report {}: there is no folder {}", path.display(), parent.display())));
+        return Err(Failure::usage(format!("{flag} {}: there is no folder {}", path.display(), parent.display())));
     }
     Ok(())
 }

@@ -93,7 +93,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         OutputFolder::check(out)?;
     }
     if let Some(report) = &args.machine.report {
-        report::check(report)?;
+        report::check("--report", report)?;
     }
     let run = prepare(args)?;
     let (mut model, outcome) = run.execute()?;
@@ -131,7 +131,7 @@ fn prepare(args: &Args) -> Result<Run<'_>, Failure> {
         batch: args.step.batch.unwrap_or(defaults.batch),
         accumulate: args.step.accumulate.unwrap_or(defaults.accumulate),
         seq_len: session::sequence_length(args.step.seq_len, &*opened.architecture)?,
-        checkpointing: false,
+        recompute: 0,
     };
     let planned = Planned {
         architecture: &*opened.architecture,
@@ -140,7 +140,7 @@ fn prepare(args: &Args) -> Result<Run<'_>, Failure> {
         set: &set,
         shape,
     };
-    let (checkpointing, plan) = planned.fit(args.step.checkpointing, args.step.memory_budget)?;
+    let (recompute, plan) = planned.fit(args.step.checkpointing, args.step.memory_budget)?;
     let info = opened.architecture.info();
     console.say(&format!(
         "{} ({}, {} layers of {}) on {}, {} threads; a step of {}×{} tokens needs {}{}",
@@ -153,7 +153,7 @@ fn prepare(args: &Args) -> Result<Run<'_>, Failure> {
         shape.batch,
         shape.seq_len,
         tables::bytes(plan.peak.total),
-        if checkpointing { " with checkpointing" } else { "" },
+        planned.recomputing(recompute),
     ));
     let tokenizer = Tokenizer::from_folder(&model_path)?;
     let stream = session::training_stream(&console, &tokenizer, &train)?;
@@ -172,7 +172,7 @@ fn prepare(args: &Args) -> Result<Run<'_>, Failure> {
         warmup: args.optimizer.warmup,
         clip: args.optimizer.clip(),
         weight_decay: args.optimizer.weight_decay,
-        checkpointing,
+        recompute,
     };
     let eval_windows = args.eval.max_windows(defaults.eval_windows);
     Ok(Run { args, console, device, opened, set, pattern, shape, config, stream, eval_tokens, eval_windows })
@@ -317,7 +317,7 @@ impl Run<'_> {
             "clip": self.config.clip,
             "weight_decay": self.config.weight_decay,
             "seed": optimizer.seed,
-            "checkpointing": self.config.checkpointing,
+            "recomputed_layers": self.config.recompute,
             "threads": rayon::current_num_threads(),
         })
     }

@@ -215,35 +215,66 @@ impl Planned<'_> {
         Ok(self.architecture.build(&loader)?)
     }
 
-    /// Chooses checkpointing so that the step fits, before anything is loaded.
+    /// Chooses how many layers to recompute: as few as fit into `limit` bytes. Returns all of them, and the plan, where not
+    /// even that fits.
+    pub fn choose(
+        &self,
+        choice: Checkpointing,
+        limit: u64,
+        backend: Backend,
+        threads: usize,
+    ) -> Result<(usize, StepPlan), Failure> {
+        let with =
+            |recompute| Planned { shape: StepShape { recompute, ..self.shape }, ..*self }.measure(backend, threads);
+        let layers = self.architecture.info().layers;
+        if choice == Checkpointing::On {
+            return Ok((layers, with(layers)?));
+        }
+        let plain = with(0)?;
+        if choice == Checkpointing::Off || plain.peak.total <= limit {
+            return Ok((0, plain));
+        }
+        let (mut least, mut enough) = (1, layers);
+        let mut plan = with(layers)?;
+        while least < enough {
+            let middle = (least + enough) / 2;
+            let tried = with(middle)?;
+            if tried.peak.total <= limit {
+                (enough, plan) = (middle, tried);
+            } else {
+                least = middle + 1;
+            }
+        }
+        Ok((enough, plan))
+    }
+
+    /// What a run says of the layers it recomputes.
+    pub fn recomputing(&self, recompute: usize) -> String {
+        match self.architecture.info().layers {
+            _ if recompute == 0 => String::new(),
+            layers if recompute >= layers => " with checkpointing".into(),
+            layers => format!(" with checkpointing of {recompute} of {layers} layers"),
+        }
+    }
+
+    /// [`choose`](Self::choose) for this machine, before anything is loaded.
     ///
     /// # Errors
     /// A step that does not fit either way; says by how much and what would help.
-    pub fn fit(&self, choice: Checkpointing, budget: Option<u64>) -> Result<(bool, StepPlan), Failure> {
+    pub fn fit(&self, choice: Checkpointing, budget: Option<u64>) -> Result<(usize, StepPlan), Failure> {
         let threads = rayon::current_num_threads();
-        let with = |checkpointing| {
-            Planned { shape: StepShape { checkpointing, ..self.shape }, ..*self }.measure(Backend::Cpu, threads)
-        };
         let limit = match (budget, plan::available_memory()) {
             (Some(budget), Some(available)) => budget.min(available),
             (Some(budget), None) => budget,
             (None, available) => available.unwrap_or(u64::MAX),
         };
-        let fits = |plan: &StepPlan| plan.peak.total <= limit;
-        let (checkpointing, plan) = match choice {
-            Checkpointing::On => (true, with(true)?),
-            Checkpointing::Off => (false, with(false)?),
-            Checkpointing::Auto => {
-                let plain = with(false)?;
-                if fits(&plain) { (false, plain) } else { (true, with(true)?) }
-            }
-        };
-        if fits(&plan) {
-            return Ok((checkpointing, plan));
+        let (recompute, plan) = self.choose(choice, limit, Backend::Cpu, threads)?;
+        if plan.peak.total <= limit {
+            return Ok((recompute, plan));
         }
         let needed = plan.peak.total;
         let mut remedies = vec!["a smaller --batch", "a shorter --seq-len", "a higher --sparsity"];
-        if !checkpointing {
+        if recompute == 0 {
             remedies.insert(0, "--checkpointing on");
         }
         Err(Failure::failed(format!(

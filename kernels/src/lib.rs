@@ -4,6 +4,7 @@
 //!   kernel costs. The `Meta` device runs the same code and allocates nothing.
 //! * [`weight`] — what a frozen weight is: dense, or packed sparse.
 //! * [`ops`] — one folder per operation, all its faces in one room.
+//! * [`peak`] — what the machine can do at most, to hold times against.
 //! * [`gemm`], [`spmm`] and [`simd`] — what the CPU faces are built from: dense products, products with weights whose zeros
 //!   cost nothing, vectors.
 //!
@@ -14,6 +15,7 @@ pub mod device;
 pub mod error;
 pub mod gemm;
 pub mod ops;
+pub mod peak;
 pub mod simd;
 pub mod spmm;
 pub mod weight;

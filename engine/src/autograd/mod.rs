@@ -79,19 +79,21 @@ struct Node {
 pub struct Tape {
     device: Device,
     recording: bool,
-    checkpointing: bool,
+    /// Segments from here on that keep only their inputs.
+    recompute: usize,
     nodes: Vec<Node>,
 }
 
 impl Tape {
     /// A tape that records nothing.
     pub fn inference(device: &Device) -> Tape {
-        Tape { device: device.clone(), recording: false, checkpointing: false, nodes: Vec::new() }
+        Tape { device: device.clone(), recording: false, recompute: 0, nodes: Vec::new() }
     }
 
-    /// A tape for one forward and backward pass; with `checkpointing`, segments keep only their inputs.
-    pub fn training(device: &Device, checkpointing: bool) -> Tape {
-        Tape { device: device.clone(), recording: true, checkpointing, nodes: Vec::new() }
+    /// A tape for one forward and backward pass, of which the first `recompute` segments keep only their inputs. The first,
+    /// because they would keep theirs the longest, and run again when all others' memory is free.
+    pub fn training(device: &Device, recompute: usize) -> Tape {
+        Tape { device: device.clone(), recording: true, recompute, nodes: Vec::new() }
     }
 
     /// The device it runs on.
@@ -126,19 +128,20 @@ impl Tape {
         Var { tensor: value, node: Some(self.nodes.len() - 1) }
     }
 
-    /// Runs `forward` on `input`; with checkpointing, keeps only `input` of it and runs it again in the backward pass.
+    /// Runs `forward` on `input`; where it is to be recomputed, keeps only `input` of it and runs it again in the backward pass.
     ///
     /// # Errors
     /// Those of `forward`.
     pub fn segment(&mut self, input: Var, forward: impl Fn(&mut Tape, Var) -> Result<Var> + 'static) -> Result<Var> {
-        if !(self.recording && self.checkpointing) {
+        if !self.recording || self.recompute == 0 {
             return forward(self, input);
         }
+        self.recompute -= 1;
         let mut dry = Tape::inference(&self.device);
         let output = forward(&mut dry, Var::constant(input.tensor.clone()))?.into_tensor();
         let (tensor, wanted) = (input.tensor.clone(), input.needs_grad());
         Ok(self.record(output, &[&input], move |device, gradient| {
-            let mut tape = Tape::training(device, false);
+            let mut tape = Tape::training(device, 0);
             let leaf = if wanted {
                 tape.nodes.push(Node { inputs: Vec::new(), backward: None });
                 Var { tensor, node: Some(0) }

@@ -1,4 +1,4 @@
-//! How much memory this machine can still give.
+//! How much memory this machine can still give, and how much this process has had.
 
 use std::fs;
 
@@ -8,9 +8,18 @@ pub fn available_memory() -> Option<u64> {
     [system(), control_group()].into_iter().flatten().min()
 }
 
+/// The most bytes this process has had resident in memory, where the system tells.
+pub fn peak_resident_bytes() -> Option<u64> {
+    kilobytes("/proc/self/status", "VmHWM:")
+}
+
 fn system() -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    kilobytes("/proc/meminfo", "MemAvailable:")
+}
+
+fn kilobytes(file: &str, field: &str) -> Option<u64> {
+    let text = fs::read_to_string(file).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 

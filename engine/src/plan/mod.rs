@@ -5,13 +5,15 @@
 
 mod gpu;
 mod memory;
+mod timing;
 
 use std::sync::Arc;
 
 use kernels::device::{KernelStats, MemoryReport};
 
 pub use gpu::{GPUS, Gpu};
-pub use memory::available_memory;
+pub use memory::{available_memory, peak_resident_bytes};
+pub use timing::{StepTiming, time};
 
 use crate::error::Result;
 use crate::model::{self, Model, TokenBatch};
@@ -27,8 +29,8 @@ pub struct StepShape {
     pub accumulate: usize,
     /// Tokens of a sequence.
     pub seq_len: usize,
-    /// Decoder layers run again in the backward pass.
-    pub checkpointing: bool,
+    /// Decoder layers, from the first, that run again in the backward pass.
+    pub recompute: usize,
 }
 
 /// What a step needs.
@@ -55,7 +57,7 @@ pub fn measure(model: &mut dyn Model, params: Vec<Arc<Param>>, shape: StepShape)
         warmup: 0.0,
         clip: Some(1.0),
         weight_decay: 0.0,
-        checkpointing: shape.checkpointing,
+        recompute: shape.recompute,
     };
     let batch = TokenBatch::new(vec![0; shape.batch * shape.seq_len], shape.seq_len);
     let micro_batches = vec![batch; shape.accumulate];

@@ -30,8 +30,8 @@ pub struct Config {
     pub clip: Option<f64>,
     /// Decoupled weight decay.
     pub weight_decay: f64,
-    /// Decoder layers keep only their inputs and run again in the backward pass.
-    pub checkpointing: bool,
+    /// Decoder layers, from the first, that keep only their inputs and run again in the backward pass.
+    pub recompute: usize,
 }
 
 /// What one step did.
@@ -103,7 +103,7 @@ impl Trainer {
 
     /// Forward and backward of one micro-batch; returns its mean loss.
     fn micro_step(&self, model: &dyn Model, batch: &TokenBatch, micro_batches: usize) -> Result<f64> {
-        let mut tape = Tape::training(&self.device, self.config.checkpointing);
+        let mut tape = Tape::training(&self.device, self.config.recompute);
         let hidden = model.forward(&mut tape, batch)?;
         let scale = 1.0 / (batch.predictions() * micro_batches) as f32;
         let loss = head_loss(model.head(), &hidden, &batch.targets(), scale)?;

@@ -1,8 +1,6 @@
 //! Matrix products on the CPU: C = A·B, with both operands packed into panels and a register-tiled micro-kernel.
 //!
-//! B is a [`Panels`]: anything that can write a few of its columns into a packed panel. A dense f32 matrix, an f16 weight,
-//! a transposed one and a packed sparse one are all the same to the micro-kernel, which is how a frozen weight serves
-//! forward (Wᵀ) and the input gradient (W) from one copy.
+//! Both are f32 matrices of any strides. Products with frozen weights, whose zeros cost nothing, are [`spmm`](crate::spmm)'s.
 //!
 //! Blocking, from the inside out: the micro-kernel keeps an MR×NR tile of C in registers while it walks `KC` rows of a
 //! packed B panel (L1/L2) and of a packed A panel (L1). A task owns a rectangle of C: it packs `KC`×`NC` of B into its
@@ -17,7 +15,7 @@ use std::cell::RefCell;
 use rayon::prelude::*;
 
 use crate::simd::Isa;
-pub use source::{Panels, Strided};
+pub use source::Strided;
 
 /// Rows of B packed at a time: KC·NR·4 bytes of B and MR·KC·4 of A share the first-level cache.
 const KC: usize = 256;
@@ -68,7 +66,7 @@ pub fn gemm(
     isa: Isa,
     dims: Dims,
     a: Strided<'_>,
-    b: &dyn Panels,
+    b: Strided<'_>,
     c: &mut [f32],
     ldc: usize,
     epilogue: Epilogue<'_>,
@@ -138,7 +136,7 @@ impl Block {
         &self,
         tile: &micro::Tile,
         packed_a: &[f32],
-        b: &dyn Panels,
+        b: Strided<'_>,
         c: SharedOut,
         epilogue: Epilogue<'_>,
         scratch: &mut [f32],
@@ -150,7 +148,7 @@ impl Block {
             let kc = KC.min(self.k - k0);
             for (panel, out) in scratch.chunks_mut(kc.max(1) * nr).take(self.columns.div_ceil(nr)).enumerate() {
                 let column = self.column + panel * nr;
-                b.pack(k0..k0 + kc, column..(column + nr).min(self.column + self.columns), nr, out);
+                b.pack_columns(k0..k0 + kc, column..(column + nr).min(self.column + self.columns), nr, out);
             }
             let add = epilogue.accumulate || k0 > 0;
             for row in (self.row..self.row + self.rows).step_by(mr) {

@@ -2,12 +2,6 @@
 
 use std::ops::Range;
 
-/// A B operand: a `[k, n]` matrix that can write a few of its columns into a packed panel.
-pub trait Panels: Sync {
-    /// Writes rows `k` and columns `n` (at most `nr` of them) as `[k.len(), nr]`, with zeros in the columns past `n`.
-    fn pack(&self, k: Range<usize>, n: Range<usize>, nr: usize, out: &mut [f32]);
-}
-
 /// An f32 matrix with any strides; a transpose is a swap of the two.
 #[derive(Clone, Copy, Debug)]
 pub struct Strided<'a> {
@@ -48,10 +42,9 @@ impl<'a> Strided<'a> {
             }
         }
     }
-}
 
-impl Panels for Strided<'_> {
-    fn pack(&self, k: Range<usize>, n: Range<usize>, nr: usize, out: &mut [f32]) {
+    /// Packs rows `k` and columns `n` (at most `nr` of them) as `[k.len(), nr]`, with zeros in the columns past `n`.
+    pub(super) fn pack_columns(&self, k: Range<usize>, n: Range<usize>, nr: usize, out: &mut [f32]) {
         let width = n.len();
         if self.column_stride == 1 {
             for (p, out) in k.zip(out.chunks_mut(nr)) {

@@ -34,7 +34,7 @@ proptest! {
         for isa in Isa::available() {
             let mut got = c.clone();
             let mut work = vec![0.0; workspace_len(dims)];
-            gemm(isa, dims, sa, &sb, &mut got, ldc, epilogue, &mut work);
+            gemm(isa, dims, sa, sb, &mut got, ldc, epilogue, &mut work);
             for i in 0..m {
                 for j in 0..ldc {
                     let mut want = f64::from(c[i * ldc + j]);
@@ -65,7 +65,7 @@ fn the_result_does_not_depend_on_the_number_of_threads() {
         let mut work = vec![0.0; workspace_len(dims)];
         rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| {
             let (a, b) = (Strided::rows(&a, k), Strided::rows(&b, n));
-            gemm(Isa::best(), dims, a, &b, &mut c, n, Epilogue::default(), &mut work);
+            gemm(Isa::best(), dims, a, b, &mut c, n, Epilogue::default(), &mut work);
         });
         c
     };

@@ -13,33 +13,74 @@ const AHEAD: usize = 3 * SIDE;
 ///
 /// # Panics
 /// If a slice is too short for the shape.
-pub fn transpose(
+pub fn transpose(isa: Isa, shape: (usize, usize), from: &[f32], from_stride: usize, to: &mut [f32], to_stride: usize) {
+    let (rows, cols) = shape;
+    assert!(rows == 0 || cols == 0 || to.len() >= (cols - 1) * to_stride + rows);
+    // SAFETY: the rows lie in `to`, as was just checked.
+    unsafe { blocks::<false>(isa, shape, from, from_stride, to.as_mut_ptr(), to_stride) }
+}
+
+/// The same through a pointer, where others write between the rows of `to`: `to[…] += …` where `add` says so.
+///
+/// # Panics
+/// If `from` is too short for the shape.
+///
+/// # Safety
+/// `to` points to `cols` rows of `rows` elements, `to_stride` apart, which no one else touches meanwhile.
+pub unsafe fn transpose_into(
+    isa: Isa,
+    shape: (usize, usize),
+    from: &[f32],
+    from_stride: usize,
+    to: *mut f32,
+    to_stride: usize,
+    add: bool,
+) {
+    if add {
+        // SAFETY: the caller's.
+        unsafe { blocks::<true>(isa, shape, from, from_stride, to, to_stride) }
+    } else {
+        // SAFETY: the caller's.
+        unsafe { blocks::<false>(isa, shape, from, from_stride, to, to_stride) }
+    }
+}
+
+/// # Safety
+/// As [`transpose_into`].
+unsafe fn blocks<const ADD: bool>(
     isa: Isa,
     (rows, cols): (usize, usize),
     from: &[f32],
     from_stride: usize,
-    to: &mut [f32],
+    to: *mut f32,
     to_stride: usize,
 ) {
     if rows == 0 || cols == 0 {
         return;
     }
-    assert!(from.len() >= (rows - 1) * from_stride + cols && to.len() >= (cols - 1) * to_stride + rows);
+    assert!(from.len() >= (rows - 1) * from_stride + cols);
     for i in (0..rows).step_by(SIDE) {
         let height = SIDE.min(rows - i);
         for j in (0..cols).step_by(SIDE) {
             let width = SIDE.min(cols - j);
-            let (from, to) = (&from[i * from_stride + j..], &mut to[j * to_stride + i..]);
+            let from = &from[i * from_stride + j..];
+            // SAFETY: row j of `to` has an element i.
+            let to = unsafe { to.add(j * to_stride + i) };
             #[cfg(target_arch = "x86_64")]
             if isa == Isa::Avx512 && height == SIDE && width == SIDE {
-                assert!(from.len() >= 15 * from_stride + SIDE && to.len() >= 15 * to_stride + SIDE);
-                // SAFETY: the machine has AVX-512F, and both blocks of sixteen rows of sixteen lie inside their slices.
-                unsafe { transpose_16(from.as_ptr(), from_stride, to.as_mut_ptr(), to_stride) };
+                assert!(from.len() >= (SIDE - 1) * from_stride + SIDE);
+                // SAFETY: the machine has AVX-512F, and both blocks of sixteen rows of sixteen are there.
+                unsafe { transpose_16::<ADD>(from.as_ptr(), from_stride, to, to_stride) };
                 continue;
             }
             for row in 0..height {
                 for col in 0..width {
-                    to[col * to_stride + row] = from[row * from_stride + col];
+                    let x = from[row * from_stride + col];
+                    // SAFETY: (j + col, i + row) lies in `to`.
+                    unsafe {
+                        let to = to.add(col * to_stride + row);
+                        *to = if ADD { *to + x } else { x };
+                    }
                 }
             }
         }
@@ -51,7 +92,7 @@ pub fn transpose(
 /// On a machine with AVX-512F; `from` and `to` point to sixteen rows of sixteen elements, their strides apart.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn transpose_16(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+unsafe fn transpose_16<const ADD: bool>(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
     use std::arch::x86_64::*;
     let mut r = [_mm512_setzero_ps(); SIDE];
     for (i, r) in r.iter_mut().enumerate() {
@@ -59,8 +100,9 @@ unsafe fn transpose_16(from: *const f32, from_stride: usize, to: *mut f32, to_st
         unsafe {
             let row = from.add(i * from_stride);
             *r = _mm512_loadu_ps(row);
-            // Sixteen rows far apart are more streams than the machine follows by itself.
-            _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(AHEAD).cast());
+            // Sixteen rows far apart are more streams than the machine follows by itself. Into the second level: rows a
+            // multiple of 4 KiB apart would push each other out of the first.
+            _mm_prefetch::<_MM_HINT_T1>(row.wrapping_add(AHEAD).cast());
         }
     }
     // Pairs of rows, then quadruples within the 128-bit lanes: lane l of t[4g + c] is column 4l + c of rows 4g..4g + 4.
@@ -89,7 +131,10 @@ unsafe fn transpose_16(from: *const f32, from_stride: usize, to: *mut f32, to_st
         ];
         for (column, value) in columns {
             // SAFETY: row `column` of the transpose has sixteen elements.
-            unsafe { _mm512_storeu_ps(to.add(column * to_stride), value) };
+            unsafe {
+                let to = to.add(column * to_stride);
+                _mm512_storeu_ps(to, if ADD { _mm512_add_ps(_mm512_loadu_ps(to), value) } else { value });
+            }
         }
     }
 }
@@ -110,6 +155,13 @@ mod tests {
                     let (j, i) = (at / to_stride, at % to_stride);
                     let want = if i < rows { (i * from_stride + j) as f32 } else { -1.0 };
                     assert_eq!(*x, want, "({i}, {j}) of {rows}×{cols} on {isa:?}");
+                }
+                let once = to.clone();
+                // SAFETY: `to` has `cols` rows of `rows` elements, `to_stride` apart.
+                unsafe { transpose_into(isa, (rows, cols), &from, from_stride, to.as_mut_ptr(), to_stride, true) };
+                for (at, (x, once)) in to.iter().zip(&once).enumerate() {
+                    let want = if at % to_stride < rows { 2.0 * once } else { -1.0 };
+                    assert_eq!(*x, want, "element {at} of {rows}×{cols} added on {isa:?}");
                 }
             }
         }

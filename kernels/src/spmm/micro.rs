@@ -104,15 +104,3 @@ fn load<const V: usize>(from: &[f32]) -> [F32x16; V] {
     // SAFETY: callers have checked that V vectors are there; F32x16 is sixteen f32, and the read needs no alignment.
     unsafe { from.as_ptr().cast::<[F32x16; V]>().read_unaligned() }
 }
-
-simd_fn! {
-    /// out = row (+ bias) (+ out)
-    pub(super) fn store(row: &[f32], bias: Option<&[f32]>, accumulate: bool, out: &mut [f32]) {
-        match (bias, accumulate) {
-            (None, false) => out.copy_from_slice(row),
-            (None, true) => out.iter_mut().zip(row).for_each(|(out, x)| *out += x),
-            (Some(bias), false) => out.iter_mut().zip(row).zip(bias).for_each(|((out, x), b)| *out = x + b),
-            (Some(bias), true) => out.iter_mut().zip(row).zip(bias).for_each(|((out, x), b)| *out += x + b),
-        }
-    }
-}

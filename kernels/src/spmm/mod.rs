@@ -25,7 +25,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::gemm::{Epilogue, SharedOut};
-use crate::simd::{Isa, LANES, transpose};
+use crate::simd::{Isa, LANES, transpose, transpose_into};
 pub use operand::{Beside, Columns, Dense};
 use pairs::Pairs;
 
@@ -43,7 +43,7 @@ const PASS_BLOCKS: usize = PASS / BLOCK;
 const WIDEST: usize = 4 * LANES;
 
 /// The scratch that each thread of the CPU device keeps.
-pub const THREAD_SCRATCH_BYTES: usize = Pairs::BYTES + (COLUMNS * WIDEST + LANES * COLUMNS + 2 * BLOCK * COLUMNS) * 4;
+pub const THREAD_SCRATCH_BYTES: usize = Pairs::BYTES + (COLUMNS * WIDEST + 2 * BLOCK * COLUMNS) * 4;
 
 thread_local! {
     static SCRATCH: std::cell::RefCell<Option<Box<Scratch>>> = const { std::cell::RefCell::new(None) };
@@ -53,8 +53,6 @@ struct Scratch {
     pairs: Pairs,
     /// Cᵀ of a task's columns and one tile of tokens, `[COLUMNS, tile]`.
     sums: Vec<f32>,
-    /// C of sixteen tokens, `[LANES, COLUMNS]`.
-    rows: Vec<f32>,
     /// A block of B by columns, and what operands need to read it.
     block: Vec<f32>,
     spare: Vec<f32>,
@@ -65,7 +63,6 @@ impl Scratch {
         Scratch {
             pairs: Pairs::new(),
             sums: vec![0.0; COLUMNS * WIDEST],
-            rows: vec![0.0; LANES * COLUMNS],
             block: vec![0.0; BLOCK * COLUMNS],
             spare: vec![0.0; BLOCK * COLUMNS],
         }
@@ -234,10 +231,14 @@ impl Task<'_> {
     /// # Safety
     /// The rectangle lies inside C, and no one else touches it meanwhile.
     unsafe fn compute(&self, columns: Range<usize>, tokens: Range<usize>, c: SharedOut, scratch: &mut Scratch) {
-        let Scratch { pairs, sums, rows, block: by_columns, spare } = scratch;
+        let Scratch { pairs, sums, block: by_columns, spare } = scratch;
         pairs.clear();
-        for block in self.pass.blocks() {
+        let blocks = self.pass.blocks();
+        for (block, next) in blocks.iter().zip(blocks.iter().skip(1).map(Some).chain([None])) {
             let b = self.terms[block.term].b;
+            if let Some(next) = next {
+                self.terms[next.term].b.prefetch(next.start..next.start + next.rows, columns.clone());
+            }
             b.read(self.isa, block.start..block.start + block.rows, columns.clone(), by_columns, spare);
             pairs.push_block(self.isa, columns.len(), by_columns);
         }
@@ -245,27 +246,21 @@ impl Task<'_> {
             let width = self.tile.min(self.m - token).next_multiple_of(LANES);
             let panel = &self.panels[token * self.pass.rows..][..width * self.pass.rows];
             let sums = &mut sums[..COLUMNS * width];
-            sums.fill(0.0);
+            for (j, sums) in sums.chunks_exact_mut(width).enumerate() {
+                sums.fill(self.bias.and_then(|bias| bias[columns.clone()].get(j)).copied().unwrap_or(0.0));
+            }
             let mut at = 0;
             for (index, block) in self.pass.blocks().iter().enumerate() {
                 let vectors = &panel[at * width..][..block.rows * width];
                 micro::sweep(self.isa, width, vectors, pairs.block(index), sums);
                 at += block.rows;
             }
-            for group in (0..self.tile.min(self.m - token)).step_by(LANES) {
-                let height = LANES.min(self.m - token - group);
-                // Whole vectors: what lies past the columns is never stored.
-                let whole = columns.len().next_multiple_of(LANES);
-                transpose(self.isa, (whole, LANES), &sums[group..], width, rows, COLUMNS);
-                for (i, row) in rows.chunks_exact(COLUMNS).take(height).enumerate() {
-                    // SAFETY: token `token + group + i` is below m and the columns are below n.
-                    let out = unsafe {
-                        let start = c.0.add((token + group + i) * self.c_stride + columns.start);
-                        std::slice::from_raw_parts_mut(start, columns.len())
-                    };
-                    let bias = self.bias.map(|bias| &bias[columns.clone()]);
-                    micro::store(self.isa, &row[..columns.len()], bias, self.accumulate, out);
-                }
+            let tokens = self.tile.min(self.m - token);
+            let shape = (columns.len(), tokens);
+            // SAFETY: C has `tokens` rows from `token` on, and no other task writes these columns of them.
+            unsafe {
+                let out = c.0.add(token * self.c_stride + columns.start);
+                transpose_into(self.isa, shape, sums, width, out, self.c_stride, self.accumulate);
             }
         }
     }

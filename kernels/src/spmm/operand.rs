@@ -10,6 +10,9 @@ pub trait Columns: Sync {
     /// Writes rows `k` (at most 64) of columns `n` (at most 64) column by column: element (p, j) of the block goes to
     /// `out[j·64 + p]`, and the places past `k` in a column are zero. `spare` is scratch of the same size.
     fn read(&self, isa: Isa, k: Range<usize>, n: Range<usize>, out: &mut [f32], spare: &mut [f32]);
+
+    /// Asks for what [`read`](Self::read) of this block will need, if that is far away and easily named.
+    fn prefetch(&self, _k: Range<usize>, _n: Range<usize>) {}
 }
 
 /// An f32 matrix with rows or columns `stride` apart.
@@ -60,17 +63,28 @@ pub struct Beside<'a> {
     pub right: &'a dyn Columns,
 }
 
+impl Beside<'_> {
+    /// The columns `n` of both, each counted from its own first.
+    fn split(&self, n: Range<usize>) -> (Range<usize>, Range<usize>) {
+        let left = self.left_columns;
+        (n.start.min(left)..n.end.min(left), n.start.max(left) - left..n.end.max(left) - left)
+    }
+}
+
 impl Columns for Beside<'_> {
     fn read(&self, isa: Isa, k: Range<usize>, n: Range<usize>, out: &mut [f32], spare: &mut [f32]) {
         debug_assert!(n.len() <= COLUMNS);
-        let of_left = n.start..n.end.min(self.left_columns);
-        let of_right =
-            n.start.max(self.left_columns) - self.left_columns..n.end.max(self.left_columns) - self.left_columns;
+        let (of_left, of_right) = self.split(n);
         if !of_left.is_empty() {
             self.left.read(isa, k.clone(), of_left.clone(), out, spare);
         }
         if !of_right.is_empty() {
             self.right.read(isa, k, of_right, &mut out[of_left.len() * BLOCK..], spare);
         }
+    }
+    fn prefetch(&self, k: Range<usize>, n: Range<usize>) {
+        let (of_left, of_right) = self.split(n);
+        self.left.prefetch(k.clone(), of_left);
+        self.right.prefetch(k, of_right);
     }
 }

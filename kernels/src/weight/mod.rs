@@ -239,6 +239,20 @@ impl Columns for WeightColumns<'_> {
             transpose(isa, (k.len(), n.len().next_multiple_of(LANES)), spare, COLUMNS, out, BLOCK);
         }
     }
+    fn prefetch(&self, k: Range<usize>, n: Range<usize>) {
+        let (rows, cols) = if self.transposed { (n, k) } else { (k, n) };
+        let (values, width) = match self.weight {
+            WeightRef::Frozen(FrozenWeight::Dense(w)) => (&w.values, w.cols),
+            WeightRef::Trainable { value, cols, .. } => (value, cols),
+            // Where its values lie is known only by counting; `read` asks for them itself.
+            WeightRef::Frozen(FrozenWeight::Sparse(_)) => return,
+        };
+        let (bytes, size) = (values.bytes(), values.dtype().size());
+        for row in rows {
+            let at = row * width;
+            crate::simd::prefetch(&bytes[(at + cols.start) * size..(at + cols.end) * size]);
+        }
+    }
 }
 
 fn check_source(source: &Buffer, rows: usize, cols: usize) -> Result<()> {

@@ -153,6 +153,18 @@ impl SparseWeight {
         }
     }
 
+    /// The mask of at most 64 columns of a row, and the index of their first value.
+    fn find(&self, row: usize, cols: &Range<usize>) -> (u64, usize) {
+        let (word, span, shift) = (cols.start / WORD, cols.start / SPAN, cols.start % WORD);
+        let bits = self.row_bits(row);
+        let before: u32 = bits[span * (SPAN / WORD)..word].iter().map(|word| word.count_ones()).sum();
+        let skipped = (bits[word] & low_bits(shift)).count_ones();
+        let start = self.starts.as_slice::<u32>()[row * self.cols.div_ceil(SPAN) + span];
+        let above = if shift > 0 && word + 1 < bits.len() { bits[word + 1] << (WORD - shift) } else { 0 };
+        let wanted = if cols.len() == WORD { u64::MAX } else { low_bits(cols.len()) };
+        ((bits[word] >> shift | above) & wanted, (start + before + skipped) as usize)
+    }
+
     /// [`read_block`](Self::read_block) with AVX-512. The rows' values lie far from each other, so all are asked for before
     /// the first is needed.
     #[cfg(target_arch = "x86_64")]
@@ -160,31 +172,17 @@ impl SparseWeight {
         /// Rows that are asked for together.
         const AHEAD: usize = 64;
         let values = self.values.as_slice::<T>();
-        let (words, spans) = (self.cols.div_ceil(WORD), self.cols.div_ceil(SPAN));
-        let (bits, starts) = (self.bits.as_slice::<u64>(), self.starts.as_slice::<u32>());
-        let (word, span, shift) = (cols.start / WORD, cols.start / SPAN, cols.start % WORD);
-        let wanted = if cols.len() == WORD { u64::MAX } else { low_bits(cols.len()) };
         for (some, out) in rows.clone().step_by(AHEAD).zip(out.chunks_mut(AHEAD * WORD)) {
             let some = some..rows.end.min(some + AHEAD);
             let mut found = [(0u64, 0usize); AHEAD];
             for (row, found) in some.clone().zip(&mut found) {
-                let of_row = &bits[row * words..][..words];
-                let before: u32 = of_row[span * (SPAN / WORD)..word].iter().map(|word| word.count_ones()).sum();
-                let skipped = (of_row[word] & low_bits(shift)).count_ones();
-                let first = starts[row * spans + span] as usize + (before + skipped) as usize;
-                let above = if shift > 0 && word + 1 < words { of_row[word + 1] << (WORD - shift) } else { 0 };
-                let mask = (of_row[word] >> shift | above) & wanted;
-                let all = mask.count_ones() as usize;
-                assert!(first + all <= values.len());
+                let (mask, first) = self.find(row, &cols);
+                crate::simd::prefetch(bytemuck::cast_slice(&values[first..first + mask.count_ones() as usize]));
                 *found = (mask, first);
-                for line in 0..(all * size_of::<T>()).div_ceil(64) {
-                    // SAFETY: a prefetch reads nothing that the program sees.
-                    unsafe { prefetch(values.as_ptr().add(first).cast::<u8>().wrapping_add(64 * line)) };
-                }
             }
             for ((mask, first), out) in found[..some.len()].iter().zip(out.chunks_exact_mut(WORD)) {
-                // SAFETY: the machine has AVX-512; the assertion above says that `values` has one for each bit of
-                // `mask`; `out` has 64 elements.
+                // SAFETY: the machine has AVX-512; `values` was just seen to have one for each bit of `mask`;
+                // `out` has 64 elements.
                 unsafe { expand_word(*mask, values.as_ptr().add(*first), out.as_mut_ptr()) };
             }
         }
@@ -228,12 +226,6 @@ fn expand(mask: u64, values: &[f32], out: &mut [f32]) {
         out[rest.trailing_zeros() as usize] = *value;
         rest &= rest - 1;
     }
-}
-
-#[cfg(target_arch = "x86_64")]
-unsafe fn prefetch(at: *const u8) {
-    // SAFETY: every x86-64 has the instruction, and it never faults.
-    unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast()) };
 }
 
 /// An element type whose packed values can be loaded into sixteen f32 lanes.

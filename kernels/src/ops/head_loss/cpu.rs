@@ -185,13 +185,13 @@ impl Chunk<'_> {
     ) {
         let (n, vocab, dim, rank) = (self.n, self.head.vocab(), self.head.dim(), self.head.rank());
         let dims = Dims { m: rank, n: dim, k: n };
-        gemm(self.isa, dims, Strided::transposed(u, rank), &self.hidden(), d_a, dim, ADD, work);
+        gemm(self.isa, dims, Strided::transposed(u, rank), self.hidden(), d_a, dim, ADD, work);
         for block in blocks(vocab) {
             let dx = Strided::rows(&d_logits[block.start..], vocab);
             let width = block.len();
             let transposed = &mut product[..rank * width];
             let dims = Dims { m: rank, n: width, k: n };
-            gemm(self.isa, dims, Strided::transposed(z, rank), &dx, transposed, width, SET, work);
+            gemm(self.isa, dims, Strided::transposed(z, rank), dx, transposed, width, SET, work);
             for (column, d_b) in d_b[block.start * rank..block.end * rank].chunks_exact_mut(rank.max(1)).enumerate() {
                 let from = transposed[column..].iter().step_by(width);
                 d_b.iter_mut().zip(from).for_each(|(d_b, x)| *d_b += x);
@@ -206,7 +206,7 @@ impl Chunk<'_> {
             let dx = Strided::transposed(&d_logits[block.start..], vocab);
             let d_weight = &mut d_weight[block.start * dim..block.end * dim];
             let dims = Dims { m: block.len(), n: dim, k: self.n };
-            gemm(self.isa, dims, dx, &self.hidden(), d_weight, dim, ADD, work);
+            gemm(self.isa, dims, dx, self.hidden(), d_weight, dim, ADD, work);
         }
     }
 }

@@ -95,14 +95,14 @@ pub(super) fn lora_gradients(
 ) {
     let LoraShape { n, rows, cols, rank } = shape;
     let (vt, x) = (Strided::transposed(v, rank), Strided::rows(x, cols));
-    gemm(isa, Dims { m: rank, n: cols, k: n }, vt, &x, d_a, cols, ADD, work);
+    gemm(isa, Dims { m: rank, n: cols, k: n }, vt, x, d_a, cols, ADD, work);
     let (dyt, u) = (Strided::transposed(dy, rows), Strided::rows(u, rank));
-    gemm(isa, Dims { m: rows, n: rank, k: n }, dyt, &u, d_b, rank, ADD, work);
+    gemm(isa, Dims { m: rows, n: rank, k: n }, dyt, u, d_b, rank, ADD, work);
 }
 
 pub(super) fn weight_gradient(isa: Isa, dims: Dims, x: &[f32], dy: &[f32], d_weight: &mut [f32], work: &mut [f32]) {
     let (dyt, x) = (Strided::transposed(dy, dims.m), Strided::rows(x, dims.n));
-    gemm(isa, dims, dyt, &x, d_weight, dims.n, ADD, work);
+    gemm(isa, dims, dyt, x, d_weight, dims.n, ADD, work);
 }
 
 /// Columns that one task sums: a cache line's worth of each row at least, so that tasks share no line.

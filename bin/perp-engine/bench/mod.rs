@@ -1,0 +1,141 @@
+//! `bench`: what a training step takes on this machine, kernel by kernel, against what the machine can do at most.
+
+mod plot;
+mod products;
+mod scaling;
+mod step;
+
+use std::path::PathBuf;
+
+use engine::plan::{StepPlan, StepShape};
+use kernels::DType;
+use kernels::peak::Peak;
+use kernels::simd::Isa;
+use models::Architecture;
+use serde::Serialize;
+
+use crate::args::{Checkpointing, MachineArgs, MethodArgs, PruneArgs, bytes, positive, sequence};
+use crate::error::{Failure, print};
+use crate::report;
+use crate::session::{self, Planned};
+
+/// Time training steps on random tokens: tokens a second, peak memory, and each kernel's share of this machine's measured
+/// peak. A built-in name gives random weights of that shape.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Model folder, or a built-in name: opt-125m, -350m, -1.3b, -2.7b, -6.7b, -13b, -30b, -66b.
+    #[arg(long, default_value = "opt-125m", value_name = "DIR|NAME")]
+    model: String,
+    #[command(flatten)]
+    pruning: PruneArgs,
+    #[command(flatten)]
+    method: MethodArgs,
+    /// Sequences of a micro-batch.
+    #[arg(long, default_value_t = 2, value_parser = positive, value_name = "N")]
+    batch: usize,
+    /// Micro-batches of a step.
+    #[arg(long, default_value_t = 1, value_parser = positive, value_name = "N")]
+    accumulate: usize,
+    /// Tokens of a sequence.
+    #[arg(long, default_value_t = 512, value_parser = sequence, value_name = "N")]
+    seq_len: usize,
+    /// Steps to time, after one that is not; with --products, rounds.
+    #[arg(long, default_value_t = 5, value_parser = positive, value_name = "N")]
+    steps: usize,
+    /// Recompute decoder layers in the backward pass to save memory; auto: as few as make the step fit.
+    #[arg(long, value_enum, default_value = "auto", value_name = "WHEN")]
+    checkpointing: Checkpointing,
+    /// The most memory a step may plan for, such as 8GiB or 500MB [default: what the machine has left].
+    #[arg(long, value_parser = bytes, value_name = "SIZE")]
+    memory_budget: Option<u64>,
+    /// Time instead the products with the model's matrices, one by one and in turn: dense, and at several sparsities.
+    #[arg(long, conflicts_with_all = ["scaling", "sparsity", "pattern"])]
+    products: bool,
+    /// Time instead a series of steps (sequence lengths, batches, model sizes, sparsities), each in a process of its own,
+    /// and draw them to this SVG file.
+    #[arg(long, value_name = "FILE")]
+    scaling: Option<PathBuf>,
+    #[command(flatten)]
+    machine: MachineArgs,
+}
+
+/// The machine, as it was measured at the start.
+#[derive(Clone, Debug, Serialize)]
+struct Machine {
+    instruction_set: &'static str,
+    threads: usize,
+    /// f32 operations a second.
+    peak_flops: f64,
+    /// Bytes a second.
+    peak_bandwidth: f64,
+}
+
+impl Machine {
+    fn measure() -> Machine {
+        let isa = Isa::best();
+        let peak = Peak::measure(isa);
+        Machine {
+            instruction_set: isa.name(),
+            threads: rayon::current_num_threads(),
+            peak_flops: peak.flops,
+            peak_bandwidth: peak.bandwidth,
+        }
+    }
+
+    /// The share of the bound that is nearer: arithmetic or memory.
+    fn share(&self, flops: f64, bytes: f64, seconds: f64) -> f64 {
+        (flops / self.peak_flops).max(bytes / self.peak_bandwidth) / seconds
+    }
+}
+
+impl std::fmt::Display for Machine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (flops, bandwidth) = (self.peak_flops / 1e9, self.peak_bandwidth / 1e9);
+        let s = if self.threads == 1 { "" } else { "s" };
+        write!(f, "{} thread{s}, {}: {flops:.0} GFLOP/s, {bandwidth:.0} GB/s", self.threads, self.instruction_set)
+    }
+}
+
+pub fn run(args: &Args) -> Result<(), Failure> {
+    for (flag, path) in [("--report", &args.machine.report), ("--scaling", &args.scaling)] {
+        if let Some(path) = path {
+            report::check(flag, path)?;
+        }
+    }
+    let device = session::device(&args.machine)?;
+    if let Some(svg) = &args.scaling {
+        return scaling::run(args, svg);
+    }
+    let architecture = session::open_config(&args.model)?;
+    let machine = Machine::measure();
+    if args.products {
+        return products::run(args, &device, &*architecture, machine);
+    }
+    step::run(args, &device, &*architecture, machine)
+}
+
+/// Plans the step; chooses the layers to recompute.
+fn fit(args: &Args, architecture: &dyn Architecture, dtype: DType) -> Result<(StepShape, StepPlan), Failure> {
+    let seq_len = session::sequence_length(Some(args.seq_len), architecture)?;
+    let shape = StepShape { batch: args.batch, accumulate: args.accumulate, seq_len, recompute: 0 };
+    let (pattern, set) = (args.pruning.pattern(), args.method.train_set());
+    let planned = Planned { architecture, dtype, pattern, set: &set, shape };
+    let (recompute, plan) = planned.fit(args.checkpointing, args.memory_budget)?;
+    Ok((StepShape { recompute, ..shape }, plan))
+}
+
+/// Writes the report where one is asked for, and the text.
+fn publish<T: Serialize>(args: &Args, report: &T, text: &str) -> Result<(), Failure> {
+    if let Some(path) = &args.machine.report {
+        report::write(path, report)?;
+    }
+    print(text)
+}
+
+/// The middle value.
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let mid = sorted.len() / 2;
+    if sorted.len() % 2 == 1 { sorted[mid] } else { (sorted[mid - 1] + sorted[mid]) / 2.0 }
+}

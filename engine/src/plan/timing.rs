@@ -1,0 +1,68 @@
+//! Time of a step: the same training steps that a run takes, on random tokens.
+
+use std::sync::Arc;
+
+use kernels::device::{KernelStats, MemoryReport};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::StepShape;
+use crate::error::Result;
+use crate::model::{self, Model, TokenBatch};
+use crate::retrain::{Config, Trainer};
+use crate::tensor::Param;
+
+/// What steps took.
+#[derive(Clone, Debug)]
+pub struct StepTiming {
+    /// Wall seconds of each step, in order.
+    pub seconds: Vec<f64>,
+    /// Tokens that a step trained.
+    pub tokens: usize,
+    /// The accountant's high-water mark over the timed steps.
+    pub peak: MemoryReport,
+    /// The kernels of all timed steps together.
+    pub kernels: Vec<KernelStats>,
+}
+
+/// Trains `model` for one step that is not timed, which makes the optimizer's state, and then for `steps` that are, on
+/// random tokens below `vocab`.
+///
+/// # Errors
+/// As [`Trainer::step`].
+pub fn time(
+    model: &mut dyn Model,
+    params: Vec<Arc<Param>>,
+    shape: StepShape,
+    vocab: usize,
+    steps: usize,
+) -> Result<StepTiming> {
+    let device = model::device_of(model);
+    let config = Config {
+        steps: steps + 1,
+        batch: shape.batch,
+        accumulate: shape.accumulate,
+        lr: 1e-5,
+        warmup: 0.0,
+        clip: Some(1.0),
+        weight_decay: 0.0,
+        recompute: shape.recompute,
+    };
+    let mut rng = ChaCha8Rng::seed_from_u64(0);
+    let mut micro_batches = || -> Vec<TokenBatch> {
+        let mut tokens = || (0..shape.batch * shape.seq_len).map(|_| rng.random_range(0..vocab as u32)).collect();
+        (0..shape.accumulate).map(|_| TokenBatch::new(tokens(), shape.seq_len)).collect()
+    };
+    let mut trainer = Trainer::new(model, params, config)?;
+    trainer.step(model, &micro_batches())?;
+    device.memory().reset_peak();
+    device.start_profile();
+    let seconds =
+        (0..steps).map(|_| Ok(trainer.step(model, &micro_batches())?.seconds)).collect::<Result<Vec<f64>>>()?;
+    Ok(StepTiming {
+        seconds,
+        tokens: shape.accumulate * shape.batch * shape.seq_len,
+        peak: device.memory().peak(),
+        kernels: device.take_profile(),
+    })
+}
