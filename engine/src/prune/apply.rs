@@ -3,7 +3,7 @@
 use kernels::weight::FrozenWeight;
 use kernels::{Buffer, Category, DType, Device};
 
-use super::{Criterion, Pattern, mask_for};
+use super::{Criterion, Pattern, mask_of};
 use crate::error::Result;
 use crate::model::{self, Linear, Model, Module, Weight};
 
@@ -29,7 +29,7 @@ pub fn prune_linear(linear: &mut Linear, pruning: &Pruning) -> Result<()> {
     match &mut linear.weight {
         Weight::Frozen(weight) => {
             let device = weight.device().clone();
-            let (mask, kept) = choose(&device, pruning, &name, rows, cols, || weight.to_f32())?;
+            let (mask, kept) = choose(&device, pruning, &name, rows, cols, |out| weight.read_all(out))?;
             if kept == rows * cols {
                 return Ok(());
             }
@@ -44,7 +44,8 @@ pub fn prune_linear(linear: &mut Linear, pruning: &Pruning) -> Result<()> {
         }
         Weight::Trainable(param) => {
             let device = param.value().device().clone();
-            let (mask, _) = choose(&device, pruning, &name, rows, cols, || param.value().f32().to_vec())?;
+            let (mask, _) =
+                choose(&device, pruning, &name, rows, cols, |out| out.copy_from_slice(param.value().f32()))?;
             kernels::ops::adamw::apply_mask(&mut param.value_mut(), &mask)?;
             param.set_mask(Some(mask));
         }
@@ -84,13 +85,15 @@ fn choose(
     name: &str,
     rows: usize,
     cols: usize,
-    values: impl FnOnce() -> Vec<f32>,
+    read: impl FnOnce(&mut [f32]),
 ) -> Result<(Buffer, usize)> {
     let kept = pruning.pattern.kept(rows, cols, name)?;
+    let mut values = device.alloc(Category::Workspace, DType::F32, rows * cols)?;
     let mask = if device.is_meta() {
         device.alloc(Category::Masks, DType::U64, (rows * cols).div_ceil(64))?
     } else {
-        mask_for(device, pruning.criterion, pruning.pattern, &values(), cols, name, pruning.seed)?
+        read(values.f32_mut());
+        mask_of(device, pruning.criterion, pruning.pattern, values.f32_mut(), cols, name, pruning.seed)?
     };
     Ok((mask, kept))
 }

@@ -28,20 +28,16 @@ impl Criterion {
         }
     }
 
-    /// A score for each weight, not negative.
-    pub(super) fn scores(self, weights: &[f32], tensor: &str, seed: u64) -> Vec<f32> {
+    /// Turns weights into scores, none of them negative.
+    pub(super) fn score(self, weights: &mut [f32], tensor: &str, seed: u64) {
         match self {
-            Criterion::Magnitude => weights.iter().map(|w| w.abs()).collect(),
+            Criterion::Magnitude => weights.iter_mut().for_each(|w| *w = w.abs()),
             Criterion::Random => {
                 let mut rng = named_rng(seed, tensor);
-                let mut draw = || ((rng.next_u32() >> 8) + 1) as f32 / (1 << 24) as f32;
-                weights
-                    .iter()
-                    .map(|w| {
-                        let score = draw();
-                        if *w == 0.0 { 0.0 } else { score }
-                    })
-                    .collect()
+                for w in weights {
+                    let score = ((rng.next_u32() >> 8) + 1) as f32 / (1 << 24) as f32;
+                    *w = if *w == 0.0 { 0.0 } else { score };
+                }
             }
         }
     }

@@ -7,7 +7,7 @@ mod pattern;
 mod tests;
 
 use kernels::ops::select;
-use kernels::{Buffer, Device};
+use kernels::{Buffer, Category, Device};
 
 pub use apply::{Pruning, prune_linear, prune_model};
 pub use criterion::Criterion;
@@ -68,16 +68,30 @@ pub fn mask_for(
     tensor: &str,
     seed: u64,
 ) -> Result<Buffer> {
+    let mut values = device.upload(Category::Workspace, weights)?;
+    mask_of(device, criterion, pattern, values.f32_mut(), cols, tensor, seed)
+}
+
+/// [`mask_for`] of weights that are overwritten by their scores.
+fn mask_of(
+    device: &Device,
+    criterion: Criterion,
+    pattern: Pattern,
+    weights: &mut [f32],
+    cols: usize,
+    tensor: &str,
+    seed: u64,
+) -> Result<Buffer> {
     if let Some(at) = weights.iter().position(|w| !w.is_finite()) {
         let (row, col) = (at / cols, at % cols);
         return Err(Error::NonFinite { tensor: tensor.into(), row, col, value: weights[at] });
     }
     let rows = weights.len() / cols.max(1);
     let kept = pattern.kept(rows, cols, tensor)?;
-    let scores = criterion.scores(weights, tensor, seed);
+    criterion.score(weights, tensor, seed);
     Ok(match pattern {
-        Pattern::Unstructured { .. } => select::keep_largest(device, &scores, rows * cols - kept)?,
-        Pattern::NM { n, m } => select::keep_n_of_m(device, &scores, cols, n, m)?,
+        Pattern::Unstructured { .. } => select::keep_largest(device, weights, rows * cols - kept)?,
+        Pattern::NM { n, m } => select::keep_n_of_m(device, weights, cols, n, m)?,
     })
 }
 

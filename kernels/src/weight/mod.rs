@@ -108,12 +108,17 @@ impl FrozenWeight {
         }
     }
 
-    /// All entries as f32, row-major.
-    pub fn to_f32(&self) -> Vec<f32> {
-        let mut out = vec![0.0; self.rows() * self.cols()];
+    /// Writes all entries as f32, row-major.
+    pub fn read_all(&self, out: &mut [f32]) {
         for (row, out) in out.chunks_mut(self.cols().max(1)).enumerate() {
             self.read(row, 0..self.cols(), out);
         }
+    }
+
+    /// All entries as f32, row-major.
+    pub fn to_f32(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.rows() * self.cols()];
+        self.read_all(&mut out);
         out
     }
 
