@@ -5,23 +5,22 @@
 //! * [`weight`] — what a frozen weight is: dense, or packed sparse.
 //! * [`ops`] — one folder per operation, all its faces in one room.
 //! * [`peak`] — what the machine can do at most, to hold times against.
-//! * [`gemm`], [`spmm`] and [`simd`] — what the CPU faces are built from: dense products, products with weights whose zeros
-//!   cost nothing, vectors.
+//! * [`spmm`] and [`simd`] — what the CPU faces are built from: products in which a zero costs nothing, and vectors.
 //!
 //! The crate knows nothing of models, tapes or training. Every tensor here is a [`device::Buffer`] plus the dimensions
 //! that the operation states; matrices are row-major and weights are `[out, in]`.
 
 pub mod device;
 pub mod error;
-pub mod gemm;
 pub mod ops;
 pub mod peak;
 pub mod simd;
 pub mod spmm;
+pub(crate) mod tile;
 pub mod weight;
 
 /// The scratch that each thread of the CPU device keeps for its whole life.
-const THREAD_SCRATCH_BYTES: usize = gemm::THREAD_SCRATCH_BYTES + spmm::THREAD_SCRATCH_BYTES;
+const THREAD_SCRATCH_BYTES: usize = spmm::THREAD_SCRATCH_BYTES;
 
 pub use device::{Backend, Buffer, Category, Cost, DType, Device};
 pub use error::{Error, Result};

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
-use crate::gemm::micro::Tile;
 use crate::simd::Isa;
+use crate::tile::Tile;
 
 /// What all threads together can do.
 #[derive(Clone, Copy, Debug)]

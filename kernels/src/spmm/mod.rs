@@ -1,6 +1,6 @@
-//! C = A·B where B is a weight: products in which a zero costs nothing.
+//! C = A·B: the products of linear layers and their gradients. Where B is a pruned weight, its zeros cost nothing.
 //!
-//! A `[m, k]` holds tokens, B `[k, n]` is mostly zeros. The tokens lie across the vector lanes, so a weight is one number
+//! A `[m, k]` holds tokens, B `[k, n]` may be mostly zeros. The tokens lie across the vector lanes, so a weight is one number
 //! that is broadcast, and a zero is simply not there: nothing is gathered, nothing is scattered, whatever the pattern.
 //!
 //! What bounds such a product is not arithmetic but loads: alone, each multiply-add would load its own vector of tokens.
@@ -24,9 +24,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::gemm::{Epilogue, SharedOut};
-use crate::simd::{Isa, LANES, transpose, transpose_into};
-pub use operand::{Beside, Columns, Dense};
+use crate::simd::{Isa, LANES, transpose_into};
+pub use operand::{Beside, Columns, Matrix};
 use pairs::Pairs;
 
 /// Rows of B that one word of a mask covers.
@@ -72,14 +71,41 @@ impl Scratch {
 /// One term of C = Σ A·B: the weight's product and an adapter's go into C together.
 #[derive(Clone, Copy)]
 pub struct Term<'a> {
-    /// A `[m, k]`, row-major.
-    pub a: &'a [f32],
-    /// Elements from one row of A to the next.
-    pub a_stride: usize,
+    /// A `[m, k]`.
+    pub a: Matrix<'a>,
     /// B `[k, n]`.
     pub b: &'a dyn Columns,
     /// Columns of A, rows of B.
     pub k: usize,
+}
+
+/// Where C goes.
+#[derive(Debug)]
+pub struct Output<'a> {
+    data: &'a mut [f32],
+    stride: usize,
+    transposed: bool,
+}
+
+impl<'a> Output<'a> {
+    /// C `[m, n]` row-major, its rows `stride` elements apart.
+    pub fn rows(data: &'a mut [f32], stride: usize) -> Output<'a> {
+        Output { data, stride, transposed: false }
+    }
+
+    /// Cᵀ `[n, m]` row-major, its rows `stride` elements apart.
+    pub fn transposed(data: &'a mut [f32], stride: usize) -> Output<'a> {
+        Output { data, stride, transposed: true }
+    }
+}
+
+/// What becomes of the product.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Epilogue<'a> {
+    /// Adds to what C holds instead of replacing it.
+    pub accumulate: bool,
+    /// Adds `bias[j]` to column j.
+    pub bias: Option<&'a [f32]>,
 }
 
 /// f32 elements of workspace that [`spmm`] needs for `m` tokens and terms of `k` rows in all.
@@ -87,7 +113,7 @@ pub fn workspace_len(m: usize, k: usize) -> usize {
     m.next_multiple_of(LANES) * k.min(PASS)
 }
 
-/// C = Σ A·B over `terms` (at most four), with all threads. C is `[m, n]`, row-major with rows `c_stride` apart.
+/// C = Σ A·B over `terms`, with all threads. C is `[m, n]`.
 ///
 /// A zero of B is skipped: it yields nothing even against an infinite token.
 ///
@@ -97,15 +123,15 @@ pub fn spmm(
     isa: Isa,
     (m, n): (usize, usize),
     terms: &[Term<'_>],
-    c: &mut [f32],
-    c_stride: usize,
+    c: Output<'_>,
     epilogue: Epilogue<'_>,
     workspace: &mut [f32],
 ) {
     if m == 0 || n == 0 {
         return;
     }
-    assert!(c_stride >= n && c.len() >= (m - 1) * c_stride + n, "C is too short");
+    let (rows, width) = if c.transposed { (n, m) } else { (m, n) };
+    assert!(c.stride >= width && c.data.len() >= (rows - 1) * c.stride + width, "C is too short");
     let tile = micro::tile_tokens(isa);
     let threads = rayon::current_num_threads();
     // As many tasks for each thread, of columns enough to pay for packing the tokens' share of them.
@@ -117,7 +143,7 @@ pub fn spmm(
     let groups = groups.min(m.div_ceil(tile));
     let group_tokens = m.div_ceil(tile).div_ceil(groups) * tile;
     let groups = m.div_ceil(group_tokens);
-    let c = SharedOut(c.as_mut_ptr());
+    let c = SharedOut { data: c.data.as_mut_ptr(), stride: c.stride, transposed: c.transposed };
     let mut first = true;
     let mut next = (0, 0);
     loop {
@@ -134,7 +160,6 @@ pub fn spmm(
             panels,
             tile,
             m,
-            c_stride,
             accumulate: epilogue.accumulate || !first,
             bias: if first { epilogue.bias } else { None },
         };
@@ -149,6 +174,54 @@ pub fn spmm(
             });
         });
         first = false;
+    }
+}
+
+/// C's address, shared between tasks that write disjoint parts.
+#[derive(Clone, Copy)]
+struct SharedOut {
+    data: *mut f32,
+    stride: usize,
+    transposed: bool,
+}
+// SAFETY: every user writes elements that no other task touches.
+unsafe impl Send for SharedOut {}
+// SAFETY: as above.
+unsafe impl Sync for SharedOut {}
+
+impl SharedOut {
+    /// Writes, or adds, the sums of some columns, `[columns, width]`, of which `tokens` stand for tokens from `token` on.
+    ///
+    /// # Safety
+    /// The rectangle lies inside C, and no one else touches it meanwhile.
+    unsafe fn put(
+        self,
+        isa: Isa,
+        (columns, tokens): (Range<usize>, Range<usize>),
+        sums: &[f32],
+        width: usize,
+        accumulate: bool,
+    ) {
+        if !self.transposed {
+            // SAFETY: the caller's.
+            unsafe {
+                let out = self.data.add(tokens.start * self.stride + columns.start);
+                transpose_into(isa, (columns.len(), tokens.len()), sums, width, out, self.stride, accumulate);
+            }
+            return;
+        }
+        for (column, sums) in columns.zip(sums.chunks_exact(width)) {
+            // SAFETY: the caller's; a column of C is a row of Cᵀ.
+            let out = unsafe {
+                std::slice::from_raw_parts_mut(self.data.add(column * self.stride + tokens.start), tokens.len())
+            };
+            let sums = &sums[..tokens.len()];
+            if accumulate {
+                out.iter_mut().zip(sums).for_each(|(out, x)| *out += x);
+            } else {
+                out.copy_from_slice(sums);
+            }
+        }
     }
 }
 
@@ -200,12 +273,8 @@ impl Pass {
             let width = tokens.next_multiple_of(LANES);
             for block in self.blocks() {
                 let (part, rest) = panel.split_at_mut(block.rows * width);
-                let term = &terms[block.term];
-                let from = &term.a[token * term.a_stride + block.start..];
-                transpose(isa, (tokens, block.rows), from, term.a_stride, part, width);
-                if tokens < width {
-                    part.chunks_exact_mut(width).for_each(|row| row[tokens..].fill(0.0));
-                }
+                let k = block.start..block.start + block.rows;
+                terms[block.term].a.pack(isa, token..token + tokens, k, width, part);
                 panel = rest;
             }
         });
@@ -220,7 +289,6 @@ struct Task<'a> {
     panels: &'a [f32],
     tile: usize,
     m: usize,
-    c_stride: usize,
     accumulate: bool,
     bias: Option<&'a [f32]>,
 }
@@ -255,13 +323,9 @@ impl Task<'_> {
                 micro::sweep(self.isa, width, vectors, pairs.block(index), sums);
                 at += block.rows;
             }
-            let tokens = self.tile.min(self.m - token);
-            let shape = (columns.len(), tokens);
-            // SAFETY: C has `tokens` rows from `token` on, and no other task writes these columns of them.
-            unsafe {
-                let out = c.0.add(token * self.c_stride + columns.start);
-                transpose_into(self.isa, shape, sums, width, out, self.c_stride, self.accumulate);
-            }
+            let tokens = token..self.m.min(token + self.tile);
+            // SAFETY: the caller's.
+            unsafe { c.put(self.isa, (columns.clone(), tokens), sums, width, self.accumulate) };
         }
     }
 }

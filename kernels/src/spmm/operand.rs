@@ -15,27 +15,45 @@ pub trait Columns: Sync {
     fn prefetch(&self, _k: Range<usize>, _n: Range<usize>) {}
 }
 
-/// An f32 matrix with rows or columns `stride` apart.
+/// A dense f32 matrix: either operand of a product.
 #[derive(Clone, Copy, Debug)]
-pub struct Dense<'a> {
-    data: &'a [f32],
-    stride: usize,
-    transposed: bool,
+pub struct Matrix<'a> {
+    pub(super) data: &'a [f32],
+    pub(super) stride: usize,
+    pub(super) transposed: bool,
 }
 
-impl<'a> Dense<'a> {
-    /// B is the row-major matrix `data`.
-    pub fn rows(data: &'a [f32], stride: usize) -> Dense<'a> {
-        Dense { data, stride, transposed: false }
+impl<'a> Matrix<'a> {
+    /// The row-major matrix `data`, its rows `stride` elements apart.
+    pub fn rows(data: &'a [f32], stride: usize) -> Matrix<'a> {
+        Matrix { data, stride, transposed: false }
     }
 
-    /// B is the transpose of the row-major matrix `data`.
-    pub fn transposed(data: &'a [f32], stride: usize) -> Dense<'a> {
-        Dense { data, stride, transposed: true }
+    /// The transpose of the row-major matrix `data`, whose rows are `stride` elements apart.
+    pub fn transposed(data: &'a [f32], stride: usize) -> Matrix<'a> {
+        Matrix { data, stride, transposed: true }
+    }
+
+    /// Packs rows `tokens` of columns `k`, tokens innermost: element (t, p) goes to `out[p·width + t]`, zeros behind the
+    /// tokens of each.
+    pub(super) fn pack(&self, isa: Isa, tokens: Range<usize>, k: Range<usize>, width: usize, out: &mut [f32]) {
+        let count = tokens.len();
+        if self.transposed {
+            for (p, out) in k.zip(out.chunks_exact_mut(width)) {
+                out[..count].copy_from_slice(&self.data[p * self.stride..][tokens.clone()]);
+                out[count..].fill(0.0);
+            }
+            return;
+        }
+        let from = &self.data[tokens.start * self.stride + k.start..];
+        transpose(isa, (count, k.len()), from, self.stride, out, width);
+        if count < width {
+            out.chunks_exact_mut(width).for_each(|row| row[count..].fill(0.0));
+        }
     }
 }
 
-impl Columns for Dense<'_> {
+impl Columns for Matrix<'_> {
     fn read(&self, isa: Isa, k: Range<usize>, n: Range<usize>, out: &mut [f32], _: &mut [f32]) {
         if self.transposed {
             for (column, out) in n.zip(out.chunks_exact_mut(BLOCK)) {

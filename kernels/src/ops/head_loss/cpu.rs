@@ -2,18 +2,16 @@
 //!
 //! Traffic: h and W are read once a chunk forward and once backward; a chunk's logits are written by the product, turned
 //! into their gradient a row at a time while that row is in the second-level cache, and read by each product after. To
-//! read them less, dx is multiplied with W and B in one product, as if they were one matrix `[V, D + r]`; and dB is made
-//! transposed, where dx is the operand that needs no transposing to be packed.
+//! read them less, dx is multiplied with W and B in one product, as if they were one matrix `[V, D + r]`.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::{Head, IGNORED};
-use crate::gemm::{Dims, Epilogue, Strided, gemm, workspace_len};
 use crate::simd::{F32x16, Isa, LANES};
 use crate::simd_fn;
-use crate::spmm::{self, Beside, Dense, Term, spmm};
+use crate::spmm::{Beside, Epilogue, Matrix, Output, Term, spmm, workspace_len};
 
 /// Entries of the vocabulary whose gradient is packed at a time: packing the logits' gradient whole would take the
 /// memory of the logits once more.
@@ -48,18 +46,17 @@ pub(super) struct Scratch<'a> {
 /// gradients what comes out of a product before it goes where it belongs.
 pub(super) fn work_len(chunk: usize, head: &Head<'_>, gradients: bool) -> usize {
     let (dim, rank, block) = (head.dim(), head.rank(), head.vocab().min(VOCAB_BLOCK));
-    let forward = spmm::workspace_len(chunk, dim + rank);
+    let forward = workspace_len(chunk, dim + rank);
     if !gradients {
         return forward;
     }
-    let packed = |m, k| workspace_len(Dims { m, n: 0, k });
-    let backward = spmm::workspace_len(chunk, head.vocab().max(rank));
-    product_len(chunk, head) + forward.max(backward).max(packed(block, chunk)).max(packed(rank, chunk))
+    let backward = workspace_len(chunk, head.vocab().max(rank));
+    product_len(chunk, head) + forward.max(backward).max(workspace_len(block.max(dim), chunk))
 }
 
-/// Elements of the largest intermediate product: dx·(W | B) `[chunk, D + r]`, or a block of dBᵀ.
+/// Elements of dx·(W | B) `[chunk, D + r]`.
 fn product_len(chunk: usize, head: &Head<'_>) -> usize {
-    (chunk * (head.dim() + head.rank())).max(head.rank() * head.vocab().min(VOCAB_BLOCK))
+    chunk * (head.dim() + head.rank())
 }
 
 /// Fills `losses`, and the gradients where they are asked for.
@@ -92,7 +89,7 @@ pub(super) fn run(
             let d_lora = gradients.lora.as_mut().map(|(d_a, d_b)| (&mut **d_a, &mut **d_b));
             chunk.hidden_gradient(logits, u, d_hidden, d_lora.is_some(), product, work);
             if let Some((d_a, d_b)) = d_lora {
-                chunk.lora_gradients(logits, z, u, d_a, d_b, product, work);
+                chunk.lora_gradients(logits, z, u, d_a, d_b, work);
             }
             if let Some(d_weight) = gradients.weight.as_deref_mut() {
                 chunk.weight_gradient(logits, d_weight, work);
@@ -111,23 +108,19 @@ struct Chunk<'a> {
 }
 
 impl Chunk<'_> {
-    fn hidden(&self) -> Strided<'_> {
-        Strided::rows(self.hidden, self.head.dim())
-    }
-
     /// logits = h·Wᵀ + z·Bᵀ with z = s·h·Aᵀ.
     fn logits(&self, logits: &mut [f32], z: &mut [f32], work: &mut [f32]) {
         let (n, vocab, dim, rank) = (self.n, self.head.vocab(), self.head.dim(), self.head.rank());
         let w = self.head.weight.transposed();
-        let product = Term { a: self.hidden, a_stride: dim, b: &w, k: dim };
+        let product = Term { a: Matrix::rows(self.hidden, dim), b: &w, k: dim };
         match self.head.lora {
-            None => spmm(self.isa, (n, vocab), &[product], logits, vocab, SET, work),
+            None => spmm(self.isa, (n, vocab), &[product], Output::rows(logits, vocab), SET, work),
             Some(lora) => {
-                let (a, b) = (Dense::transposed(lora.a.f32(), dim), Dense::transposed(lora.b.f32(), rank));
-                spmm(self.isa, (n, rank), &[Term { b: &a, ..product }], z, rank, SET, work);
+                let (a, b) = (Matrix::transposed(lora.a.f32(), dim), Matrix::transposed(lora.b.f32(), rank));
+                spmm(self.isa, (n, rank), &[Term { b: &a, ..product }], Output::rows(z, rank), SET, work);
                 z.iter_mut().for_each(|z| *z *= lora.scale);
-                let up = Term { a: z, a_stride: rank, b: &b, k: rank };
-                spmm(self.isa, (n, vocab), &[product, up], logits, vocab, SET, work);
+                let up = Term { a: Matrix::rows(z, rank), b: &b, k: rank };
+                spmm(self.isa, (n, vocab), &[product, up], Output::rows(logits, vocab), SET, work);
             }
         }
     }
@@ -152,9 +145,9 @@ impl Chunk<'_> {
         }
         let product = &mut product[..n * width];
         let (weight, b) = (self.head.weight.straight(), lora.map_or(&[][..], |lora| lora.b.f32()));
-        let both = Beside { left: &weight, left_columns: dim, right: &Dense::rows(b, rank) };
-        let term = Term { a: d_logits, a_stride: vocab, b: &both, k: vocab };
-        spmm(self.isa, (n, width), &[term], product, width, SET, work);
+        let both = Beside { left: &weight, left_columns: dim, right: &Matrix::rows(b, rank) };
+        let term = Term { a: Matrix::rows(d_logits, vocab), b: &both, k: vocab };
+        spmm(self.isa, (n, width), &[term], Output::rows(product, width), SET, work);
         if let Some(lora) = lora {
             for (u, product) in u.chunks_exact_mut(rank.max(1)).zip(product.chunks_exact(width)) {
                 u.iter_mut().zip(&product[dim..]).for_each(|(u, product)| *u = product * lora.scale);
@@ -165,9 +158,9 @@ impl Chunk<'_> {
                 d_hidden.copy_from_slice(&product[..dim]);
             }
             if let Some(lora) = lora {
-                let a = Dense::rows(lora.a.f32(), dim);
-                let up = Term { a: u, a_stride: rank, b: &a, k: rank };
-                spmm(self.isa, (n, dim), &[up], d_hidden, dim, ADD, work);
+                let a = Matrix::rows(lora.a.f32(), dim);
+                let up = Term { a: Matrix::rows(u, rank), b: &a, k: rank };
+                spmm(self.isa, (n, dim), &[up], Output::rows(d_hidden, dim), ADD, work);
             }
         }
     }
@@ -180,33 +173,28 @@ impl Chunk<'_> {
         u: &[f32],
         d_a: &mut [f32],
         d_b: &mut [f32],
-        product: &mut [f32],
         work: &mut [f32],
     ) {
         let (n, vocab, dim, rank) = (self.n, self.head.vocab(), self.head.dim(), self.head.rank());
-        let dims = Dims { m: rank, n: dim, k: n };
-        gemm(self.isa, dims, Strided::transposed(u, rank), self.hidden(), d_a, dim, ADD, work);
+        let (u, z) = (Matrix::rows(u, rank), Matrix::rows(z, rank));
+        // The wide side lies across the lanes: dAᵀ = hᵀ·u, dB = dxᵀ·z.
+        let d_a_terms = [Term { a: Matrix::transposed(self.hidden, dim), b: &u, k: n }];
+        spmm(self.isa, (dim, rank), &d_a_terms, Output::transposed(d_a, dim), ADD, work);
         for block in blocks(vocab) {
-            let dx = Strided::rows(&d_logits[block.start..], vocab);
-            let width = block.len();
-            let transposed = &mut product[..rank * width];
-            let dims = Dims { m: rank, n: width, k: n };
-            gemm(self.isa, dims, Strided::transposed(z, rank), dx, transposed, width, SET, work);
-            for (column, d_b) in d_b[block.start * rank..block.end * rank].chunks_exact_mut(rank.max(1)).enumerate() {
-                let from = transposed[column..].iter().step_by(width);
-                d_b.iter_mut().zip(from).for_each(|(d_b, x)| *d_b += x);
-            }
+            let terms = [Term { a: Matrix::transposed(&d_logits[block.start..], vocab), b: &z, k: n }];
+            let d_b = &mut d_b[block.start * rank..block.end * rank];
+            spmm(self.isa, (block.len(), rank), &terms, Output::rows(d_b, rank), ADD, work);
         }
     }
 
     /// dW += dxᵀ·h.
     fn weight_gradient(&self, d_logits: &[f32], d_weight: &mut [f32], work: &mut [f32]) {
         let (vocab, dim) = (self.head.vocab(), self.head.dim());
+        let hidden = Matrix::rows(self.hidden, dim);
         for block in blocks(vocab) {
-            let dx = Strided::transposed(&d_logits[block.start..], vocab);
+            let terms = [Term { a: Matrix::transposed(&d_logits[block.start..], vocab), b: &hidden, k: self.n }];
             let d_weight = &mut d_weight[block.start * dim..block.end * dim];
-            let dims = Dims { m: block.len(), n: dim, k: self.n };
-            gemm(self.isa, dims, dx, self.hidden(), d_weight, dim, ADD, work);
+            spmm(self.isa, (block.len(), dim), &terms, Output::rows(d_weight, dim), ADD, work);
         }
     }
 }

@@ -1,13 +1,12 @@
-//! The CPU's linear layers. Products with W come from [`spmm`](crate::spmm), with the bias and the adapter as a second term of
-//! the same product; gradients of trainable matrices are dense products from [`gemm`](crate::gemm).
+//! The CPU's linear layers: products from [`spmm`](crate::spmm), with the bias and the adapter as a second term of the same
+//! product.
 
 use rayon::prelude::*;
 
 use super::Lora;
-use crate::gemm::{Dims, Epilogue, Strided, gemm};
 use crate::simd::{F32x16, Isa, LANES};
 use crate::simd_fn;
-use crate::spmm::{self, Dense, Term, spmm};
+use crate::spmm::{self, Epilogue, Matrix, Output, Term, spmm};
 use crate::weight::WeightRef;
 
 const ADD: Epilogue<'static> = Epilogue { accumulate: true, bias: None };
@@ -29,26 +28,26 @@ pub(super) fn forward(
 ) {
     let (rows, cols) = (weight.rows(), weight.cols());
     let w = weight.transposed();
-    let product = Term { a: x, a_stride: cols, b: &w, k: cols };
+    let product = Term { a: Matrix::rows(x, cols), b: &w, k: cols };
     let epilogue = Epilogue { accumulate: false, bias };
     match lora {
-        None => spmm(isa, (n, rows), &[product], y, rows, epilogue, work),
+        None => spmm(isa, (n, rows), &[product], Output::rows(y, rows), epilogue, work),
         Some((lora, u)) => {
-            let a = Dense::transposed(lora.a.f32(), cols);
+            let a = Matrix::transposed(lora.a.f32(), cols);
             let down = Term { b: &a, ..product };
-            spmm(isa, (n, lora.rank), &[down], u, lora.rank, Epilogue::default(), work);
+            spmm(isa, (n, lora.rank), &[down], Output::rows(u, lora.rank), Epilogue::default(), work);
             scale(isa, u, lora.scale);
-            let b = Dense::transposed(lora.b.f32(), lora.rank);
-            let up = Term { a: u, a_stride: lora.rank, b: &b, k: lora.rank };
-            spmm(isa, (n, rows), &[product, up], y, rows, epilogue, work);
+            let b = Matrix::transposed(lora.b.f32(), lora.rank);
+            let up = Term { a: Matrix::rows(u, lora.rank), b: &b, k: lora.rank };
+            spmm(isa, (n, rows), &[product, up], Output::rows(y, rows), epilogue, work);
         }
     }
 }
 
 pub(super) fn lora_down(isa: Isa, dy: &[f32], n: usize, rows: usize, lora: Lora<'_>, v: &mut [f32], work: &mut [f32]) {
-    let b = Dense::rows(lora.b.f32(), lora.rank);
-    let down = Term { a: dy, a_stride: rows, b: &b, k: rows };
-    spmm(isa, (n, lora.rank), &[down], v, lora.rank, Epilogue::default(), work);
+    let b = Matrix::rows(lora.b.f32(), lora.rank);
+    let down = Term { a: Matrix::rows(dy, rows), b: &b, k: rows };
+    spmm(isa, (n, lora.rank), &[down], Output::rows(v, lora.rank), Epilogue::default(), work);
     scale(isa, v, lora.scale);
 }
 
@@ -63,13 +62,13 @@ pub(super) fn backward_input(
 ) {
     let (rows, cols) = (weight.rows(), weight.cols());
     let w = weight.straight();
-    let product = Term { a: dy, a_stride: rows, b: &w, k: rows };
+    let product = Term { a: Matrix::rows(dy, rows), b: &w, k: rows };
     match lora {
-        None => spmm(isa, (n, cols), &[product], dx, cols, Epilogue::default(), work),
+        None => spmm(isa, (n, cols), &[product], Output::rows(dx, cols), Epilogue::default(), work),
         Some((lora, v)) => {
-            let a = Dense::rows(lora.a.f32(), cols);
-            let up = Term { a: v, a_stride: lora.rank, b: &a, k: lora.rank };
-            spmm(isa, (n, cols), &[product, up], dx, cols, Epilogue::default(), work);
+            let a = Matrix::rows(lora.a.f32(), cols);
+            let up = Term { a: Matrix::rows(v, lora.rank), b: &a, k: lora.rank };
+            spmm(isa, (n, cols), &[product, up], Output::rows(dx, cols), Epilogue::default(), work);
         }
     }
 }
@@ -94,15 +93,26 @@ pub(super) fn lora_gradients(
     work: &mut [f32],
 ) {
     let LoraShape { n, rows, cols, rank } = shape;
-    let (vt, x) = (Strided::transposed(v, rank), Strided::rows(x, cols));
-    gemm(isa, Dims { m: rank, n: cols, k: n }, vt, x, d_a, cols, ADD, work);
-    let (dyt, u) = (Strided::transposed(dy, rows), Strided::rows(u, rank));
-    gemm(isa, Dims { m: rows, n: rank, k: n }, dyt, u, d_b, rank, ADD, work);
+    let (u, v) = (Matrix::rows(u, rank), Matrix::rows(v, rank));
+    // The wide side lies across the lanes: dAᵀ = xᵀ·v, dB = dyᵀ·u.
+    let d_a_terms = [Term { a: Matrix::transposed(x, cols), b: &v, k: n }];
+    spmm(isa, (cols, rank), &d_a_terms, Output::transposed(d_a, cols), ADD, work);
+    let d_b_terms = [Term { a: Matrix::transposed(dy, rows), b: &u, k: n }];
+    spmm(isa, (rows, rank), &d_b_terms, Output::rows(d_b, rank), ADD, work);
 }
 
-pub(super) fn weight_gradient(isa: Isa, dims: Dims, x: &[f32], dy: &[f32], d_weight: &mut [f32], work: &mut [f32]) {
-    let (dyt, x) = (Strided::transposed(dy, dims.m), Strided::rows(x, dims.n));
-    gemm(isa, dims, dyt, x, d_weight, dims.n, ADD, work);
+/// dW += dyᵀ·x, `[rows, cols]`, from `n` tokens.
+pub(super) fn weight_gradient(
+    isa: Isa,
+    (n, rows, cols): (usize, usize, usize),
+    x: &[f32],
+    dy: &[f32],
+    d_weight: &mut [f32],
+    work: &mut [f32],
+) {
+    let x = Matrix::rows(x, cols);
+    let terms = [Term { a: Matrix::transposed(dy, rows), b: &x, k: n }];
+    spmm(isa, (rows, cols), &terms, Output::rows(d_weight, cols), ADD, work);
 }
 
 /// Columns that one task sums: a cache line's worth of each row at least, so that tasks share no line.

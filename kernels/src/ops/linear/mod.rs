@@ -19,8 +19,8 @@ pub mod reference;
 
 use crate::device::{Buffer, Category, Cost, DType, Device};
 use crate::error::{Result, expect_len};
-use crate::gemm::{self, Dims};
 use crate::simd::Isa;
+use crate::spmm;
 use crate::weight::WeightRef;
 
 /// A low-rank update of a weight.
@@ -163,8 +163,7 @@ pub fn lora_gradients(
     expect_len(OP, "v", v.len(), n * rank)?;
     expect_len(OP, "dA", d_a.len(), rank * cols)?;
     expect_len(OP, "dB", d_b.len(), rows * rank)?;
-    let tall = Dims { m: rows.max(rank), n: rank, k: n };
-    let mut work = device.cpu_workspace(gemm::workspace_len(tall))?;
+    let mut work = device.cpu_workspace(spmm::workspace_len(rows.max(cols), n))?;
     let cost = Cost::new(
         OP,
         2 * n * rank * (rows + cols),
@@ -187,8 +186,7 @@ pub fn weight_gradient(device: &Device, x: &Buffer, dy: &Buffer, n: usize, d_wei
     const OP: &str = "linear_weight_gradient";
     let (rows, cols) = (dy.len() / n.max(1), x.len() / n.max(1));
     expect_len(OP, "dW", d_weight.len(), rows * cols)?;
-    let dims = Dims { m: rows, n: cols, k: n };
-    let mut work = device.cpu_workspace(gemm::workspace_len(dims))?;
+    let mut work = device.cpu_workspace(spmm::workspace_len(rows, n))?;
     let cost = Cost::new(
         OP,
         2 * n * rows * cols,
@@ -196,7 +194,7 @@ pub fn weight_gradient(device: &Device, x: &Buffer, dy: &Buffer, n: usize, d_wei
         d_weight.size_bytes(),
     );
     device.run(cost, || {
-        cpu::weight_gradient(Isa::best(), dims, x.f32(), dy.f32(), d_weight.f32_mut(), work.f32_mut());
+        cpu::weight_gradient(Isa::best(), (n, rows, cols), x.f32(), dy.f32(), d_weight.f32_mut(), work.f32_mut());
     });
     Ok(())
 }

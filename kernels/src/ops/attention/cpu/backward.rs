@@ -2,10 +2,10 @@
 //! computed once and serves dq, dk and dv, and nothing is summed across tasks.
 
 use super::{Head, KEYS, Panel, SharedRows, carve, pack_columns, pack_features, share};
-use crate::gemm::micro::{TALLEST, Tile, WIDEST};
 use crate::ops::attention::Attention;
 use crate::simd::{F32x16, Isa, LANES};
 use crate::simd_fn;
+use crate::tile::{TALLEST, Tile, WIDEST};
 
 /// What forward left.
 #[derive(Clone, Copy)]

@@ -3,10 +3,10 @@
 use rayon::prelude::*;
 
 use super::{Head, KEYS, Panel, SharedRows, carve, pack_columns, pack_features, share};
-use crate::gemm::micro::{TALLEST, Tile, WIDEST};
 use crate::ops::attention::Attention;
 use crate::simd::{F32x16, Isa, LANES};
 use crate::simd_fn;
+use crate::tile::{TALLEST, Tile, WIDEST};
 
 /// What forward writes: `out` `[B·T, H·hd]` and `lse` `[B, H, T]`.
 pub(in crate::ops::attention) struct Output<'a> {

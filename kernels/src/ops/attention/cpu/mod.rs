@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rayon::prelude::*;
 
 use super::Attention;
-use crate::gemm::micro::Tile;
+use crate::tile::Tile;
 
 /// Keys of a tile (the largest multiple of MR up to it): a tile of scores, KEYS·NR·4 = 16 KiB, fits the first-level cache
 /// beside the panel of queries. 14 and 6 divide 126.

@@ -1,13 +1,11 @@
-//! The micro-kernels: an MR×NR tile of C held in registers.
+//! Dense products of small tiles: an MR×NR tile of C held in registers while it walks packed panels of A and B. Attention is
+//! built from these; products with weights are [`spmm`](crate::spmm)'s.
 
 use crate::simd::Isa;
 
 /// The largest MR and NR of any micro-kernel: workspaces sized by them do not depend on the instruction set.
 pub(crate) const TALLEST: usize = 14;
 pub(crate) const WIDEST: usize = 32;
-/// Elements of the largest tile.
-pub(super) const LARGEST_TILE: usize = TALLEST * WIDEST;
-
 /// A micro-kernel and its tile.
 #[derive(Clone, Copy)]
 pub(crate) struct Tile {
@@ -33,7 +31,7 @@ impl Tile {
     ///
     /// # Safety
     /// `c` points to a tile of `mr` rows `ldc` apart with `nr` elements each, and `a` and `b` hold `kc` rows.
-    pub(super) unsafe fn run(&self, kc: usize, a: &[f32], b: &[f32], c: *mut f32, ldc: usize, add: bool) {
+    unsafe fn run(&self, kc: usize, a: &[f32], b: &[f32], c: *mut f32, ldc: usize, add: bool) {
         debug_assert!(a.len() >= kc * self.mr && b.len() >= kc * self.nr);
         match self.isa {
             #[cfg(target_arch = "x86_64")]
