@@ -38,7 +38,8 @@ def run(name, *arguments):
     """The report of one command, from OUT if it is there."""
     report = a.out / f"{name}.json"
     if not report.exists():
-        subprocess.run([ROOT / "target/release/perp-engine", *arguments, "--report", report], check=True)
+        subprocess.run([ROOT / "target/release/perp-engine", *arguments, "--report", report], check=True,
+                       stdout=subprocess.DEVNULL)
     return json.loads(report.read_text())
 
 
