@@ -11,6 +11,7 @@ use engine::peft::TrainSet;
 use engine::prune::{Pruning, prune_linear};
 use engine::tensor::Param;
 use kernels::ops::linear;
+use kernels::strips::to_rows;
 use kernels::{Category, Device};
 use safetensors::{Dtype, SafeTensors};
 
@@ -178,5 +179,6 @@ pub fn logits(model: &dyn Model, batch: &TokenBatch) -> Vec<f32> {
     let lora = head.lora.as_ref().map(Lora::values);
     let lora = lora.as_ref().map(|lora| lora.borrow());
     let (x, n) = (hidden.tensor().buffer(), hidden.tensor().rows());
-    head.weight.with_ref(|weight| linear::forward(&device, x, n, weight, None, lora)).unwrap().y.f32().to_vec()
+    let logits = head.weight.with_ref(|weight| linear::forward(&device, x, n, weight, None, lora)).unwrap().y;
+    to_rows(logits.f32(), n, head.weight.rows())
 }

@@ -9,7 +9,8 @@ use kernels::Buffer;
 use crate::error::Result;
 pub use param::Param;
 
-/// An activation: a row-major `[rows, cols]` matrix whose rows are tokens. Clones share the buffer.
+/// An activation: a `[rows, cols]` matrix whose rows are tokens, its elements in the device's own order. Clones share the
+/// buffer.
 #[derive(Clone, Debug)]
 pub struct Tensor {
     buffer: Arc<Buffer>,

@@ -4,6 +4,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::device::{Buffer, Category, Device};
+use crate::strips;
 
 /// Numbers in [−1, 1) that f32 holds exactly.
 pub fn random(len: usize, seed: u64) -> Vec<f64> {
@@ -15,6 +16,16 @@ pub fn random(len: usize, seed: u64) -> Vec<f64> {
 pub fn upload(device: &Device, values: &[f64]) -> Buffer {
     let values: Vec<f32> = values.iter().map(|x| *x as f32).collect();
     device.upload(Category::Activations, &values).unwrap()
+}
+
+/// An activation of `n` tokens: row-major f64 values as an f32 buffer in strips.
+pub fn upload_tokens(device: &Device, values: &[f64], n: usize) -> Buffer {
+    upload(device, &strips::from_rows(values, n, values.len() / n.max(1)))
+}
+
+/// An activation of `n` tokens, row-major.
+pub fn rows(strips: &[f32], n: usize) -> Vec<f32> {
+    strips::to_rows(strips, n, strips.len() / n.max(1))
 }
 
 /// Σ a·b

@@ -1,48 +1,78 @@
-//! The micro-kernel: two columns × one tile of tokens of C in registers, over 64 rows of B.
+//! The micro-kernel: two columns × a few vectors of tokens of C in registers, over 64 rows of B.
 
 use super::pairs::Masks;
 use crate::simd::{F32x16, Isa, LANES};
 use crate::simd_fn;
+use crate::strips::STRIP;
 
-/// Tokens of a tile: two columns of it, and the tokens of one row of B, fill the vector registers and no more.
-pub(super) fn tile_tokens(isa: Isa) -> usize {
+/// Vectors of tokens that two columns of C, and one row of the tokens, may take in registers.
+fn most_vectors(isa: Isa) -> usize {
     match isa {
-        Isa::Avx512 => 4 * LANES,
-        Isa::Avx2 => 2 * LANES,
-        Isa::Portable => LANES,
+        // 12 sums and 6 vectors of tokens of 32 registers. Eight would fit too, but 64 rows of them not the first-level cache.
+        Isa::Avx512 => 6,
+        Isa::Avx2 => 2,
+        Isa::Portable => 1,
     }
 }
 
-/// sums += B's block · tokens. `tokens` is `[rows, width]`, `sums` `[columns, width]`; `width` is 16, 32, 48 or 64.
+/// sums += B's block · tokens. `tokens` is `[rows, width]` and `sums` `[columns, width]`; `width` is a multiple of 16 and at
+/// most [`STRIP`].
 pub(super) fn sweep(isa: Isa, width: usize, tokens: &[f32], block: (&[Masks], &[f32]), sums: &mut [f32]) {
     let (masks, values) = block;
-    assert!(sums.len() >= 2 * masks.len() * width);
-    match width / LANES {
-        1 => sweep_1(isa, tokens, masks, values, sums),
-        2 => sweep_2(isa, tokens, masks, values, sums),
-        3 => sweep_3(isa, tokens, masks, values, sums),
-        _ => sweep_4(isa, tokens, masks, values, sums),
+    assert!(width.is_multiple_of(LANES) && sums.len() >= 2 * masks.len() * width);
+    let most = most_vectors(isa);
+    for at in (0..width / LANES).step_by(most) {
+        let (tokens, sums) = (tokens.get(at * LANES..).unwrap_or(&[]), &mut sums[at * LANES..]);
+        match (most.min(width / LANES - at), width) {
+            (6, STRIP) => whole_strip(isa, tokens, masks, values, sums),
+            (6, _) => sweep_6(isa, width, tokens, masks, values, sums),
+            (5, _) => sweep_5(isa, width, tokens, masks, values, sums),
+            (4, _) => sweep_4(isa, width, tokens, masks, values, sums),
+            (3, _) => sweep_3(isa, width, tokens, masks, values, sums),
+            (2, _) => sweep_2(isa, width, tokens, masks, values, sums),
+            _ => sweep_1(isa, width, tokens, masks, values, sums),
+        }
     }
 }
 
 macro_rules! sweeps {
     ($($name:ident $vectors:literal),*) => { $(
         simd_fn! {
-            fn $name(tokens: &[f32], masks: &[Masks], values: &[f32], sums: &mut [f32]) {
-                let mut values = values;
-                for (masks, sums) in masks.iter().zip(sums.chunks_exact_mut(2 * $vectors * LANES)) {
-                    values = pair::<$vectors, FMA>(tokens, *masks, values, sums);
-                }
+            fn $name(stride: usize, tokens: &[f32], masks: &[Masks], values: &[f32], sums: &mut [f32]) {
+                pairs::<$vectors, FMA>(stride, tokens, masks, values, sums);
             }
         }
     )* };
 }
 
-sweeps!(sweep_1 1, sweep_2 2, sweep_3 3, sweep_4 4);
+sweeps!(sweep_1 1, sweep_2 2, sweep_3 3, sweep_4 4, sweep_5 5, sweep_6 6);
+
+simd_fn! {
+    /// [`sweep_6`] where the stride is known to the compiler.
+    fn whole_strip(tokens: &[f32], masks: &[Masks], values: &[f32], sums: &mut [f32]) {
+        pairs::<6, FMA>(STRIP, tokens, masks, values, sums);
+    }
+}
+
+#[inline(always)]
+fn pairs<const V: usize, const FMA: bool>(
+    stride: usize,
+    tokens: &[f32],
+    masks: &[Masks],
+    mut values: &[f32],
+    mut sums: &mut [f32],
+) {
+    for masks in masks {
+        values = pair::<V, FMA>(stride, tokens, *masks, values, sums);
+        let next = sums.len().min(2 * stride);
+        sums = &mut sums[next..];
+    }
+}
 
 /// One pair of columns; returns the values of the pairs after it.
 #[inline(always)]
 fn pair<'a, const V: usize, const FMA: bool>(
+    stride: usize,
     tokens: &[f32],
     masks: Masks,
     values: &'a [f32],
@@ -52,13 +82,13 @@ fn pair<'a, const V: usize, const FMA: bool>(
     let second = masks.second.count_ones() as usize;
     let (mine, rest) = values.split_at(2 * both + first + second);
     let rows = 64 - (masks.both | masks.first | masks.second).leading_zeros() as usize;
-    assert!(tokens.len() >= rows * V * LANES);
+    assert!(rows == 0 || tokens.len() >= (rows - 1) * stride + V * LANES);
 
-    let (of_first, of_second) = sums.split_at_mut(V * LANES);
+    let (of_first, of_second) = sums.split_at_mut(stride);
     let mut x: [F32x16; V] = load(of_first);
     let mut y: [F32x16; V] = load(of_second);
     // SAFETY: every set bit of a mask is below `rows`, for which `tokens` has vectors.
-    let vectors = |row: usize| -> [F32x16; V] { load(unsafe { tokens.get_unchecked(row * V * LANES..) }) };
+    let vectors = |row: usize| -> [F32x16; V] { load(unsafe { tokens.get_unchecked(row * stride..) }) };
     // SAFETY: each list is walked as often as its mask has bits, and `mine` has a value for each.
     let value = |at: usize| F32x16::splat(unsafe { *mine.get_unchecked(at) });
 

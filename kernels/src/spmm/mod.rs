@@ -8,11 +8,12 @@
 //! where only the second has. At half density that is three loads for four multiply-adds, and at full density one for two,
 //! as in a dense kernel. Each list is a bit mask over 64 rows and the values in order.
 //!
-//! Blocking, from the inside out: two columns × one tile of tokens of C in registers, over a block of 64 rows of B, whose
-//! 64 vectors of tokens stay in the first-level cache while all [`COLUMNS`] columns of a task pass over it; a task unpacks
-//! its columns for one *pass* of [`PASS`] rows once (second-level cache) and sweeps all tokens with them. A is packed a pass
-//! at a time, tokens innermost, by all threads, into workspace. Every element of C is summed in an order that depends on
-//! neither threads nor tokens beside it.
+//! Blocking, from the inside out: two columns × one strip of tokens of C in registers, over a block of 64 rows of B, whose
+//! 64 rows of tokens stay in the first-level cache while all [`COLUMNS`] columns of a task pass over it; a task unpacks its
+//! columns for one *pass* of [`PASS`] rows once (second-level cache) and sweeps all tokens with them. Activations lie in
+//! [strips](crate::strips), so A is read and C is written where they stand. Only a strip whose tokens are no whole vectors,
+//! and a transposed A, whose features take the tokens' place, are packed first, a pass at a time, by all threads, into
+//! workspace. Every element of C is summed in an order that depends on neither threads nor tokens beside it.
 
 mod micro;
 mod operand;
@@ -25,6 +26,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::simd::{Isa, LANES, transpose_into};
+use crate::strips::{STRIP, SharedStrips, Strip, Strips, strips};
 pub use operand::{Beside, Columns, Matrix};
 use pairs::Pairs;
 
@@ -38,11 +40,9 @@ const LEAST_COLUMNS: usize = 32;
 const PASS: usize = 1024;
 /// Blocks a pass holds at most.
 const PASS_BLOCKS: usize = PASS / BLOCK;
-/// Tokens of the widest tile.
-const WIDEST: usize = 4 * LANES;
 
 /// The scratch that each thread of the CPU device keeps.
-pub const THREAD_SCRATCH_BYTES: usize = Pairs::BYTES + (COLUMNS * WIDEST + 2 * BLOCK * COLUMNS) * 4;
+pub const THREAD_SCRATCH_BYTES: usize = Pairs::BYTES + (COLUMNS * STRIP + 2 * BLOCK * COLUMNS) * 4;
 
 thread_local! {
     static SCRATCH: std::cell::RefCell<Option<Box<Scratch>>> = const { std::cell::RefCell::new(None) };
@@ -50,7 +50,7 @@ thread_local! {
 
 struct Scratch {
     pairs: Pairs,
-    /// Cᵀ of a task's columns and one tile of tokens, `[COLUMNS, tile]`.
+    /// Cᵀ of a task's columns and one strip, where C itself has another shape.
     sums: Vec<f32>,
     /// A block of B by columns, and what operands need to read it.
     block: Vec<f32>,
@@ -61,9 +61,39 @@ impl Scratch {
     fn new() -> Scratch {
         Scratch {
             pairs: Pairs::new(),
-            sums: vec![0.0; COLUMNS * WIDEST],
+            sums: vec![0.0; COLUMNS * STRIP],
             block: vec![0.0; BLOCK * COLUMNS],
             spare: vec![0.0; BLOCK * COLUMNS],
+        }
+    }
+}
+
+/// The A operand `[m, k]` of a product: an activation, either way round.
+#[derive(Clone, Copy, Debug)]
+pub enum Rows<'a> {
+    /// Rows are tokens, read where they stand.
+    Tokens(Strips<'a>),
+    /// Rows are features and `k` counts tokens: the transpose, which weights' gradients need.
+    Features(Strips<'a>),
+}
+
+impl<'a> Rows<'a> {
+    /// True where a strip of `width` rows must be packed first.
+    fn packed(&self, width: usize) -> bool {
+        matches!(self, Rows::Features(_)) || !width.is_multiple_of(LANES)
+    }
+
+    /// Packs the rows of `strip` for `k`, each k's rows side by side in `width` places, zeros behind them.
+    fn pack(&self, isa: Isa, strip: Strip, k: Range<usize>, width: usize, out: &mut [f32]) {
+        match self {
+            Rows::Features(of) => of.pack_features(isa, strip.first..strip.first + strip.width, k, width, out),
+            Rows::Tokens(of) => {
+                let from = of.rows(strip, k.start).chunks_exact(strip.width);
+                for (out, from) in out.chunks_exact_mut(width).zip(from).take(k.len()) {
+                    out[..strip.width].copy_from_slice(from);
+                    out[strip.width..].fill(0.0);
+                }
+            }
         }
     }
 }
@@ -72,31 +102,22 @@ impl Scratch {
 #[derive(Clone, Copy)]
 pub struct Term<'a> {
     /// A `[m, k]`.
-    pub a: Matrix<'a>,
+    pub a: Rows<'a>,
     /// B `[k, n]`.
     pub b: &'a dyn Columns,
     /// Columns of A, rows of B.
     pub k: usize,
 }
 
-/// Where C goes.
+/// Where C `[m, n]` goes.
 #[derive(Debug)]
-pub struct Output<'a> {
-    data: &'a mut [f32],
-    stride: usize,
-    transposed: bool,
-}
-
-impl<'a> Output<'a> {
-    /// C `[m, n]` row-major, its rows `stride` elements apart.
-    pub fn rows(data: &'a mut [f32], stride: usize) -> Output<'a> {
-        Output { data, stride, transposed: false }
-    }
-
-    /// Cᵀ `[n, m]` row-major, its rows `stride` elements apart.
-    pub fn transposed(data: &'a mut [f32], stride: usize) -> Output<'a> {
-        Output { data, stride, transposed: true }
-    }
+pub enum Output<'a> {
+    /// An activation of m tokens and n features.
+    Strips(&'a mut [f32]),
+    /// Row-major, of rows this many elements apart.
+    Rows(&'a mut [f32], usize),
+    /// Cᵀ `[n, m]` row-major, of rows this many elements apart.
+    Transposed(&'a mut [f32], usize),
 }
 
 /// What becomes of the product.
@@ -108,8 +129,14 @@ pub struct Epilogue<'a> {
     pub bias: Option<&'a [f32]>,
 }
 
-/// f32 elements of workspace that [`spmm`] needs for `m` tokens and terms of `k` rows in all.
-pub fn workspace_len(m: usize, k: usize) -> usize {
+/// f32 elements of workspace that [`spmm`] needs for an A whose `m` rows are tokens, and terms of `k` rows of B in all.
+pub fn tokens_workspace_len(m: usize, k: usize) -> usize {
+    let rest = m % STRIP;
+    if rest.is_multiple_of(LANES) { 0 } else { rest.next_multiple_of(LANES) * k.min(PASS) }
+}
+
+/// The same where A's `m` rows are features.
+pub fn features_workspace_len(m: usize, k: usize) -> usize {
     m.next_multiple_of(LANES) * k.min(PASS)
 }
 
@@ -130,20 +157,18 @@ pub fn spmm(
     if m == 0 || n == 0 {
         return;
     }
-    let (rows, width) = if c.transposed { (n, m) } else { (m, n) };
-    assert!(c.stride >= width && c.data.len() >= (rows - 1) * c.stride + width, "C is too short");
-    let tile = micro::tile_tokens(isa);
+    let c = SharedOut::new(c, m, n);
     let threads = rayon::current_num_threads();
-    // As many tasks for each thread, of columns enough to pay for packing the tokens' share of them.
+    // As many tasks for each thread, of columns enough to pay for streaming the tokens past them.
     let column_tasks = n.div_ceil(COLUMNS).next_multiple_of(threads).min(n.div_ceil(LEAST_COLUMNS));
+    // Even, so that the same columns are paired, and so summed in the same order, for any number of threads.
     let task_columns = n.div_ceil(column_tasks).next_multiple_of(2);
     let column_tasks = n.div_ceil(task_columns);
-    // Unpacking is repeated for each group of tokens, so tokens are shared out only where columns do not suffice.
+    // Unpacking is repeated for each group of strips, so tokens are shared out only where columns do not suffice.
     let groups = if column_tasks.is_multiple_of(threads) { 1 } else { (2 * threads).div_ceil(column_tasks) };
-    let groups = groups.min(m.div_ceil(tile));
-    let group_tokens = m.div_ceil(tile).div_ceil(groups) * tile;
-    let groups = m.div_ceil(group_tokens);
-    let c = SharedOut { data: c.data.as_mut_ptr(), stride: c.stride, transposed: c.transposed };
+    let groups = groups.min(m.div_ceil(STRIP));
+    let group_strips = m.div_ceil(STRIP).div_ceil(groups);
+    let groups = m.div_ceil(group_strips * STRIP);
     let mut first = true;
     let mut next = (0, 0);
     loop {
@@ -151,71 +176,75 @@ pub fn spmm(
         if pass.rows == 0 && !first {
             break;
         }
-        let panels = &mut workspace[..m.next_multiple_of(LANES) * pass.rows];
-        pass.pack_tokens(isa, terms, m, tile, panels);
+        let panels = pass.pack(isa, terms, m, workspace);
         let task = Task {
             isa,
             terms,
             pass: &pass,
             panels,
-            tile,
-            m,
             accumulate: epilogue.accumulate || !first,
             bias: if first { epilogue.bias } else { None },
         };
         (0..column_tasks * groups).into_par_iter().for_each(|index| {
-            let (column, token) = (index / groups * task_columns, index % groups * group_tokens);
+            let (column, group) = (index / groups * task_columns, index % groups * group_strips);
             let columns = column..n.min(column + task_columns);
-            let tokens = token..m.min(token + group_tokens);
             SCRATCH.with_borrow_mut(|scratch| {
                 let scratch = scratch.get_or_insert_with(|| Box::new(Scratch::new()));
-                // SAFETY: tasks own disjoint rectangles of C, all inside it by the assertion above.
-                unsafe { task.compute(columns, tokens, c, scratch) }
+                // SAFETY: tasks own disjoint rectangles of C.
+                unsafe { task.compute(columns, strips(m).skip(group).take(group_strips), c, scratch) }
             });
         });
         first = false;
     }
 }
 
-/// C's address, shared between tasks that write disjoint parts.
+/// C, shared between tasks that write disjoint parts.
 #[derive(Clone, Copy)]
-struct SharedOut {
-    data: *mut f32,
-    stride: usize,
-    transposed: bool,
+enum SharedOut<'a> {
+    Strips(SharedStrips<'a>),
+    Matrix { data: *mut f32, stride: usize, transposed: bool },
 }
 // SAFETY: every user writes elements that no other task touches.
-unsafe impl Send for SharedOut {}
+unsafe impl Send for SharedOut<'_> {}
 // SAFETY: as above.
-unsafe impl Sync for SharedOut {}
+unsafe impl Sync for SharedOut<'_> {}
 
-impl SharedOut {
-    /// Writes, or adds, the sums of some columns, `[columns, width]`, of which `tokens` stand for tokens from `token` on.
+impl<'a> SharedOut<'a> {
+    fn new(c: Output<'a>, m: usize, n: usize) -> SharedOut<'a> {
+        let (data, stride, transposed) = match c {
+            Output::Strips(data) => return SharedOut::Strips(SharedStrips::new(data, m, n)),
+            Output::Rows(data, stride) => (data, stride, false),
+            Output::Transposed(data, stride) => (data, stride, true),
+        };
+        let (rows, width) = if transposed { (n, m) } else { (m, n) };
+        assert!(stride >= width && data.len() >= (rows - 1) * stride + width, "C is too short");
+        SharedOut::Matrix { data: data.as_mut_ptr(), stride, transposed }
+    }
+
+    /// Writes, or adds, the sums of some columns, `[columns, width]`, of which `strip.width` stand for rows of C.
     ///
     /// # Safety
     /// The rectangle lies inside C, and no one else touches it meanwhile.
-    unsafe fn put(
-        self,
-        isa: Isa,
-        (columns, tokens): (Range<usize>, Range<usize>),
-        sums: &[f32],
-        width: usize,
-        accumulate: bool,
-    ) {
-        if !self.transposed {
+    unsafe fn put(self, isa: Isa, columns: Range<usize>, strip: Strip, sums: &[f32], width: usize, accumulate: bool) {
+        if let SharedOut::Matrix { data, stride, transposed: false } = self {
             // SAFETY: the caller's.
             unsafe {
-                let out = self.data.add(tokens.start * self.stride + columns.start);
-                transpose_into(isa, (columns.len(), tokens.len()), sums, width, out, self.stride, accumulate);
+                let out = data.add(strip.first * stride + columns.start);
+                transpose_into(isa, (columns.len(), strip.width), sums, width, out, stride, accumulate);
             }
             return;
         }
         for (column, sums) in columns.zip(sums.chunks_exact(width)) {
-            // SAFETY: the caller's; a column of C is a row of Cᵀ.
+            // SAFETY: the caller's; a column of C is a row of Cᵀ, and of a strip.
             let out = unsafe {
-                std::slice::from_raw_parts_mut(self.data.add(column * self.stride + tokens.start), tokens.len())
+                match self {
+                    SharedOut::Strips(c) => c.rows(strip, column..column + 1),
+                    SharedOut::Matrix { data, stride, .. } => {
+                        std::slice::from_raw_parts_mut(data.add(column * stride + strip.first), strip.width)
+                    }
+                }
             };
-            let sums = &sums[..tokens.len()];
+            let sums = &sums[..strip.width];
             if accumulate {
                 out.iter_mut().zip(sums).for_each(|(out, x)| *out += x);
             } else {
@@ -262,22 +291,47 @@ impl Pass {
         &self.blocks[..self.len]
     }
 
-    /// Packs A tile by tile: `[rows of the pass, tokens of the tile]`, tokens rounded up to whole vectors of zeros.
-    fn pack_tokens(&self, isa: Isa, terms: &[Term<'_>], m: usize, tile: usize, panels: &mut [f32]) {
-        if self.rows == 0 {
-            return;
+    /// Packs what cannot be read where it stands: for each strip `[rows of the pass, width]`, of which blocks that can be
+    /// read in place leave theirs empty. The panels of strips that are packed at all; those of whole vectors come first.
+    fn pack<'w>(&self, isa: Isa, terms: &[Term<'_>], m: usize, workspace: &'w mut [f32]) -> Panels<'w> {
+        let all = self.blocks().iter().any(|block| terms[block.term].a.packed(STRIP));
+        let first = if all { 0 } else { m / STRIP * STRIP };
+        let in_place = !all && (m - first).is_multiple_of(LANES);
+        if self.rows == 0 || first == m || in_place {
+            return Panels { data: &[], first: m };
         }
-        panels.par_chunks_mut(tile * self.rows).enumerate().for_each(|(index, mut panel)| {
-            let token = index * tile;
-            let tokens = tile.min(m - token);
-            let width = tokens.next_multiple_of(LANES);
-            for block in self.blocks() {
-                let (part, rest) = panel.split_at_mut(block.rows * width);
-                let k = block.start..block.start + block.rows;
-                terms[block.term].a.pack(isa, token..token + tokens, k, width, part);
-                panel = rest;
-            }
-        });
+        let data = &mut workspace[..(m - first).next_multiple_of(LANES) * self.rows];
+        data.par_chunks_mut(STRIP * self.rows).zip(strips(m).skip(first / STRIP).collect::<Vec<_>>()).for_each(
+            |(mut panel, strip)| {
+                let width = strip.width.next_multiple_of(LANES);
+                for block in self.blocks() {
+                    let (part, rest) = panel.split_at_mut(block.rows * width);
+                    let a = &terms[block.term].a;
+                    if a.packed(strip.width) {
+                        a.pack(isa, strip, block.start..block.start + block.rows, width, part);
+                    }
+                    panel = rest;
+                }
+            },
+        );
+        Panels { data, first }
+    }
+}
+
+/// The packed parts of A in a pass.
+struct Panels<'a> {
+    data: &'a [f32],
+    /// The first row of A that has a panel.
+    first: usize,
+}
+
+impl<'a> Panels<'a> {
+    /// `[rows, width]` of a strip, width rounded up to whole vectors.
+    fn of(&self, strip: Strip, rows: usize) -> &'a [f32] {
+        match strip.first.checked_sub(self.first) {
+            Some(at) => &self.data[at * rows..][..strip.width.next_multiple_of(LANES) * rows],
+            None => &[],
+        }
     }
 }
 
@@ -286,9 +340,7 @@ struct Task<'a> {
     isa: Isa,
     terms: &'a [Term<'a>],
     pass: &'a Pass,
-    panels: &'a [f32],
-    tile: usize,
-    m: usize,
+    panels: Panels<'a>,
     accumulate: bool,
     bias: Option<&'a [f32]>,
 }
@@ -298,8 +350,46 @@ impl Task<'_> {
     ///
     /// # Safety
     /// The rectangle lies inside C, and no one else touches it meanwhile.
-    unsafe fn compute(&self, columns: Range<usize>, tokens: Range<usize>, c: SharedOut, scratch: &mut Scratch) {
-        let Scratch { pairs, sums, block: by_columns, spare } = scratch;
+    unsafe fn compute(
+        &self,
+        columns: Range<usize>,
+        strips: impl Iterator<Item = Strip>,
+        c: SharedOut<'_>,
+        scratch: &mut Scratch,
+    ) {
+        let Scratch { pairs, sums, block, spare } = scratch;
+        self.unpack(&columns, pairs, block, spare);
+        for strip in strips {
+            let width = strip.width.next_multiple_of(LANES);
+            // Columns go two by two: an odd one's pair has no place in C.
+            let in_place = match c {
+                SharedOut::Strips(c) if width == strip.width && columns.len().is_multiple_of(2) => Some(c),
+                _ => None,
+            };
+            match in_place {
+                Some(c) => {
+                    // SAFETY: the caller's.
+                    let sums = unsafe { c.rows(strip, columns.clone()) };
+                    if self.accumulate {
+                        self.add_bias(&columns, width, sums);
+                    } else {
+                        self.start(&columns, width, sums);
+                    }
+                    self.sweep(strip, pairs, sums);
+                }
+                None => {
+                    let sums = &mut sums[..COLUMNS * width];
+                    self.start(&columns, width, sums);
+                    self.sweep(strip, pairs, sums);
+                    // SAFETY: the caller's.
+                    unsafe { c.put(self.isa, columns.clone(), strip, sums, width, self.accumulate) };
+                }
+            }
+        }
+    }
+
+    /// Reads the columns of B for the whole pass.
+    fn unpack(&self, columns: &Range<usize>, pairs: &mut Pairs, by_columns: &mut [f32], spare: &mut [f32]) {
         pairs.clear();
         let blocks = self.pass.blocks();
         for (block, next) in blocks.iter().zip(blocks.iter().skip(1).map(Some).chain([None])) {
@@ -310,22 +400,39 @@ impl Task<'_> {
             b.read(self.isa, block.start..block.start + block.rows, columns.clone(), by_columns, spare);
             pairs.push_block(self.isa, columns.len(), by_columns);
         }
-        for token in tokens.clone().step_by(self.tile) {
-            let width = self.tile.min(self.m - token).next_multiple_of(LANES);
-            let panel = &self.panels[token * self.pass.rows..][..width * self.pass.rows];
-            let sums = &mut sums[..COLUMNS * width];
-            for (j, sums) in sums.chunks_exact_mut(width).enumerate() {
-                sums.fill(self.bias.and_then(|bias| bias[columns.clone()].get(j)).copied().unwrap_or(0.0));
+    }
+
+    fn bias(&self, column: usize) -> f32 {
+        self.bias.and_then(|bias| bias.get(column)).copied().unwrap_or(0.0)
+    }
+
+    /// Sums before anything is multiplied.
+    fn start(&self, columns: &Range<usize>, width: usize, sums: &mut [f32]) {
+        for (column, sums) in (columns.start..).zip(sums.chunks_exact_mut(width)) {
+            sums.fill(if column < columns.end { self.bias(column) } else { 0.0 });
+        }
+    }
+
+    fn add_bias(&self, columns: &Range<usize>, width: usize, sums: &mut [f32]) {
+        if self.bias.is_some() {
+            for (column, sums) in columns.clone().zip(sums.chunks_exact_mut(width)) {
+                sums.iter_mut().for_each(|x| *x += self.bias(column));
             }
-            let mut at = 0;
-            for (index, block) in self.pass.blocks().iter().enumerate() {
-                let vectors = &panel[at * width..][..block.rows * width];
-                micro::sweep(self.isa, width, vectors, pairs.block(index), sums);
-                at += block.rows;
-            }
-            let tokens = token..self.m.min(token + self.tile);
-            // SAFETY: the caller's.
-            unsafe { c.put(self.isa, (columns.clone(), tokens), sums, width, self.accumulate) };
+        }
+    }
+
+    /// Adds every block of the pass to the sums of a strip, `[columns, width]`.
+    fn sweep(&self, strip: Strip, pairs: &Pairs, sums: &mut [f32]) {
+        let width = strip.width.next_multiple_of(LANES);
+        let panel = self.panels.of(strip, self.pass.rows);
+        let mut at = 0;
+        for (index, block) in self.pass.blocks().iter().enumerate() {
+            let tokens = match self.terms[block.term].a {
+                Rows::Tokens(a) if width == strip.width => a.rows(strip, block.start),
+                _ => &panel[at * width..],
+            };
+            micro::sweep(self.isa, width, &tokens[..block.rows * width], pairs.block(index), sums);
+            at += block.rows;
         }
     }
 }

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::{BLOCK, COLUMNS};
 use crate::simd::{Isa, transpose};
+use crate::strips::{Strips, pieces};
 
 /// The B operand of a product: a `[k, n]` matrix that is read a block at a time.
 pub trait Columns: Sync {
@@ -15,12 +16,12 @@ pub trait Columns: Sync {
     fn prefetch(&self, _k: Range<usize>, _n: Range<usize>) {}
 }
 
-/// A dense f32 matrix: either operand of a product.
+/// A dense row-major f32 matrix as the B operand.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix<'a> {
-    pub(super) data: &'a [f32],
-    pub(super) stride: usize,
-    pub(super) transposed: bool,
+    data: &'a [f32],
+    stride: usize,
+    transposed: bool,
 }
 
 impl<'a> Matrix<'a> {
@@ -32,24 +33,6 @@ impl<'a> Matrix<'a> {
     /// The transpose of the row-major matrix `data`, whose rows are `stride` elements apart.
     pub fn transposed(data: &'a [f32], stride: usize) -> Matrix<'a> {
         Matrix { data, stride, transposed: true }
-    }
-
-    /// Packs rows `tokens` of columns `k`, tokens innermost: element (t, p) goes to `out[p·width + t]`, zeros behind the
-    /// tokens of each.
-    pub(super) fn pack(&self, isa: Isa, tokens: Range<usize>, k: Range<usize>, width: usize, out: &mut [f32]) {
-        let count = tokens.len();
-        if self.transposed {
-            for (p, out) in k.zip(out.chunks_exact_mut(width)) {
-                out[..count].copy_from_slice(&self.data[p * self.stride..][tokens.clone()]);
-                out[count..].fill(0.0);
-            }
-            return;
-        }
-        let from = &self.data[tokens.start * self.stride + k.start..];
-        transpose(isa, (count, k.len()), from, self.stride, out, width);
-        if count < width {
-            out.chunks_exact_mut(width).for_each(|row| row[count..].fill(0.0));
-        }
     }
 }
 
@@ -67,6 +50,20 @@ impl Columns for Matrix<'_> {
             let from = &self.data[k.start * self.stride + n.start..];
             transpose(isa, (k.len(), n.len()), from, self.stride, out, BLOCK);
         }
+    }
+}
+
+/// Tokens as rows of B, features as its columns: how weights' gradients read an activation.
+impl Columns for Strips<'_> {
+    fn read(&self, _: Isa, k: Range<usize>, n: Range<usize>, out: &mut [f32], _: &mut [f32]) {
+        let mut at = 0;
+        for piece in pieces(self.tokens(), k) {
+            for (feature, out) in n.clone().zip(out.chunks_exact_mut(BLOCK)) {
+                out[at..at + piece.lanes.len()].copy_from_slice(self.row(&piece, feature));
+            }
+            at += piece.lanes.len();
+        }
+        out.chunks_exact_mut(BLOCK).take(n.len()).for_each(|out| out[at..].fill(0.0));
     }
 }
 

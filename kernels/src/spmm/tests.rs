@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::strips::{from_rows, to_rows};
 
 fn values(n: usize, seed: u32, density: f64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(2_654_435_761) | 1;
@@ -13,52 +14,76 @@ fn values(n: usize, seed: u32, density: f64) -> Vec<f32> {
     (0..n).map(|_| if next() < density { (next() * 2.0 - 1.0) as f32 } else { 0.0 }).collect()
 }
 
-/// Runs `terms` into a copy of `c`.
-fn product(isa: Isa, shape: (usize, usize), terms: &[Term<'_>], c: &[f32], stride: usize, e: Epilogue<'_>) -> Vec<f32> {
-    let mut out = c.to_vec();
-    let mut work = vec![f32::NAN; workspace_len(shape.0, terms.iter().map(|term| term.k).sum())];
-    spmm(isa, shape, terms, Output::rows(&mut out, stride), e, &mut work);
-    out
+/// Runs `terms`, whose A are tokens.
+fn product(isa: Isa, (m, n): (usize, usize), terms: &[Term<'_>]) -> Vec<f32> {
+    let mut out = vec![f32::NAN; m * n];
+    let mut work = vec![f32::NAN; tokens_workspace_len(m, terms.iter().map(|term| term.k).sum())];
+    spmm(isa, (m, n), terms, Output::Strips(&mut out), Epilogue::default(), &mut work);
+    to_rows(&out, m, n)
 }
 
-/// A `[rows, cols]` matrix, or its transpose, with `pad` elements between rows.
-fn matrix(data: &[f32], cols: usize, rows: usize, pad: usize, transposed: bool) -> Matrix<'_> {
-    if transposed { Matrix::transposed(data, rows + pad) } else { Matrix::rows(data, cols + pad) }
+/// Where C goes.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    Strips,
+    Rows,
+    Transposed,
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(ProptestConfig::with_cases(60))]
     /// Each sum of k terms below 1 errs by at most about k·2⁻²⁴ times the sum of magnitudes, itself at most k.
     #[test]
     fn products_equal_the_naive_loop_for_any_shape_density_and_pair_of_terms(
-        m in 1usize..150, n in 1usize..140, k in 0usize..1300, rank in 0usize..20,
-        ta: bool, tb: bool, tc: bool, accumulate: bool, biased: bool, pad in 0usize..3,
+        m in 1usize..300, n in 1usize..140, k in prop_oneof![0usize..1300, 0usize..80], rank in 0usize..20,
+        features: bool, tb: bool, accumulate: bool, biased: bool, pad in 0usize..3,
+        form in prop::sample::select(vec![Form::Strips, Form::Rows, Form::Transposed]),
         density in prop::sample::select(vec![0.0, 0.05, 0.5, 1.0]),
     ) {
-        let (a, b) = (values((m + pad) * (k + pad) + 1, 1, 1.0), values((k + pad) * (n + pad) + 1, 2, density));
+        // A and U are [m, k] and [m, rank], row-major here.
+        let (a, b) = (values(m * k, 1, 1.0), values((k + pad) * (n + pad) + 1, 2, density));
         let (u, v) = (values(m * rank, 3, 1.0), values(n * rank, 4, 1.0));
-        let (rows, width) = if tc { (n, m) } else { (m, n) };
-        let ldc = width + pad;
-        let (c, bias) = (values(rows * ldc, 5, 1.0), values(n, 6, 1.0));
-        let (of_a, of_b) = (matrix(&a, k, m, pad, ta), matrix(&b, n, k, pad, tb));
-        let (of_u, of_v) = (Matrix::rows(&u, rank), Matrix::transposed(&v, rank));
-        let terms = [Term { a: of_a, b: &of_b, k }, Term { a: of_u, b: &of_v, k: rank }];
-        let at = |data: &[f32], i: usize, j: usize, rows: usize, cols: usize, transposed: bool| {
-            f64::from(if transposed { data[j * (rows + pad) + i] } else { data[i * (cols + pad) + j] })
+        let (rows, width, pad_c) = match form {
+            Form::Strips => (m, n, 0),
+            Form::Rows => (m, n, pad),
+            Form::Transposed => (n, m, pad),
         };
+        let ldc = width + pad_c;
+        let (c, bias) = (values(rows * ldc, 5, 1.0), values(n, 6, 1.0));
+        let operand = |data: &[f32], k: usize| -> Vec<f32> {
+            // As features, the matrix is stored as k tokens of m features.
+            let turned = || (0..k).flat_map(|p| (0..m).map(move |i| data[i * k + p])).collect::<Vec<f32>>();
+            if features { from_rows(&turned(), k, m) } else { from_rows(data, m, k) }
+        };
+        let (in_a, in_u) = (operand(&a, k), operand(&u, rank));
+        let as_rows = |data, k| match features {
+            true => Rows::Features(Strips::new(data, k, m)),
+            false => Rows::Tokens(Strips::new(data, m, k)),
+        };
+        let of_b = if tb { Matrix::transposed(&b, k + pad) } else { Matrix::rows(&b, n + pad) };
+        let of_v = Matrix::transposed(&v, rank);
+        let terms =
+            [Term { a: as_rows(&in_a, k), b: &of_b, k }, Term { a: as_rows(&in_u, rank), b: &of_v, k: rank }];
+        let at_b = |p: usize, j: usize| f64::from(if tb { b[j * (k + pad) + p] } else { b[p * (n + pad) + j] });
         for isa in Isa::available() {
             let epilogue = Epilogue { accumulate, bias: biased.then_some(&bias) };
-            let mut got = c.clone();
-            let mut work = vec![f32::NAN; workspace_len(m, k + rank)];
-            let out = if tc { Output::transposed(&mut got, ldc) } else { Output::rows(&mut got, ldc) };
+            let mut got = if let Form::Strips = form { from_rows(&c, m, n) } else { c.clone() };
+            let len = if features { features_workspace_len } else { tokens_workspace_len }(m, k + rank);
+            let mut work = vec![f32::NAN; len];
+            let out = match form {
+                Form::Strips => Output::Strips(&mut got),
+                Form::Rows => Output::Rows(&mut got, ldc),
+                Form::Transposed => Output::Transposed(&mut got, ldc),
+            };
             spmm(isa, (m, n), &terms, out, epilogue, &mut work);
+            let got = if let Form::Strips = form { to_rows(&got, m, n) } else { got };
             for row in 0..rows {
                 for col in 0..ldc {
                     let mut want = f64::from(c[row * ldc + col]);
                     if col < width {
-                        let (i, j) = if tc { (col, row) } else { (row, col) };
+                        let (i, j) = if let Form::Transposed = form { (col, row) } else { (row, col) };
                         want = if accumulate { want } else { 0.0 };
-                        want += (0..k).map(|p| at(&a, i, p, m, k, ta) * at(&b, p, j, k, n, tb)).sum::<f64>();
+                        want += (0..k).map(|p| f64::from(a[i * k + p]) * at_b(p, j)).sum::<f64>();
                         want += (0..rank).map(|p| f64::from(u[i * rank + p]) * f64::from(v[j * rank + p])).sum::<f64>();
                         want += if biased { f64::from(bias[j]) } else { 0.0 };
                     }
@@ -71,6 +96,17 @@ proptest! {
     }
 
     #[test]
+    fn an_activation_as_b_has_tokens_as_rows(m in 1usize..40, n in 1usize..140, k in 1usize..300) {
+        let (a, b) = (values(m * k, 1, 1.0), values(k * n, 2, 0.7));
+        let (in_a, in_b) = (from_rows(&a, m, k), from_rows(&b, k, n));
+        let (strips, matrix) = (Strips::new(&in_b, k, n), Matrix::rows(&b, n));
+        let run = |b: &dyn Columns| {
+            product(Isa::best(), (m, n), &[Term { a: Rows::Tokens(Strips::new(&in_a, m, k)), b, k }])
+        };
+        prop_assert_eq!(run(&strips), run(&matrix));
+    }
+
+    #[test]
     fn operands_beside_each_other_are_one_matrix(
         m in 1usize..40, left in 0usize..130, right in 1usize..20, k in 1usize..100,
     ) {
@@ -80,10 +116,8 @@ proptest! {
         let (of_left, of_right) = (Matrix::rows(&l, left), Matrix::rows(&r, right));
         let both = Beside { left: &of_left, left_columns: left, right: &of_right };
         let one = Matrix::rows(&whole, left + right);
-        let c = vec![0.0; m * (left + right)];
         let run = |b| {
-            let terms = [Term { a: Matrix::rows(&a, k), b, k }];
-            product(Isa::best(), (m, left + right), &terms, &c, left + right, Epilogue::default())
+            product(Isa::best(), (m, left + right), &[Term { a: Rows::Tokens(Strips::new(&a, m, k)), b, k }])
         };
         prop_assert_eq!(run(&both), run(&one));
     }
@@ -94,10 +128,10 @@ fn the_result_does_not_depend_on_the_number_of_threads() {
     let (m, n, k) = (200, 130, 1500);
     let (a, b) = (values(m * k, 1, 1.0), values(k * n, 2, 0.5));
     let of_b = Matrix::rows(&b, n);
-    let terms = [Term { a: Matrix::rows(&a, k), b: &of_b, k }];
+    let terms = [Term { a: Rows::Tokens(Strips::new(&a, m, k)), b: &of_b, k }];
     let run = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| product(Isa::best(), (m, n), &terms, &vec![0.0; m * n], n, Epilogue::default()))
+        pool.install(|| product(Isa::best(), (m, n), &terms))
     };
     assert_eq!(run(1), run(7));
 }
@@ -106,8 +140,8 @@ fn the_result_does_not_depend_on_the_number_of_threads() {
 fn a_zero_meets_no_token() {
     let (a, b) = ([f32::INFINITY, 2.0], [0.0, 3.0]);
     let of_b = Matrix::rows(&b, 1);
-    let terms = [Term { a: Matrix::rows(&a, 2), b: &of_b, k: 2 }];
+    let terms = [Term { a: Rows::Tokens(Strips::new(&a, 1, 2)), b: &of_b, k: 2 }];
     for isa in Isa::available() {
-        assert_eq!(product(isa, (1, 1), &terms, &[0.0], 1, Epilogue::default()), [6.0]);
+        assert_eq!(product(isa, (1, 1), &terms), [6.0]);
     }
 }

@@ -4,6 +4,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::*;
 use crate::device::Backend;
+use crate::strips::{from_rows, to_rows};
 
 fn values(n: usize, seed: u64) -> Vec<f32> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
@@ -20,7 +21,10 @@ fn operands(a: &Attention) -> [Vec<f32>; 4] {
 }
 
 /// Output, log-sum-exp, dq, dk and dv on one instruction set, with NaN in all scratch and outputs beforehand.
-fn run(isa: Isa, a: &Attention, threads: usize, [q, k, v, d_out]: &[Vec<f32>; 4]) -> [Vec<f32>; 5] {
+fn run(isa: Isa, a: &Attention, threads: usize, operands: &[Vec<f32>; 4]) -> [Vec<f32>; 5] {
+    let (n, queries, keys) = (a.rows(), a.heads * a.head_dim, a.kv_heads * a.head_dim);
+    let widths = [queries, keys, keys, queries];
+    let [q, k, v, d_out] = &std::array::from_fn(|i| from_rows(&operands[i], n, widths[i]));
     let nan = |n: usize| vec![f32::NAN; n];
     let (mut out, mut lse) = (nan(q.len()), nan(a.lse_len()));
     let (mut dq, mut dk, mut dv) = (d_out.clone(), nan(k.len()), nan(v.len()));
@@ -31,6 +35,8 @@ fn run(isa: Isa, a: &Attention, threads: usize, [q, k, v, d_out]: &[Vec<f32>; 4]
     let saved = cpu::backward::Saved { q, k, v, out: &out, lse: &lse };
     let gradients = cpu::backward::Out { dq: &mut dq, dk: &mut dk, dv: &mut dv };
     cpu::backward::backward(isa, a, saved, gradients, &mut nan(cpu::backward::slot_len(a) * threads));
+    let [out, dq] = [out, dq].map(|x| to_rows(&x, n, queries));
+    let [dk, dv] = [dk, dv].map(|x| to_rows(&x, n, keys));
     [out, lse, dq, dk, dv]
 }
 

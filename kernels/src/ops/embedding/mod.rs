@@ -11,6 +11,7 @@ mod tests;
 
 use crate::device::{Buffer, Category, Cost, DType, Device};
 use crate::error::{Error, Result, expect_dtype, expect_len, expect_rows};
+use crate::simd::Isa;
 use crate::weight::WeightRef;
 
 /// y `[N, D]` from a table `[V, D]`, in the device's compute type.
@@ -25,7 +26,7 @@ pub fn lookup(device: &Device, tokens: &[u32], table: WeightRef<'_>) -> Result<B
     let mut y = device.alloc(Category::Activations, device.compute_dtype(), tokens.len() * cols)?;
     let row_bytes = table.size_bytes() / table.rows().max(1);
     let cost = Cost::new(OP, 0, tokens.len() * (row_bytes + 4), y.size_bytes());
-    device.run(cost, || cpu::lookup(tokens, table, y.f32_mut()));
+    device.run(cost, || cpu::lookup(Isa::best(), tokens, table, y.f32_mut()));
     Ok(y)
 }
 
@@ -43,7 +44,7 @@ pub fn add_positions(y: &mut Buffer, table: WeightRef<'_>, tokens: usize, offset
     let device = y.device().clone();
     let table_bytes = table.size_bytes() / table.rows().max(1) * tokens;
     let cost = Cost::new(OP, y.len(), y.size_bytes() + table_bytes, y.size_bytes());
-    device.run(cost, || cpu::add_positions(table, tokens, offset, y.f32_mut()));
+    device.run(cost, || cpu::add_positions(Isa::best(), table, tokens, offset, y.f32_mut()));
     Ok(())
 }
 
@@ -62,7 +63,9 @@ pub fn lookup_gradient(dy: &Buffer, tokens: &[u32], d_table: &mut Buffer) -> Res
     check_gradient_types(OP, dy, d_table)?;
     let device = dy.device().clone();
     let cost = Cost::new(OP, dy.len(), 2 * dy.size_bytes() + tokens.len() * 4, dy.size_bytes());
-    device.run(cost, || cpu::add_rows(dy.f32(), cols, |n| tokens[n] as usize, d_table.f32_mut()));
+    device.run(cost, || {
+        cpu::add_rows(Isa::best(), dy.f32(), (tokens.len(), cols), |n| tokens[n] as usize, d_table.f32_mut());
+    });
     Ok(())
 }
 
@@ -72,12 +75,14 @@ pub fn lookup_gradient(dy: &Buffer, tokens: &[u32], d_table: &mut Buffer) -> Res
 /// More positions than the table has, or lengths or element types that do not fit.
 pub fn position_gradient(dy: &Buffer, cols: usize, tokens: usize, offset: usize, d_table: &mut Buffer) -> Result<()> {
     const OP: &str = "position_embedding_gradient";
-    expect_rows(OP, "dy", dy.len(), cols)?;
+    let n = expect_rows(OP, "dy", dy.len(), cols)?;
     check_positions(OP, tokens, offset, expect_rows(OP, "d_table", d_table.len(), cols)?)?;
     check_gradient_types(OP, dy, d_table)?;
     let device = dy.device().clone();
     let cost = Cost::new(OP, dy.len(), 2 * dy.size_bytes(), dy.size_bytes());
-    device.run(cost, || cpu::add_rows(dy.f32(), cols, |n| offset + n % tokens, d_table.f32_mut()));
+    device.run(cost, || {
+        cpu::add_rows(Isa::best(), dy.f32(), (n, cols), |n| offset + n % tokens, d_table.f32_mut());
+    });
     Ok(())
 }
 

@@ -1,8 +1,9 @@
-//! The CPU's head and loss: chunks of rows, each a few matrix products and one pass over its logits.
+//! The CPU's head and loss: chunks of whole strips of tokens, each a few matrix products and two passes over its logits.
 //!
-//! Traffic: h and W are read once a chunk forward and once backward; a chunk's logits are written by the product, turned
-//! into their gradient a row at a time while that row is in the second-level cache, and read by each product after. To
-//! read them less, dx is multiplied with W and B in one product, as if they were one matrix `[V, D + r]`.
+//! Traffic: h and W are read once a chunk forward and once backward; a chunk's logits are written by the product, read for
+//! their largest and their sum of exponentials, a block of the vocabulary at a time that stays in the second-level cache,
+//! turned into their gradient in place, and read by each product after. To read them less, dx is multiplied with W and B in
+//! one product, as if they were one matrix `[V, D + r]`.
 
 use std::ops::Range;
 
@@ -11,11 +12,14 @@ use rayon::prelude::*;
 use super::{Head, IGNORED};
 use crate::simd::{F32x16, Isa, LANES};
 use crate::simd_fn;
-use crate::spmm::{Beside, Epilogue, Matrix, Output, Term, spmm, workspace_len};
+use crate::spmm::{Beside, Epilogue, Matrix, Output, Rows, Term, features_workspace_len, spmm, tokens_workspace_len};
+use crate::strips::{STRIP, Strips};
 
 /// Entries of the vocabulary whose gradient is packed at a time: packing the logits' gradient whole would take the
 /// memory of the logits once more.
 const VOCAB_BLOCK: usize = 4096;
+/// Entries of the vocabulary that one task takes through a strip: 384 KiB of logits.
+const ENTRIES: usize = 1024;
 
 const SET: Epilogue<'static> = Epilogue { accumulate: false, bias: None };
 const ADD: Epilogue<'static> = Epilogue { accumulate: true, bias: None };
@@ -30,7 +34,7 @@ pub(super) struct Gradients<'a> {
 
 /// Workspace for one chunk of rows.
 pub(super) struct Scratch<'a> {
-    /// Rows of a chunk, at least 1.
+    /// Rows of a chunk, at least 1; whole strips unless there is but one chunk.
     pub chunk: usize,
     /// `[chunk, V]`
     pub logits: &'a mut [f32],
@@ -42,16 +46,21 @@ pub(super) struct Scratch<'a> {
     pub work: &'a mut [f32],
 }
 
-/// Elements of workspace for the CPU alone: what the largest of a chunk's products packs its A operand into, and for the
-/// gradients what comes out of a product before it goes where it belongs.
+/// Elements of workspace for the CPU alone: the statistics of each block of logits, what the largest of a chunk's products
+/// packs its A operand into, and for the gradients what comes out of a product before it goes where it belongs.
 pub(super) fn work_len(chunk: usize, head: &Head<'_>, gradients: bool) -> usize {
     let (dim, rank, block) = (head.dim(), head.rank(), head.vocab().min(VOCAB_BLOCK));
-    let forward = workspace_len(chunk, dim + rank);
+    let forward = statistics_len(chunk, head) + tokens_workspace_len(chunk, dim + rank);
     if !gradients {
         return forward;
     }
-    let backward = workspace_len(chunk, head.vocab().max(rank));
-    product_len(chunk, head) + forward.max(backward).max(workspace_len(block.max(dim), chunk))
+    let backward = tokens_workspace_len(chunk, head.vocab().max(dim + rank));
+    statistics_len(chunk, head) + product_len(chunk, head) + backward.max(features_workspace_len(block.max(dim), chunk))
+}
+
+/// The largest logit and the sum of exponentials of each block and row.
+fn statistics_len(chunk: usize, head: &Head<'_>) -> usize {
+    2 * chunk * head.vocab().div_ceil(ENTRIES)
 }
 
 /// Elements of dx·(W | B) `[chunk, D + r]`.
@@ -71,19 +80,18 @@ pub(super) fn run(
 ) {
     let (vocab, dim, rank) = (head.vocab(), head.dim(), head.rank());
     let Scratch { chunk, logits, z, u, work } = scratch;
+    assert!(chunk.is_multiple_of(STRIP) || chunk >= targets.len(), "a chunk begins where a strip does");
+    let (statistics, work) = work.split_at_mut(statistics_len(chunk, &head));
     let product_len = if gradients.is_some() { product_len(chunk, &head) } else { 0 };
     let (product, work) = work.split_at_mut(product_len);
     for first in (0..targets.len()).step_by(chunk) {
         let rows = first..targets.len().min(first + chunk);
         let n = rows.len();
         let (logits, z, u) = (&mut logits[..n * vocab], &mut z[..n * rank], &mut u[..n * rank]);
-        let chunk = Chunk { isa, head, n, hidden: &hidden[rows.start * dim..rows.end * dim] };
+        let chunk = Chunk { isa, head, n, hidden: Strips::new(&hidden[rows.start * dim..rows.end * dim], n, dim) };
         chunk.logits(logits, z, work);
         let scale = gradients.as_ref().map(|gradients| gradients.scale);
-        let rows_of = logits.par_chunks_exact_mut(vocab.max(1));
-        rows_of.zip(&targets[rows.clone()]).zip(&mut losses[rows.clone()]).for_each(|((logits, target), loss)| {
-            *loss = row_loss(isa, logits, *target, scale);
-        });
+        chunk.losses(logits, &targets[rows.clone()], &mut losses[rows.clone()], scale, statistics);
         if let Some(gradients) = &mut gradients {
             let d_hidden = gradients.hidden.as_deref_mut().map(|d| &mut d[rows.start * dim..rows.end * dim]);
             let d_lora = gradients.lora.as_mut().map(|(d_a, d_b)| (&mut **d_a, &mut **d_b));
@@ -98,13 +106,13 @@ pub(super) fn run(
     }
 }
 
-/// A few rows of h.
+/// A few strips of h.
 struct Chunk<'a> {
     isa: Isa,
     head: Head<'a>,
     n: usize,
     /// `[n, D]`
-    hidden: &'a [f32],
+    hidden: Strips<'a>,
 }
 
 impl Chunk<'_> {
@@ -112,17 +120,59 @@ impl Chunk<'_> {
     fn logits(&self, logits: &mut [f32], z: &mut [f32], work: &mut [f32]) {
         let (n, vocab, dim, rank) = (self.n, self.head.vocab(), self.head.dim(), self.head.rank());
         let w = self.head.weight.transposed();
-        let product = Term { a: Matrix::rows(self.hidden, dim), b: &w, k: dim };
+        let product = Term { a: Rows::Tokens(self.hidden), b: &w, k: dim };
         match self.head.lora {
-            None => spmm(self.isa, (n, vocab), &[product], Output::rows(logits, vocab), SET, work),
+            None => spmm(self.isa, (n, vocab), &[product], Output::Strips(logits), SET, work),
             Some(lora) => {
                 let (a, b) = (Matrix::transposed(lora.a.f32(), dim), Matrix::transposed(lora.b.f32(), rank));
-                spmm(self.isa, (n, rank), &[Term { b: &a, ..product }], Output::rows(z, rank), SET, work);
+                spmm(self.isa, (n, rank), &[Term { b: &a, ..product }], Output::Strips(z), SET, work);
                 z.iter_mut().for_each(|z| *z *= lora.scale);
-                let up = Term { a: Matrix::rows(z, rank), b: &b, k: rank };
-                spmm(self.isa, (n, vocab), &[product, up], Output::rows(logits, vocab), SET, work);
+                let up = Term { a: Rows::Tokens(Strips::new(z, n, rank)), b: &b, k: rank };
+                spmm(self.isa, (n, vocab), &[product, up], Output::Strips(logits), SET, work);
             }
         }
+    }
+
+    /// The loss of each row; its logits become their gradient times `scale` where there is one.
+    fn losses(
+        &self,
+        logits: &mut [f32],
+        targets: &[u32],
+        losses: &mut [f32],
+        scale: Option<f32>,
+        statistics: &mut [f32],
+    ) {
+        let (isa, vocab) = (self.isa, self.head.vocab());
+        let blocks = vocab.div_ceil(ENTRIES);
+        let strips = logits.par_chunks_mut((STRIP * vocab).max(1)).zip(targets.par_chunks(STRIP));
+        let strips =
+            strips.zip(losses.par_chunks_mut(STRIP)).zip(statistics.par_chunks_mut((2 * STRIP * blocks).max(1)));
+        strips.for_each(|(((logits, targets), losses), statistics)| {
+            let width = targets.len();
+            let statistics = &mut statistics[..2 * width * blocks];
+            let entries = logits.par_chunks(ENTRIES * width).zip(statistics.par_chunks_exact_mut(2 * width));
+            entries.for_each(|(logits, statistics)| {
+                let (largest, total) = statistics.split_at_mut(width);
+                block_statistics(isa, logits, largest, total);
+            });
+            let mut softmax = Softmax { largest: [0.0; STRIP], factor: [0.0; STRIP] };
+            for (lane, (target, loss)) in targets.iter().zip(losses).enumerate() {
+                *loss = 0.0;
+                if *target == IGNORED {
+                    continue;
+                }
+                let of_target = logits[*target as usize * width + lane];
+                let (largest, total) = merge(statistics.chunks_exact(2 * width), lane);
+                *loss = (f64::from(largest) - f64::from(of_target) + total.ln()) as f32;
+                softmax.largest[lane] = largest;
+                softmax.factor[lane] = scale.map_or(0.0, |scale| (f64::from(scale) / total) as f32);
+            }
+            let Some(scale) = scale else { return };
+            logits.par_chunks_mut(ENTRIES * width).for_each(|logits| softmax.differentiate(isa, width, logits));
+            for (lane, target) in targets.iter().enumerate().filter(|(_, target)| **target != IGNORED) {
+                logits[*target as usize * width + lane] -= scale;
+            }
+        });
     }
 
     /// u = s·dx·B where something needs it, and dh = dx·W + u·A where it is wanted.
@@ -146,21 +196,26 @@ impl Chunk<'_> {
         let product = &mut product[..n * width];
         let (weight, b) = (self.head.weight.straight(), lora.map_or(&[][..], |lora| lora.b.f32()));
         let both = Beside { left: &weight, left_columns: dim, right: &Matrix::rows(b, rank) };
-        let term = Term { a: Matrix::rows(d_logits, vocab), b: &both, k: vocab };
-        spmm(self.isa, (n, width), &[term], Output::rows(product, width), SET, work);
+        let term = Term { a: Rows::Tokens(Strips::new(d_logits, n, vocab)), b: &both, k: vocab };
+        spmm(self.isa, (n, width), &[term], Output::Strips(product), SET, work);
         if let Some(lora) = lora {
-            for (u, product) in u.chunks_exact_mut(rank.max(1)).zip(product.chunks_exact(width)) {
-                u.iter_mut().zip(&product[dim..]).for_each(|(u, product)| *u = product * lora.scale);
-            }
+            u.par_chunks_mut((STRIP * rank).max(1)).zip(product.par_chunks((STRIP * width).max(1))).for_each(
+                |(u, product)| {
+                    let (_, of_lora) = product.split_at(product.len() - u.len());
+                    u.iter_mut().zip(of_lora).for_each(|(u, product)| *u = product * lora.scale);
+                },
+            );
         }
         if let Some(d_hidden) = d_hidden {
-            for (d_hidden, product) in d_hidden.chunks_exact_mut(dim.max(1)).zip(product.chunks_exact(width)) {
-                d_hidden.copy_from_slice(&product[..dim]);
-            }
+            d_hidden.par_chunks_mut((STRIP * dim).max(1)).zip(product.par_chunks((STRIP * width).max(1))).for_each(
+                |(d_hidden, product)| {
+                    d_hidden.copy_from_slice(&product[..d_hidden.len()]);
+                },
+            );
             if let Some(lora) = lora {
                 let a = Matrix::rows(lora.a.f32(), dim);
-                let up = Term { a: Matrix::rows(u, rank), b: &a, k: rank };
-                spmm(self.isa, (n, dim), &[up], Output::rows(d_hidden, dim), ADD, work);
+                let up = Term { a: Rows::Tokens(Strips::new(u, n, rank)), b: &a, k: rank };
+                spmm(self.isa, (n, dim), &[up], Output::Strips(d_hidden), ADD, work);
             }
         }
     }
@@ -176,26 +231,23 @@ impl Chunk<'_> {
         work: &mut [f32],
     ) {
         let (n, vocab, dim, rank) = (self.n, self.head.vocab(), self.head.dim(), self.head.rank());
-        let (u, z) = (Matrix::rows(u, rank), Matrix::rows(z, rank));
+        let (u, z, d_logits) = (Strips::new(u, n, rank), Strips::new(z, n, rank), Strips::new(d_logits, n, vocab));
         // The wide side lies across the lanes: dAᵀ = hᵀ·u, dB = dxᵀ·z.
-        let d_a_terms = [Term { a: Matrix::transposed(self.hidden, dim), b: &u, k: n }];
-        spmm(self.isa, (dim, rank), &d_a_terms, Output::transposed(d_a, dim), ADD, work);
+        let d_a_terms = [Term { a: Rows::Features(self.hidden), b: &u, k: n }];
+        spmm(self.isa, (dim, rank), &d_a_terms, Output::Transposed(d_a, dim), ADD, work);
         for block in blocks(vocab) {
-            let terms = [Term { a: Matrix::transposed(&d_logits[block.start..], vocab), b: &z, k: n }];
+            let terms = [Term { a: Rows::Features(d_logits.from_feature(block.start)), b: &z, k: n }];
             let d_b = &mut d_b[block.start * rank..block.end * rank];
-            spmm(self.isa, (block.len(), rank), &terms, Output::rows(d_b, rank), ADD, work);
+            spmm(self.isa, (block.len(), rank), &terms, Output::Rows(d_b, rank), ADD, work);
         }
     }
 
-    /// dW += dxᵀ·h.
+    /// dW += dxᵀ·h, as the columns of hᵀ·dx.
     fn weight_gradient(&self, d_logits: &[f32], d_weight: &mut [f32], work: &mut [f32]) {
         let (vocab, dim) = (self.head.vocab(), self.head.dim());
-        let hidden = Matrix::rows(self.hidden, dim);
-        for block in blocks(vocab) {
-            let terms = [Term { a: Matrix::transposed(&d_logits[block.start..], vocab), b: &hidden, k: self.n }];
-            let d_weight = &mut d_weight[block.start * dim..block.end * dim];
-            spmm(self.isa, (block.len(), dim), &terms, Output::rows(d_weight, dim), ADD, work);
-        }
+        let d_logits = Strips::new(d_logits, self.n, vocab);
+        let terms = [Term { a: Rows::Features(self.hidden), b: &d_logits, k: self.n }];
+        spmm(self.isa, (dim, vocab), &terms, Output::Transposed(d_weight, dim), ADD, work);
     }
 }
 
@@ -203,65 +255,76 @@ fn blocks(vocab: usize) -> impl Iterator<Item = Range<usize>> {
     (0..vocab).step_by(VOCAB_BLOCK).map(move |start| start..vocab.min(start + VOCAB_BLOCK))
 }
 
-/// The loss of one row; its logits become their gradient times `scale` where there is one.
-fn row_loss(isa: Isa, logits: &mut [f32], target: u32, scale: Option<f32>) -> f32 {
-    if target == IGNORED {
-        if scale.is_some() {
-            logits.fill(0.0);
-        }
-        return 0.0;
-    }
-    let target = target as usize;
-    let of_target = logits[target];
-    let largest = largest(isa, logits);
-    let total = exponentials(isa, logits, largest);
-    if let Some(scale) = scale {
-        multiply(isa, logits, (f64::from(scale) / total) as f32);
-        logits[target] -= scale;
-    }
-    (f64::from(largest) - f64::from(of_target) + total.ln()) as f32
+/// The largest logit of a row, and Σ exp(logit − largest), from those of its blocks. Blocks are summed in f32 and added up
+/// in f64, so that the sum of a large vocabulary is as good as that of a small one.
+fn merge<'a>(blocks: impl Iterator<Item = &'a [f32]> + Clone, lane: usize) -> (f32, f64) {
+    let of = |block: &[f32]| (block[lane], block[block.len() / 2 + lane]);
+    let largest = blocks.clone().map(|block| of(block).0).fold(f32::NEG_INFINITY, f32::max);
+    let terms = blocks.map(|block| {
+        let (of_block, total) = of(block);
+        f64::from(total) * (f64::from(of_block) - f64::from(largest)).exp()
+    });
+    (largest, terms.sum())
 }
 
 simd_fn! {
-    /// The largest element.
-    fn largest(x: &[f32]) -> f32 {
-        let mut lanes = F32x16::splat(f32::NEG_INFINITY);
-        let mut rows = x.chunks_exact(LANES);
-        for x in &mut rows {
-            lanes = F32x16::load(x).max(lanes);
-        }
-        F32x16::load_partial(rows.remainder(), f32::NEG_INFINITY).max(lanes).largest()
-    }
-}
-
-simd_fn! {
-    /// x ← exp(x − largest); returns the sum. Blocks are summed in f32 and added up in f64, so that the sum of a large
-    /// vocabulary is as good as that of a small one.
-    fn exponentials(x: &mut [f32], largest: f32) -> f64 {
-        let largest = F32x16::splat(largest);
-        let mut total = 0.0;
-        for block in x.chunks_mut(256 * LANES) {
-            let mut sum = F32x16::ZERO;
-            let mut rows = block.chunks_exact_mut(LANES);
-            for x in &mut rows {
-                let p = F32x16::load(x).sub(largest).exp::<FMA>();
-                p.store(x);
-                sum = sum.add(p);
+    /// The largest of some entries' logits `[entries, width]` in each lane, and Σ exp(logit − largest).
+    fn block_statistics(logits: &[f32], largest: &mut [f32], total: &mut [f32]) {
+        let width = largest.len();
+        for at in (0..width).step_by(LANES) {
+            let lanes = at..width.min(at + LANES);
+            let mut most = F32x16::splat(f32::NEG_INFINITY);
+            for row in logits.chunks_exact(width) {
+                most = load(&row[lanes.clone()]).max(most);
             }
-            let rest = rows.into_remainder();
-            let p = F32x16::load_partial(rest, f32::NEG_INFINITY).sub(largest).exp::<FMA>();
-            p.store_partial(rest);
-            total += f64::from(sum.add(p).sum());
+            let mut sum = F32x16::ZERO;
+            for row in logits.chunks_exact(width) {
+                sum = sum.add(load(&row[lanes.clone()]).sub(most).exp::<FMA>());
+            }
+            most.store_partial(&mut largest[lanes.clone()]);
+            sum.store_partial(&mut total[lanes]);
         }
-        total
+    }
+}
+
+/// What turns the logits of a strip into their gradients.
+struct Softmax {
+    /// The largest logit of each lane.
+    largest: [f32; STRIP],
+    /// The gradient's scale over the sum of exponentials; 0 in an ignored lane.
+    factor: [f32; STRIP],
+}
+
+impl Softmax {
+    /// x ← factor·exp(x − largest) for some entries `[entries, width]`; 0 in an ignored lane, whatever it held.
+    fn differentiate(&self, isa: Isa, width: usize, logits: &mut [f32]) {
+        differentiate(isa, logits, &self.largest[..width], &self.factor[..width]);
     }
 }
 
 simd_fn! {
-    /// x ← factor·x
-    fn multiply(x: &mut [f32], factor: f32) {
-        for x in x {
-            *x *= factor;
+    fn differentiate(logits: &mut [f32], largest: &[f32], factor: &[f32]) {
+        let width = largest.len();
+        for row in logits.chunks_exact_mut(width) {
+            for at in (0..width).step_by(LANES) {
+                let lanes = at..width.min(at + LANES);
+                let [most, factor] = [largest, factor].map(|of| load(&of[lanes.clone()]));
+                let mut p = load(&row[lanes.clone()]).sub(most).exp::<FMA>().mul(factor);
+                for (p, factor) in p.0.iter_mut().zip(factor.0) {
+                    *p = if factor == 0.0 { 0.0 } else { *p };
+                }
+                store(p, &mut row[lanes]);
+            }
         }
     }
+}
+
+#[inline(always)]
+fn load(x: &[f32]) -> F32x16 {
+    if x.len() == LANES { F32x16::load(x) } else { F32x16::load_partial(x, 0.0) }
+}
+
+#[inline(always)]
+fn store(x: F32x16, out: &mut [f32]) {
+    if out.len() == LANES { x.store(out) } else { x.store_partial(out) }
 }

@@ -22,6 +22,7 @@ use super::linear::Lora;
 use crate::device::{Buffer, Category, Cost, DType, Device};
 use crate::error::{Error, Result, expect_buffer, expect_dtype, expect_len};
 use crate::simd::Isa;
+use crate::strips::STRIP;
 use crate::weight::WeightRef;
 
 /// The target of a row that has none: a pad, or the last token of a sequence.
@@ -31,10 +32,9 @@ pub const IGNORED: u32 = u32::MAX;
 ///
 /// Liger cuts N rows into about V/D chunks, so that the logits of one take as much memory as the hidden states. Here each
 /// chunk also unpacks all V·D weights twice, which costs about as much as multiplying them with 20 rows: hundreds of rows
-/// are needed to make that small. 128 MiB is 667 rows of OPT's 50 272 logits and 261 of Llama 3's 128 256.
+/// are needed to make that small. 128 MiB is 576 rows of OPT's 50 272 logits and 192 of Llama 3's 128 256; a chunk is at
+/// least a strip, however large the vocabulary.
 const CHUNK_BYTES: usize = 128 << 20;
-/// A chunk is not made smaller than this, however large the vocabulary.
-const LEAST_ROWS: usize = 16;
 
 /// The head: what turns hidden states into logits.
 #[derive(Clone, Copy, Debug)]
@@ -134,10 +134,11 @@ pub fn loss_and_gradients(hidden: &Buffer, head: Head<'_>, targets: &[u32], mut 
     Ok(Losses { rows, total, d_hidden })
 }
 
-/// Rows of a chunk: what [`CHUNK_BYTES`] allow, evened out so that the last chunk is no rest.
+/// Rows of a chunk: what [`CHUNK_BYTES`] allow in whole strips, evened out so that the last chunk is no rest.
 fn chunk_rows(n: usize, vocab: usize) -> usize {
-    let most = (CHUNK_BYTES / (4 * vocab.max(1))).max(LEAST_ROWS);
-    n.div_ceil(n.div_ceil(most).max(1)).max(1)
+    let most = (CHUNK_BYTES / (4 * vocab.max(1)) / STRIP).max(1);
+    let strips = n.div_ceil(STRIP).max(1);
+    (strips.div_ceil(strips.div_ceil(most)) * STRIP).min(n.max(1))
 }
 
 /// Everything that lives within the operation.

@@ -1,15 +1,11 @@
-//! The CPU's LayerNorm. Rows are independent in forward and for dx; the parameters' gradients are summed down the rows, a
-//! few columns a task, so that neither depends on the number of threads.
+//! The CPU's LayerNorm. Tokens lie across the lanes, so a statistic is a sum down the features; the parameters' gradients
+//! are sums over tokens, a few features a task. Neither depends on the number of threads.
 
 use rayon::prelude::*;
 
 use crate::simd::{F32x16, Isa, LANES};
 use crate::simd_fn;
-
-/// Rows of a task.
-const ROWS: usize = 16;
-/// Columns of a task where rows are summed: a few cache lines of each row.
-const COLUMNS: usize = 128;
+use crate::strips::{GROUP, Lanes, Piece, SUMMED, SharedStrips, Strips, add_token_sums, lane_groups, strips};
 
 pub(super) struct Output<'a> {
     pub y: &'a mut [f32],
@@ -25,74 +21,77 @@ pub(super) struct Saved<'a> {
 }
 
 pub(super) fn forward(isa: Isa, x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: Output<'_>) {
-    let cols = weight.len();
-    let rows = x.par_chunks(ROWS * cols).zip(out.y.par_chunks_mut(ROWS * cols));
-    rows.zip(out.mean.par_chunks_mut(ROWS).zip(out.rstd.par_chunks_mut(ROWS))).for_each(|((x, y), (mean, rstd))| {
-        for (i, (x, y)) in x.chunks_exact(cols).zip(y.chunks_exact_mut(cols)).enumerate() {
-            (mean[i], rstd[i]) = statistics(isa, x, eps);
-            normalise(isa, x, weight, bias, mean[i], rstd[i], y);
-        }
-    });
+    let (tokens, cols) = (out.mean.len(), weight.len());
+    let (x, y) = (Strips::new(x, tokens, cols), SharedStrips::new(out.y, tokens, cols));
+    let statistics = (SharedStrips::new(out.mean, tokens, 1), SharedStrips::new(out.rstd, tokens, 1));
+    let groups: Vec<Piece> = lane_groups(tokens, GROUP).collect();
+    groups.par_iter().for_each(|group| forward_group(isa, x, weight, bias, eps, group, y, statistics));
 }
 
 simd_fn! {
-    /// μ and r of one row, in two passes: the squares of small deviations do not drown in a large mean.
-    fn statistics(x: &[f32], eps: f32) -> (f32, f32) {
-        let n = x.len() as f32;
-        let (whole, rest) = x.split_at(x.len() / LANES * LANES);
-        let mut sum = F32x16::load_partial(rest, 0.0);
-        for x in whole.chunks_exact(LANES) {
-            sum = sum.add(F32x16::load(x));
+    /// μ, r and y of a group of tokens. The variance takes a pass of its own: the squares of small deviations do not drown
+    /// in a large mean.
+    fn forward_group(
+        x: Strips<'_>, weight: &[f32], bias: &[f32], eps: f32, group: &Piece, y: SharedStrips<'_>,
+        statistics: (SharedStrips<'_>, SharedStrips<'_>),
+    ) {
+        let n = weight.len() as f32;
+        let mut sum = Lanes::splat(0.0);
+        for feature in 0..weight.len() {
+            sum = sum.zip(Lanes::load(x.row(group, feature)), F32x16::add);
         }
-        let mean = sum.sum() / n;
-        let m = F32x16::splat(mean);
-        let rest = F32x16::load_partial(rest, mean).sub(m);
-        let mut squares = rest.mul(rest);
-        for x in whole.chunks_exact(LANES) {
-            let d = F32x16::load(x).sub(m);
-            squares = d.madd::<FMA>(d, squares);
+        let mean = sum.map(|sum| sum.div(F32x16::splat(n)));
+        let mut squares = Lanes::splat(0.0);
+        for feature in 0..weight.len() {
+            let deviation = Lanes::load(x.row(group, feature)).zip(mean, F32x16::sub);
+            squares = squares.zip(deviation, |sum, d| d.madd::<FMA>(d, sum));
         }
-        (mean, 1.0 / (squares.sum() / n + eps).sqrt())
-    }
-}
-
-simd_fn! {
-    fn normalise(x: &[f32], weight: &[f32], bias: &[f32], mean: f32, rstd: f32, y: &mut [f32]) {
-        for (((y, x), w), b) in y.iter_mut().zip(x).zip(weight).zip(bias) {
-            *y = (x - mean) * rstd * w + b;
+        let one = F32x16::splat(1.0);
+        let rstd = squares.map(|sum| one.div(sum.div(F32x16::splat(n)).add(F32x16::splat(eps)).sqrt()));
+        for (feature, (w, b)) in weight.iter().zip(bias).enumerate() {
+            let (w, b) = (F32x16::splat(*w), F32x16::splat(*b));
+            let normal = Lanes::load(x.row(group, feature)).zip(mean, F32x16::sub).zip(rstd, F32x16::mul);
+            // SAFETY: a group's tokens are one task's alone.
+            normal.map(|x| x.madd::<FMA>(w, b)).store(unsafe { y.row(group, feature) });
         }
+        // SAFETY: as above.
+        let (of_mean, of_rstd) = unsafe { (statistics.0.row(group, 0), statistics.1.row(group, 0)) };
+        mean.store(of_mean);
+        rstd.store(of_rstd);
     }
 }
 
 pub(super) fn input_gradient(isa: Isa, saved: &Saved<'_>, dx: &mut [f32]) {
-    let cols = saved.weight.len();
-    dx.par_chunks_mut(ROWS * cols).enumerate().for_each(|(chunk, dx)| {
-        for (i, dx) in dx.chunks_exact_mut(cols).enumerate() {
-            let row = chunk * ROWS + i;
-            let x = &saved.x[row * cols..][..cols];
-            input_gradient_row(isa, x, saved.weight, saved.mean[row], saved.rstd[row], dx);
-        }
-    });
+    let (tokens, cols) = (saved.mean.len(), saved.weight.len());
+    let dx = SharedStrips::new(dx, tokens, cols);
+    let groups: Vec<Piece> = lane_groups(tokens, GROUP).collect();
+    groups.par_iter().for_each(|group| input_gradient_group(isa, saved, group, dx));
 }
 
 simd_fn! {
     /// dx = r·(g − mean(g) − x̂·mean(g∘x̂)) with g = w∘dy, where `dx` holds dy.
-    fn input_gradient_row(x: &[f32], weight: &[f32], mean: f32, rstd: f32, dx: &mut [f32]) {
-        let n = x.len() as f32;
-        let (m, r) = (F32x16::splat(mean), F32x16::splat(rstd));
-        let whole = x.len() / LANES * LANES;
-        // Past the row's end w and dy are zero, so that g is too.
-        let mut sum = F32x16::load_partial(&weight[whole..], 0.0).mul(F32x16::load_partial(&dx[whole..], 0.0));
-        let mut dot = sum.mul(F32x16::load_partial(&x[whole..], mean).sub(m).mul(r));
-        for at in (0..whole).step_by(LANES) {
-            let g = F32x16::load(&weight[at..]).mul(F32x16::load(&dx[at..]));
-            let normal = F32x16::load(&x[at..]).sub(m).mul(r);
-            sum = sum.add(g);
-            dot = g.madd::<FMA>(normal, dot);
+    fn input_gradient_group(saved: &Saved<'_>, group: &Piece, dx: SharedStrips<'_>) {
+        let weight = saved.weight;
+        let x = Strips::new(saved.x, saved.mean.len(), weight.len());
+        let statistic = |of: &[f32]| Lanes::load(&of[group.strip.first..][group.lanes.clone()]);
+        let (mean, rstd) = (statistic(saved.mean), statistic(saved.rstd));
+        let normal = |feature| Lanes::load(x.row(group, feature)).zip(mean, F32x16::sub).zip(rstd, F32x16::mul);
+        // SAFETY: a group's tokens are one task's alone.
+        let row = |feature| unsafe { dx.row(group, feature) };
+        let (mut sum, mut dot) = (Lanes::splat(0.0), Lanes::splat(0.0));
+        for (feature, w) in weight.iter().enumerate() {
+            let g = Lanes::load(row(feature)).map(|dy| dy.mul(F32x16::splat(*w)));
+            sum = sum.zip(g, F32x16::add);
+            let product = g.zip(normal(feature), F32x16::mul);
+            dot = dot.zip(product, F32x16::add);
         }
-        let (sum, dot) = (sum.sum() / n, dot.sum() / n);
-        for ((x, w), dx) in x.iter().zip(weight).zip(dx.iter_mut()) {
-            *dx = rstd * (w * *dx - sum - (x - mean) * rstd * dot);
+        let n = F32x16::splat(weight.len() as f32);
+        let (sum, dot) = (sum.map(|x| x.div(n)), dot.map(|x| x.div(n)));
+        for (feature, w) in weight.iter().enumerate() {
+            let row = row(feature);
+            let g = Lanes::load(row).map(|dy| dy.mul(F32x16::splat(*w)));
+            let along = normal(feature).zip(dot, F32x16::mul);
+            g.zip(sum, F32x16::sub).zip(along, F32x16::sub).zip(rstd, F32x16::mul).store(row);
         }
     }
 }
@@ -104,41 +103,39 @@ pub(super) fn param_gradients(
     d_weight: Option<&mut [f32]>,
     d_bias: Option<&mut [f32]>,
 ) {
-    let cols = saved.weight.len();
+    let (tokens, cols) = (saved.mean.len(), saved.weight.len());
+    let (x, dy) = (Strips::new(saved.x, tokens, cols), Strips::new(dy, tokens, cols));
     if let Some(d_weight) = d_weight {
-        d_weight.par_chunks_mut(COLUMNS).enumerate().for_each(|(chunk, out)| {
-            weight_columns(isa, saved.x, dy, saved.mean, saved.rstd, cols, chunk * COLUMNS, out);
+        d_weight.par_chunks_mut(SUMMED).enumerate().for_each(|(chunk, out)| {
+            for strip in strips(tokens) {
+                let statistics = [saved.mean, saved.rstd].map(|of| &of[strip.first..][..strip.width]);
+                let [x, dy] = [x, dy].map(|of| of.rows(strip, chunk * SUMMED));
+                add_weight_gradients(isa, x, dy, statistics, out);
+            }
         });
     }
     if let Some(d_bias) = d_bias {
-        d_bias.par_chunks_mut(COLUMNS).enumerate().for_each(|(chunk, out)| {
-            bias_columns(isa, dy, cols, chunk * COLUMNS, out);
-        });
+        add_token_sums(isa, dy, d_bias);
     }
 }
 
 simd_fn! {
-    /// out[j] += Σ_rows dy·x̂ in columns start + j
-    fn weight_columns(
-        x: &[f32], dy: &[f32], mean: &[f32], rstd: &[f32], cols: usize, start: usize, out: &mut [f32],
-    ) {
-        for (row, (x, dy)) in x.chunks_exact(cols).zip(dy.chunks_exact(cols)).enumerate() {
-            let (x, dy) = (&x[start..start + out.len()], &dy[start..start + out.len()]);
-            let (mean, rstd) = (mean[row], rstd[row]);
-            for ((out, x), dy) in out.iter_mut().zip(x).zip(dy) {
-                *out += dy * (x - mean) * rstd;
+    /// out[j] += Σ_tokens dy·x̂ of feature j
+    fn add_weight_gradients(x: &[f32], dy: &[f32], statistics: [&[f32]; 2], out: &mut [f32]) {
+        let [mean, rstd] = statistics;
+        let width = mean.len();
+        let whole = width / LANES * LANES;
+        for ((x, dy), out) in x.chunks_exact(width).zip(dy.chunks_exact(width)).zip(out) {
+            let term = |at: usize| {
+                let [x, dy, mean, rstd] = [x, dy, mean, rstd].map(|of| F32x16::load_partial(&of[at..], 0.0));
+                dy.mul(x.sub(mean)).mul(rstd)
+            };
+            let mut sum = term(whole);
+            for at in (0..whole).step_by(LANES) {
+                let [x, dy, mean, rstd] = [x, dy, mean, rstd].map(|of| F32x16::load(&of[at..]));
+                sum = sum.add(dy.mul(x.sub(mean)).mul(rstd));
             }
-        }
-    }
-}
-
-simd_fn! {
-    /// out[j] += Σ_rows dy in columns start + j
-    fn bias_columns(dy: &[f32], cols: usize, start: usize, out: &mut [f32]) {
-        for dy in dy.chunks_exact(cols) {
-            for (out, dy) in out.iter_mut().zip(&dy[start..]) {
-                *out += dy;
-            }
+            *out += sum.sum();
         }
     }
 }

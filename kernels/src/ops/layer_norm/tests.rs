@@ -2,7 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::device::Device;
-use crate::ops::testing::{assert_close, differences, dot, random, upload};
+use crate::ops::testing::{self, assert_close, differences, dot, random, upload};
+use crate::strips::from_rows;
 
 const EPS: f32 = 1e-5;
 
@@ -15,6 +16,7 @@ fn forward_and_gradients_equal_the_reference(rows: usize, cols: usize, seed: u64
     let want = reference(&tensors);
     let f32s = |values: &[f64]| -> Vec<f32> { values.iter().map(|x| *x as f32).collect() };
     let [x, weight, bias] = tensors.each_ref().map(|t| f32s(t));
+    let x = from_rows(&x, rows, cols);
     let [want_x, want_w, want_b] = [0, 1, 2].map(|which| differences(&mut tensors, which, |t| dot(&reference(t), &dy)));
     let plus_one = |d: Vec<f64>| -> Vec<f64> { d.into_iter().map(|d| d + 1.0).collect() };
     let (want_w, want_b) = (plus_one(want_w), plus_one(want_b));
@@ -23,12 +25,12 @@ fn forward_and_gradients_equal_the_reference(rows: usize, cols: usize, seed: u64
         let out = cpu::Output { y: &mut y, mean: &mut mean, rstd: &mut rstd };
         cpu::forward(isa, &x, &weight, &bias, EPS, out);
         let saved = cpu::Saved { x: &x, weight: &weight, mean: &mean, rstd: &rstd };
-        let (mut d_weight, mut d_bias, mut dx) = (vec![1.0; cols], vec![1.0; cols], f32s(&dy));
+        let (mut d_weight, mut d_bias, mut dx) = (vec![1.0; cols], vec![1.0; cols], from_rows(&f32s(&dy), rows, cols));
         cpu::param_gradients(isa, &saved, &dx, Some(&mut d_weight), Some(&mut d_bias));
         cpu::input_gradient(isa, &saved, &mut dx);
-        assert_close("y", &y, &want, 1e-5);
+        assert_close("y", &testing::rows(&y, rows), &want, 1e-5);
         // Rows of two nearly equal features have steep derivatives: r is up to 1/√ε ≈ 316.
-        assert_close("dx", &dx, &want_x, 2e-3);
+        assert_close("dx", &testing::rows(&dx, rows), &want_x, 2e-3);
         assert_close("dw", &d_weight, &want_w, 1e-4);
         assert_close("db", &d_bias, &want_b, 1e-4);
     }
@@ -45,6 +47,8 @@ proptest! {
 #[test]
 fn more_rows_and_features_than_a_task_equal_the_reference() {
     forward_and_gradients_equal_the_reference(17, 293, 7);
+    forward_and_gradients_equal_the_reference(96, 5, 8);
+    forward_and_gradients_equal_the_reference(211, 4, 9);
 }
 
 /// One forward and backward through the device: y, dx, dw, db.

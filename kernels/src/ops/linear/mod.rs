@@ -163,7 +163,7 @@ pub fn lora_gradients(
     expect_len(OP, "v", v.len(), n * rank)?;
     expect_len(OP, "dA", d_a.len(), rank * cols)?;
     expect_len(OP, "dB", d_b.len(), rows * rank)?;
-    let mut work = device.cpu_workspace(spmm::workspace_len(rows.max(cols), n))?;
+    let mut work = device.cpu_workspace(spmm::features_workspace_len(rows.max(cols), n))?;
     let cost = Cost::new(
         OP,
         2 * n * rank * (rows + cols),
@@ -186,7 +186,7 @@ pub fn weight_gradient(device: &Device, x: &Buffer, dy: &Buffer, n: usize, d_wei
     const OP: &str = "linear_weight_gradient";
     let (rows, cols) = (dy.len() / n.max(1), x.len() / n.max(1));
     expect_len(OP, "dW", d_weight.len(), rows * cols)?;
-    let mut work = device.cpu_workspace(spmm::workspace_len(rows, n))?;
+    let mut work = device.cpu_workspace(spmm::features_workspace_len(cols, n))?;
     let cost = Cost::new(
         OP,
         2 * n * rows * cols,
@@ -207,7 +207,7 @@ pub fn bias_gradient(device: &Device, dy: &Buffer, n: usize, d_bias: &mut Buffer
     const OP: &str = "bias_gradient";
     expect_len(OP, "dy", dy.len(), n * d_bias.len())?;
     let cost = Cost::new(OP, dy.len(), dy.size_bytes() + d_bias.size_bytes(), d_bias.size_bytes());
-    device.run(cost, || cpu::bias_gradient(Isa::best(), dy.f32(), d_bias.f32_mut()));
+    device.run(cost, || cpu::bias_gradient(Isa::best(), dy.f32(), n, d_bias.f32_mut()));
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::reference::Operands;
 use super::*;
+use crate::ops::testing::{self, upload_tokens};
 use crate::weight::FrozenWeight;
 
 struct Case {
@@ -97,41 +98,53 @@ proptest! {
     fn forward_and_every_gradient_equal_the_reference(
         n in 1usize..20, rows in 1usize..40, cols in 1usize..40, rank in 0usize..5, frozen: bool, seed: u64,
     ) {
-        let mut case = Case::new(n, rows, cols, rank, seed);
-        let device = Device::cpu();
-        let value = upload(&device, &case.w);
-        let held = FrozenWeight::dense(upload(&device, &case.w), rows, cols).unwrap();
-        let weight = if frozen { WeightRef::Frozen(&held) } else { WeightRef::Trainable { value: &value, rows, cols } };
-        let (a, b) = (upload(&device, &case.a), upload(&device, &case.b));
-        let lora = (rank > 0).then_some(Lora { a: &a, b: &b, rank, scale: 2.0 });
-        let (x, dy, bias) = (upload(&device, &case.x), upload(&device, &case.dy), upload(&device, &case.bias));
-        let size = 1.0 + 2.0 * rank as f64;
+        check(n, rows, cols, rank, frozen, seed);
+    }
+}
 
-        let out = forward(&device, &x, n, weight, Some(&bias), lora).unwrap();
-        assert_close("y", out.y.f32(), &case.operands().forward(&case.x), cols + rank, size);
-        let plain = forward(&device, &x, n, weight, None, None).unwrap();
-        let without = Operands { rank: 0, bias: &vec![0.0; rows], ..case.operands() };
-        assert_close("plain y", plain.y.f32(), &without.forward(&case.x), cols, 1.0);
+#[test]
+fn more_tokens_than_a_strip_equal_the_reference() {
+    check(96, 4, 6, 2, true, 1);
+    check(213, 5, 3, 1, false, 2);
+    check(112, 3, 70, 0, true, 3);
+}
 
-        let v = lora.map(|lora| lora_down(&device, &dy, n, weight, lora).unwrap());
-        let dx = backward_input(&device, &dy, n, weight, lora.zip(v.as_ref())).unwrap();
-        assert_close("dx", dx.f32(), &case.differences(|case| &mut case.x), rows * (rank + 1), size);
+fn check(n: usize, rows: usize, cols: usize, rank: usize, frozen: bool, seed: u64) {
+    let mut case = Case::new(n, rows, cols, rank, seed);
+    let device = Device::cpu();
+    let value = upload(&device, &case.w);
+    let held = FrozenWeight::dense(upload(&device, &case.w), rows, cols).unwrap();
+    let weight = if frozen { WeightRef::Frozen(&held) } else { WeightRef::Trainable { value: &value, rows, cols } };
+    let (a, b) = (upload(&device, &case.a), upload(&device, &case.b));
+    let lora = (rank > 0).then_some(Lora { a: &a, b: &b, rank, scale: 2.0 });
+    let (x, dy) = (upload_tokens(&device, &case.x, n), upload_tokens(&device, &case.dy, n));
+    let bias = upload(&device, &case.bias);
+    let size = 1.0 + 2.0 * rank as f64;
 
-        // Gradients of trainable tensors add to what is there.
-        let ones = |len: usize| upload(&device, &vec![1.0; len]);
-        let plus_one = |d: Vec<f64>| -> Vec<f64> { d.into_iter().map(|d| d + 1.0).collect() };
-        let mut d_bias = ones(rows);
-        bias_gradient(&device, &dy, n, &mut d_bias).unwrap();
-        assert_close("db", d_bias.f32(), &plus_one(case.differences(|case| &mut case.bias)), n, 1.0);
-        let mut d_weight = ones(rows * cols);
-        weight_gradient(&device, &x, &dy, n, &mut d_weight).unwrap();
-        assert_close("dW", d_weight.f32(), &plus_one(case.differences(|case| &mut case.w)), n, 1.0);
-        if let (Some(u), Some(v)) = (&out.u, &v) {
-            let (mut d_a, mut d_b) = (ones(rank * cols), ones(rows * rank));
-            lora_gradients(&device, &x, &dy, n, (u, v), &mut d_a, &mut d_b).unwrap();
-            assert_close("dA", d_a.f32(), &plus_one(case.differences(|case| &mut case.a)), n * rows, 2.0);
-            assert_close("dB", d_b.f32(), &plus_one(case.differences(|case| &mut case.b)), n * cols, 2.0);
-        }
+    let out = forward(&device, &x, n, weight, Some(&bias), lora).unwrap();
+    assert_close("y", &testing::rows(out.y.f32(), n), &case.operands().forward(&case.x), cols + rank, size);
+    let plain = forward(&device, &x, n, weight, None, None).unwrap();
+    let without = Operands { rank: 0, bias: &vec![0.0; rows], ..case.operands() };
+    assert_close("plain y", &testing::rows(plain.y.f32(), n), &without.forward(&case.x), cols, 1.0);
+
+    let v = lora.map(|lora| lora_down(&device, &dy, n, weight, lora).unwrap());
+    let dx = backward_input(&device, &dy, n, weight, lora.zip(v.as_ref())).unwrap();
+    assert_close("dx", &testing::rows(dx.f32(), n), &case.differences(|case| &mut case.x), rows * (rank + 1), size);
+
+    // Gradients of trainable tensors add to what is there.
+    let ones = |len: usize| upload(&device, &vec![1.0; len]);
+    let plus_one = |d: Vec<f64>| -> Vec<f64> { d.into_iter().map(|d| d + 1.0).collect() };
+    let mut d_bias = ones(rows);
+    bias_gradient(&device, &dy, n, &mut d_bias).unwrap();
+    assert_close("db", d_bias.f32(), &plus_one(case.differences(|case| &mut case.bias)), n, 1.0);
+    let mut d_weight = ones(rows * cols);
+    weight_gradient(&device, &x, &dy, n, &mut d_weight).unwrap();
+    assert_close("dW", d_weight.f32(), &plus_one(case.differences(|case| &mut case.w)), n, 1.0);
+    if let (Some(u), Some(v)) = (&out.u, &v) {
+        let (mut d_a, mut d_b) = (ones(rank * cols), ones(rows * rank));
+        lora_gradients(&device, &x, &dy, n, (u, v), &mut d_a, &mut d_b).unwrap();
+        assert_close("dA", d_a.f32(), &plus_one(case.differences(|case| &mut case.a)), n * rows, 2.0);
+        assert_close("dB", d_b.f32(), &plus_one(case.differences(|case| &mut case.b)), n * cols, 2.0);
     }
 }
 

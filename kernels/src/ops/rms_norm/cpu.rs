@@ -1,14 +1,10 @@
-//! The CPU's RMSNorm; split over rows and columns as [`layer_norm`](crate::ops::layer_norm)'s.
+//! The CPU's RMSNorm; split over tokens and features as [`layer_norm`](crate::ops::layer_norm)'s.
 
 use rayon::prelude::*;
 
 use crate::simd::{F32x16, Isa, LANES};
 use crate::simd_fn;
-
-/// Rows of a task.
-const ROWS: usize = 16;
-/// Columns of a task where rows are summed.
-const COLUMNS: usize = 128;
+use crate::strips::{GROUP, Lanes, Piece, SUMMED, SharedStrips, Strips, lane_groups, strips};
 
 pub(super) struct Saved<'a> {
     pub x: &'a [f32],
@@ -17,76 +13,92 @@ pub(super) struct Saved<'a> {
 }
 
 pub(super) fn forward(isa: Isa, x: &[f32], weight: &[f32], eps: f32, y: &mut [f32], rstd: &mut [f32]) {
-    let cols = weight.len();
-    x.par_chunks(ROWS * cols).zip(y.par_chunks_mut(ROWS * cols)).zip(rstd.par_chunks_mut(ROWS)).for_each(
-        |((x, y), rstd)| {
-            for ((x, y), rstd) in x.chunks_exact(cols).zip(y.chunks_exact_mut(cols)).zip(rstd) {
-                *rstd = forward_row(isa, x, weight, eps, y);
-            }
-        },
-    );
+    let (tokens, cols) = (rstd.len(), weight.len());
+    let (x, y) = (Strips::new(x, tokens, cols), SharedStrips::new(y, tokens, cols));
+    let rstd = SharedStrips::new(rstd, tokens, 1);
+    let groups: Vec<Piece> = lane_groups(tokens, GROUP).collect();
+    groups.par_iter().for_each(|group| forward_group(isa, x, weight, eps, group, y, rstd));
 }
 
 simd_fn! {
-    fn forward_row(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) -> f32 {
-        let (whole, rest) = x.split_at(x.len() / LANES * LANES);
-        let rest = F32x16::load_partial(rest, 0.0);
-        let mut squares = rest.mul(rest);
-        for x in whole.chunks_exact(LANES) {
-            let x = F32x16::load(x);
-            squares = x.madd::<FMA>(x, squares);
+    /// r and y of a group of tokens.
+    fn forward_group(
+        x: Strips<'_>, weight: &[f32], eps: f32, group: &Piece, y: SharedStrips<'_>, of_rstd: SharedStrips<'_>,
+    ) {
+        let mut squares = Lanes::splat(0.0);
+        for feature in 0..weight.len() {
+            squares = squares.zip(Lanes::load(x.row(group, feature)), |sum, x| x.madd::<FMA>(x, sum));
         }
-        let rstd = 1.0 / (squares.sum() / x.len() as f32 + eps).sqrt();
-        for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
-            *y = x * rstd * w;
+        let (one, n) = (F32x16::splat(1.0), F32x16::splat(weight.len() as f32));
+        let rstd = squares.map(|sum| one.div(sum.div(n).add(F32x16::splat(eps)).sqrt()));
+        for (feature, w) in weight.iter().enumerate() {
+            let normal = Lanes::load(x.row(group, feature)).zip(rstd, F32x16::mul);
+            // SAFETY: a group's tokens are one task's alone.
+            normal.map(|x| x.mul(F32x16::splat(*w))).store(unsafe { y.row(group, feature) });
         }
-        rstd
+        // SAFETY: as above.
+        rstd.store(unsafe { of_rstd.row(group, 0) });
     }
 }
 
 pub(super) fn input_gradient(isa: Isa, saved: &Saved<'_>, dx: &mut [f32]) {
-    let cols = saved.weight.len();
-    dx.par_chunks_mut(ROWS * cols).enumerate().for_each(|(chunk, dx)| {
-        for (i, dx) in dx.chunks_exact_mut(cols).enumerate() {
-            let row = chunk * ROWS + i;
-            input_gradient_row(isa, &saved.x[row * cols..][..cols], saved.weight, saved.rstd[row], dx);
-        }
-    });
+    let (tokens, cols) = (saved.rstd.len(), saved.weight.len());
+    let dx = SharedStrips::new(dx, tokens, cols);
+    let groups: Vec<Piece> = lane_groups(tokens, GROUP).collect();
+    groups.par_iter().for_each(|group| input_gradient_group(isa, saved, group, dx));
 }
 
 simd_fn! {
     /// dx = r·(g − x̂·mean(g∘x̂)) with g = w∘dy, where `dx` holds dy.
-    fn input_gradient_row(x: &[f32], weight: &[f32], rstd: f32, dx: &mut [f32]) {
-        let whole = x.len() / LANES * LANES;
-        let rest = F32x16::load_partial(&weight[whole..], 0.0).mul(F32x16::load_partial(&dx[whole..], 0.0));
-        let mut dot = rest.mul(F32x16::load_partial(&x[whole..], 0.0));
-        for at in (0..whole).step_by(LANES) {
-            let g = F32x16::load(&weight[at..]).mul(F32x16::load(&dx[at..]));
-            dot = g.madd::<FMA>(F32x16::load(&x[at..]), dot);
+    fn input_gradient_group(saved: &Saved<'_>, group: &Piece, dx: SharedStrips<'_>) {
+        let weight = saved.weight;
+        let x = Strips::new(saved.x, saved.rstd.len(), weight.len());
+        let rstd = Lanes::load(&saved.rstd[group.strip.first..][group.lanes.clone()]);
+        // SAFETY: a group's tokens are one task's alone.
+        let row = |feature| unsafe { dx.row(group, feature) };
+        let mut dot = Lanes::splat(0.0);
+        for (feature, w) in weight.iter().enumerate() {
+            let g = Lanes::load(row(feature)).map(|dy| dy.mul(F32x16::splat(*w)));
+            let product = g.zip(Lanes::load(x.row(group, feature)), F32x16::mul);
+            dot = dot.zip(product, F32x16::add);
         }
         // mean(g∘x̂)·r: x̂ = x·r, once here and once where it multiplies x.
-        let dot = dot.sum() / x.len() as f32 * rstd * rstd;
-        for ((x, w), dx) in x.iter().zip(weight).zip(dx.iter_mut()) {
-            *dx = rstd * (w * *dx - x * dot);
+        let n = F32x16::splat(weight.len() as f32);
+        let dot = dot.zip(rstd, |dot, r| dot.div(n).mul(r).mul(r));
+        for (feature, w) in weight.iter().enumerate() {
+            let row = row(feature);
+            let g = Lanes::load(row).map(|dy| dy.mul(F32x16::splat(*w)));
+            let along = Lanes::load(x.row(group, feature)).zip(dot, F32x16::mul);
+            g.zip(along, F32x16::sub).zip(rstd, F32x16::mul).store(row);
         }
     }
 }
 
 pub(super) fn weight_gradient(isa: Isa, saved: &Saved<'_>, dy: &[f32], d_weight: &mut [f32]) {
-    let cols = saved.weight.len();
-    d_weight.par_chunks_mut(COLUMNS).enumerate().for_each(|(chunk, out)| {
-        weight_columns(isa, saved.x, dy, saved.rstd, cols, chunk * COLUMNS, out);
+    let (tokens, cols) = (saved.rstd.len(), saved.weight.len());
+    let (x, dy) = (Strips::new(saved.x, tokens, cols), Strips::new(dy, tokens, cols));
+    d_weight.par_chunks_mut(SUMMED).enumerate().for_each(|(chunk, out)| {
+        for strip in strips(tokens) {
+            let rstd = &saved.rstd[strip.first..][..strip.width];
+            let [x, dy] = [x, dy].map(|of| of.rows(strip, chunk * SUMMED));
+            add_weight_gradients(isa, x, dy, rstd, out);
+        }
     });
 }
 
 simd_fn! {
-    /// out[j] += Σ_rows dy·x̂ in columns start + j
-    fn weight_columns(x: &[f32], dy: &[f32], rstd: &[f32], cols: usize, start: usize, out: &mut [f32]) {
-        for ((x, dy), rstd) in x.chunks_exact(cols).zip(dy.chunks_exact(cols)).zip(rstd) {
-            let (x, dy) = (&x[start..start + out.len()], &dy[start..start + out.len()]);
-            for ((out, x), dy) in out.iter_mut().zip(x).zip(dy) {
-                *out += dy * x * rstd;
+    /// out[j] += Σ_tokens dy·x̂ of feature j
+    fn add_weight_gradients(x: &[f32], dy: &[f32], rstd: &[f32], out: &mut [f32]) {
+        let width = rstd.len();
+        let whole = width / LANES * LANES;
+        for ((x, dy), out) in x.chunks_exact(width).zip(dy.chunks_exact(width)).zip(out) {
+            let [tail_x, tail_dy, tail_r] = [x, dy, rstd].map(|of| F32x16::load_partial(&of[whole..], 0.0));
+            let mut sum = tail_dy.mul(tail_x).mul(tail_r);
+            for at in (0..whole).step_by(LANES) {
+                let [x, dy, rstd] = [x, dy, rstd].map(|of| F32x16::load(&of[at..]));
+                sum = sum.add(dy.mul(x).mul(rstd));
             }
+            *out += sum.sum();
         }
     }
 }

@@ -2,7 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::device::Device;
-use crate::ops::testing::{assert_close, differences, dot, random, upload};
+use crate::ops::testing::{self, assert_close, differences, dot, random, upload};
+use crate::strips::from_rows;
 
 const EPS: f32 = 1e-5;
 
@@ -14,18 +15,19 @@ fn forward_and_gradients_equal_the_reference(rows: usize, cols: usize, seed: u64
     let want = reference(&tensors);
     let f32s = |values: &[f64]| -> Vec<f32> { values.iter().map(|x| *x as f32).collect() };
     let [x, weight] = tensors.each_ref().map(|t| f32s(t));
+    let x = from_rows(&x, rows, cols);
     let [want_x, want_w] = [0, 1].map(|which| differences(&mut tensors, which, |t| dot(&reference(t), &dy)));
     let want_w: Vec<f64> = want_w.into_iter().map(|d| d + 1.0).collect();
     for isa in Isa::available() {
         let (mut y, mut rstd) = (vec![0.0; rows * cols], vec![0.0; rows]);
         cpu::forward(isa, &x, &weight, EPS, &mut y, &mut rstd);
         let saved = cpu::Saved { x: &x, weight: &weight, rstd: &rstd };
-        let (mut d_weight, mut dx) = (vec![1.0; cols], f32s(&dy));
+        let (mut d_weight, mut dx) = (vec![1.0; cols], from_rows(&f32s(&dy), rows, cols));
         cpu::weight_gradient(isa, &saved, &dx, &mut d_weight);
         cpu::input_gradient(isa, &saved, &mut dx);
-        assert_close("y", &y, &want, 1e-5);
+        assert_close("y", &testing::rows(&y, rows), &want, 1e-5);
         // A row of one tiny feature has a steep derivative: r is up to 1/√ε ≈ 316.
-        assert_close("dx", &dx, &want_x, 2e-3);
+        assert_close("dx", &testing::rows(&dx, rows), &want_x, 2e-3);
         assert_close("dw", &d_weight, &want_w, 1e-4);
     }
 }
@@ -41,6 +43,8 @@ proptest! {
 #[test]
 fn more_rows_and_features_than_a_task_equal_the_reference() {
     forward_and_gradients_equal_the_reference(17, 293, 7);
+    forward_and_gradients_equal_the_reference(96, 5, 8);
+    forward_and_gradients_equal_the_reference(211, 4, 9);
 }
 
 /// One forward and backward through the device: y, dx, dw.

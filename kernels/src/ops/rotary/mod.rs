@@ -18,9 +18,9 @@ use crate::simd::Isa;
 /// m·cos θ and m·sin θ for every position and pair.
 #[derive(Debug)]
 pub struct RotaryTable {
-    /// f32 `[positions, d/2]`.
+    /// f32 `[d/2, positions]`.
     cos: Buffer,
-    /// f32 `[positions, d/2]`.
+    /// f32 `[d/2, positions]`.
     sin: Buffer,
     pairs: usize,
 }
@@ -32,9 +32,11 @@ impl RotaryTable {
     /// No memory.
     pub fn new(device: &Device, positions: usize, frequencies: &[f64], factor: f64) -> Result<RotaryTable> {
         let table = |of: fn(f64) -> f64| -> Vec<f32> {
-            (0..positions)
+            let positions = 0..positions;
+            frequencies
+                .iter()
                 // transformers rounds frequency and angle to f32 before the cosine; so do we, to agree with it far out.
-                .flat_map(|t| frequencies.iter().map(move |f| f64::from(t as f32 * *f as f32)))
+                .flat_map(|f| positions.clone().map(move |t| f64::from(t as f32 * *f as f32)))
                 .map(|angle| (of(angle) * factor) as f32)
                 .collect()
         };
@@ -88,7 +90,7 @@ pub fn rotate(
     let tables = 2 * tokens * table.pairs * 4;
     let cost = Cost::new(OP, 6 * x.len() / head_dim * table.pairs, x.size_bytes() + tables, x.size_bytes());
     device.run(cost, || {
-        let shape = cpu::Shape { tokens, head_dim, width, pairs: table.pairs };
+        let shape = cpu::Shape { tokens, heads, head_dim, pairs: table.pairs };
         cpu::rotate(Isa::best(), x.f32_mut(), table.cos.f32(), table.sin.f32(), shape, direction);
     });
     Ok(())

@@ -1,10 +1,11 @@
 //! The backward pass: a task is one key/value head of one sequence, with all the queries that see it. Each of its tiles is
 //! computed once and serves dq, dk and dv, and nothing is summed across tasks.
 
-use super::{Head, KEYS, Panel, SharedRows, carve, pack_columns, pack_features, share};
+use super::{Head, HeadOut, KEYS, Panel, carve, share};
 use crate::ops::attention::Attention;
-use crate::simd::{F32x16, Isa, LANES};
+use crate::simd::{F32x16, Isa, LANES, transpose};
 use crate::simd_fn;
+use crate::strips::SharedStrips;
 use crate::tile::{TALLEST, Tile, WIDEST};
 
 /// What forward left.
@@ -48,9 +49,9 @@ pub(in crate::ops::attention) fn backward(
     if gradients.dk.is_empty() {
         return;
     }
-    let dq = SharedRows::new(gradients.dq, heads * dim);
-    let dk = SharedRows::new(gradients.dk, kv_heads * dim);
-    let dv = SharedRows::new(gradients.dv, kv_heads * dim);
+    let dq = SharedStrips::new(gradients.dq, attention.rows(), heads * dim);
+    let dk = SharedStrips::new(gradients.dk, attention.rows(), kv_heads * dim);
+    let dv = SharedStrips::new(gradients.dv, attention.rows(), kv_heads * dim);
     share(batch * kv_heads, slots, slot_len(attention), |task, scratch| {
         let (sequence, head) = (task / kv_heads, task % kv_heads);
         let group = Group { isa, tile: Tile::of(isa), attention, sequence, head };
@@ -108,9 +109,9 @@ impl Group<'_> {
     fn differentiate(
         &self,
         saved: Saved<'_>,
-        dq: SharedRows<'_>,
-        dk: SharedRows<'_>,
-        dv: SharedRows<'_>,
+        dq: SharedStrips<'_>,
+        dk: SharedStrips<'_>,
+        dv: SharedStrips<'_>,
         mut scratch: &mut [f32],
     ) {
         let Attention { tokens, heads, kv_heads, head_dim: dim, scale, .. } = *self.attention;
@@ -143,26 +144,24 @@ impl Group<'_> {
         sums.dv.fill(0.0);
         let group = heads / kv_heads;
         for head in self.head * group..(self.head + 1) * group {
+            let dq = HeadOut::new(dq, self.attention, self.sequence, head);
             for panel in 0..Panel::count(self.attention, nr) {
                 let panel = Panel::new(self.attention, panel, nr);
-                // SAFETY: these columns of these rows are this task's alone.
-                let rows = |t: usize| unsafe { dq.row(self.sequence * tokens + t, head * dim, dim) };
-                self.load(saved, head, panel, rows, &mut queries);
+                // SAFETY: these query heads of this sequence are this task's alone.
+                unsafe { dq.read_columns(panel.queries(), (dim, nr), queries.d_out) };
+                self.load(saved, head, panel, &mut queries);
                 self.accumulate(panel, &packed, &mut queries, &mut tiles, &mut sums);
-                for (query, t) in panel.queries().enumerate() {
-                    for (to, from) in rows(t).iter_mut().zip(queries.dq[query..].iter().step_by(nr)) {
-                        *to = from * scale;
-                    }
-                }
+                // SAFETY: as above.
+                unsafe { dq.put_columns(panel.queries(), queries.dq, (dim, nr), &[scale; WIDEST]) };
             }
         }
         for (sum, out) in [(sums.dk, dk), (sums.dv, dv)] {
-            for t in 0..tokens {
-                // SAFETY: this head's columns of this sequence's rows are this task's alone.
-                let out = unsafe { out.row(self.sequence * tokens + t, self.head * dim, dim) };
-                let block = &sum[t / mr * mr * wide_dim..][..mr * wide_dim];
-                for (out, tile) in out.chunks_mut(nr).zip(block.chunks_exact(mr * nr)) {
-                    out.copy_from_slice(&tile[t % mr * nr..][..out.len()]);
+            let out = HeadOut::new(out, self.attention, self.sequence, self.head);
+            for (first, block) in (0..tokens).step_by(mr).zip(sum.chunks_exact(mr * wide_dim)) {
+                let keys = first..tokens.min(first + mr);
+                for (feature, tile) in (0..dim).step_by(nr).zip(block.chunks_exact(mr * nr)) {
+                    // SAFETY: this key/value head of this sequence is this task's alone.
+                    unsafe { out.put_rows(self.isa, keys.clone(), (feature, nr.min(dim - feature)), tile, nr) };
                 }
             }
         }
@@ -175,38 +174,34 @@ impl Group<'_> {
         let v = Head::new(saved.v, self.attention, self.sequence, kv_heads, self.head);
         for first in (0..tokens).step_by(mr) {
             let keys = first..tokens.min(first + mr);
-            pack_columns(keys.clone(), |t| k.row(t), 1.0, mr, &mut packed.k[first * dim..][..mr * dim]);
-            pack_columns(keys, |t| v.row(t), 1.0, mr, &mut packed.v[first * dim..][..mr * dim]);
+            k.pack_columns(keys.clone(), 1.0, mr, &mut packed.k[first * dim..][..mr * dim]);
+            v.pack_columns(keys, 1.0, mr, &mut packed.v[first * dim..][..mr * dim]);
         }
-        pack_features(0..tokens, |t| k.row(t), 1.0, tokens, mr, packed.k_features);
+        k.pack_features(self.isa, 0..tokens, tokens, mr, packed.k_features);
         packed
     }
 
-    /// Reads a panel of queries: everything of it that the tiles need, so that dq may then overwrite dout.
-    fn load<'a>(
-        &self,
-        saved: Saved<'_>,
-        head: usize,
-        panel: Panel,
-        d_out: impl Fn(usize) -> &'a mut [f32],
-        queries: &mut Queries<'_>,
-    ) {
-        let Attention { tokens, heads, scale, .. } = *self.attention;
-        let nr = self.tile.nr;
+    /// Reads a panel of queries whose `d_out` is there already: everything of it that the tiles need, so that dq may then
+    /// overwrite dout.
+    fn load(&self, saved: Saved<'_>, head: usize, panel: Panel, queries: &mut Queries<'_>) {
+        let Attention { tokens, heads, scale, head_dim: dim, .. } = *self.attention;
+        let (isa, nr) = (self.isa, self.tile.nr);
         let q = Head::new(saved.q, self.attention, self.sequence, heads, head);
         let out = Head::new(saved.out, self.attention, self.sequence, heads, head);
-        let d_out = |t: usize| -> &'a [f32] { d_out(t) };
-        pack_columns(panel.queries(), |t| q.row(t), scale, nr, queries.q);
-        pack_columns(panel.queries(), d_out, 1.0, nr, queries.d_out);
-        pack_features(panel.queries(), |t| q.row(t), scale, nr, nr, queries.q_features);
-        pack_features(panel.queries(), d_out, 1.0, nr, nr, queries.d_out_features);
+        q.pack_columns(panel.queries(), scale, nr, queries.q);
+        turn(isa, dim, nr, queries.q, queries.q_features);
+        turn(isa, dim, nr, queries.d_out, queries.d_out_features);
         // A lane without a query has p = exp(s − ∞) = 0 and adds nothing anywhere.
         queries.lse = [f32::INFINITY; WIDEST];
+        queries.lse[..panel.queries]
+            .copy_from_slice(&saved.lse[(self.sequence * heads + head) * tokens..][..tokens][panel.queries()]);
         queries.delta = [0.0; WIDEST];
-        let lse = &saved.lse[(self.sequence * heads + head) * tokens..][..tokens];
-        for (query, t) in panel.queries().enumerate() {
-            queries.lse[query] = lse[t];
-            queries.delta[query] = dot(self.isa, d_out(t), out.row(t));
+        let mut at = 0;
+        for piece in out.pieces(panel.queries()) {
+            for (feature, d_out) in queries.d_out.chunks_exact(nr).enumerate() {
+                add_products(isa, &d_out[at..], out.data.row(&piece, feature), &mut queries.delta[at..]);
+            }
+            at += piece.lanes.len();
         }
     }
 
@@ -261,13 +256,22 @@ simd_fn! {
     }
 }
 
-simd_fn! {
-    /// Σ a·b
-    fn dot(a: &[f32], b: &[f32]) -> f32 {
-        let mut sum = F32x16::ZERO;
-        for (a, b) in a.chunks(LANES).zip(b.chunks(LANES)) {
-            sum = F32x16::load_partial(a, 0.0).madd::<FMA>(F32x16::load_partial(b, 0.0), sum);
+/// Turns `[dim, nr]` into panels of NR features, `[nr, nr]` each; features past the last are zero.
+fn turn(isa: Isa, dim: usize, nr: usize, from: &[f32], to: &mut [f32]) {
+    for (first, to) in (0..dim).step_by(nr).zip(to.chunks_exact_mut(nr * nr)) {
+        let features = nr.min(dim - first);
+        if features < nr {
+            to.fill(0.0);
         }
-        sum.sum()
+        transpose(isa, (features, nr), &from[first * nr..], nr, to, nr);
+    }
+}
+
+simd_fn! {
+    /// sums += a·b, lane by lane, as far as `b` goes.
+    fn add_products(a: &[f32], b: &[f32], sums: &mut [f32]) {
+        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+            *sum += a * b;
+        }
     }
 }

@@ -2,10 +2,12 @@
 
 use rayon::prelude::*;
 
-use super::{Head, KEYS, Panel, SharedRows, carve, pack_columns, pack_features, share};
+use super::{Head, HeadOut, KEYS, Panel, carve, share};
 use crate::ops::attention::Attention;
+use crate::shared::SharedRows;
 use crate::simd::{F32x16, Isa, LANES};
 use crate::simd_fn;
+use crate::strips::SharedStrips;
 use crate::tile::{TALLEST, Tile, WIDEST};
 
 /// What forward writes: `out` `[B·T, H·hd]` and `lse` `[B, H, T]`.
@@ -50,14 +52,14 @@ pub(in crate::ops::attention) fn forward(
         return;
     }
     let tile = Tile::of(isa);
-    let out = SharedRows::new(output.out, heads * dim);
+    let out = SharedStrips::new(output.out, attention.rows(), heads * dim);
     let lse = SharedRows::new(output.lse, tokens);
     let panels = Panel::count(attention, tile.nr);
     for sequence in 0..batch {
         shared.par_chunks_exact_mut(packed_len(attention)).enumerate().for_each(|(head, packed)| {
             let k = Head::new(k, attention, sequence, kv_heads, head);
             let v = Head::new(v, attention, sequence, kv_heads, head);
-            Packed::split(attention, &tile, packed).fill(&tile, k, v, tokens);
+            Packed::split(attention, &tile, packed).fill(isa, &tile, k, v, tokens);
         });
         let shared: &[f32] = shared;
         share(heads * panels, slots, slot_len(attention), |task, scratch| {
@@ -71,11 +73,9 @@ pub(in crate::ops::attention) fn forward(
             let scores = Scores { isa, tile, panel, tokens, dim, scale: attention.scale };
             // SAFETY: a panel of queries of a head is one task's alone.
             let lse = unsafe { lse.row(sequence * heads + head, panel.first, panel.queries) };
-            let row = |query: usize| {
-                // SAFETY: as above.
-                unsafe { out.row(sequence * tokens + panel.first + query, head * dim, dim) }
-            };
-            scores.attend(q, k, v, row, lse, scratch);
+            let out = HeadOut::new(out, attention, sequence, head);
+            // SAFETY: as above.
+            unsafe { scores.attend(q, k, v, out, lse, scratch) };
         });
     }
 }
@@ -96,11 +96,11 @@ impl<'a> Packed<'a> {
         }
     }
 
-    fn fill(self, tile: &Tile, k: Head<'_>, v: Head<'_>, tokens: usize) {
+    fn fill(self, isa: Isa, tile: &Tile, k: Head<'_>, v: Head<'_>, tokens: usize) {
         for (first, out) in (0..tokens).step_by(tile.mr).zip(self.k.chunks_exact_mut(tile.mr * k.dim)) {
-            pack_columns(first..tokens.min(first + tile.mr), |t| k.row(t), 1.0, tile.mr, out);
+            k.pack_columns(first..tokens.min(first + tile.mr), 1.0, tile.mr, out);
         }
-        pack_features(0..tokens, |t| v.row(t), 1.0, tokens, tile.mr, self.v);
+        v.pack_features(isa, 0..tokens, tokens, tile.mr, self.v);
     }
 }
 
@@ -115,12 +115,14 @@ struct Scores {
 }
 
 impl Scores {
-    fn attend<'a>(
+    /// # Safety
+    /// No one else uses these queries of `result` meanwhile.
+    unsafe fn attend(
         &self,
         q: Head<'_>,
         k: &[f32],
         v: &[f32],
-        row: impl Fn(usize) -> &'a mut [f32],
+        result: HeadOut<'_>,
         lse: &mut [f32],
         mut scratch: &mut [f32],
     ) {
@@ -129,7 +131,7 @@ impl Scores {
         let scores = carve(&mut scratch, KEYS * nr);
         let out = carve(&mut scratch, dim.next_multiple_of(mr) * nr);
         let (mut largest, mut total, mut shrink) = ([LOWEST; WIDEST], [0.0; WIDEST], [0.0; WIDEST]);
-        pack_columns(self.panel.queries(), |t| q.row(t), self.scale, nr, queries);
+        q.pack_columns(self.panel.queries(), self.scale, nr, queries);
         let mut started = false;
         for keys in self.panel.tiles(&self.tile) {
             let scores = &mut scores[..keys.len().next_multiple_of(mr) * nr];
@@ -149,11 +151,10 @@ impl Scores {
         }
         for (query, lse) in lse.iter_mut().enumerate() {
             *lse = largest[query] + total[query].ln();
-            let share = 1.0 / total[query];
-            for (to, from) in row(query).iter_mut().zip(out[query..].iter().step_by(nr)) {
-                *to = from * share;
-            }
+            shrink[query] = 1.0 / total[query];
         }
+        // SAFETY: the caller's.
+        unsafe { result.put_columns(self.panel.queries(), out, (dim, nr), &shrink) };
     }
 }
 

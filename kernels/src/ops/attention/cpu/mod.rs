@@ -10,67 +10,150 @@
 pub(super) mod backward;
 pub(super) mod forward;
 
-use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
 use super::Attention;
+use crate::simd::{Isa, transpose, transpose_into};
+use crate::strips::{Piece, SharedStrips, Strips, pieces};
 use crate::tile::Tile;
 
 /// Keys of a tile (the largest multiple of MR up to it): a tile of scores, KEYS·NR·4 = 16 KiB, fits the first-level cache
 /// beside the panel of queries. 14 and 6 divide 126.
 const KEYS: usize = 126;
 
-/// One head of one sequence: `tokens` rows of `dim` features, `stride` apart.
+/// One head of one sequence: `dim` features of some tokens.
 #[derive(Clone, Copy)]
 struct Head<'a> {
-    data: &'a [f32],
-    stride: usize,
+    /// The head's features, and those after it.
+    data: Strips<'a>,
+    /// The sequence's first token.
+    first: usize,
     dim: usize,
 }
 
 impl<'a> Head<'a> {
     /// Head `head` of `heads` of sequence `batch` in a `[B·T, heads·hd]` matrix.
     fn new(data: &'a [f32], attention: &Attention, batch: usize, heads: usize, head: usize) -> Head<'a> {
-        let (stride, dim) = (heads * attention.head_dim, attention.head_dim);
-        Head { data: &data[batch * attention.tokens * stride + head * dim..], stride, dim }
+        let dim = attention.head_dim;
+        let data = Strips::new(data, attention.rows(), heads * dim).from_feature(head * dim);
+        Head { data, first: batch * attention.tokens, dim }
     }
 
-    fn row(&self, token: usize) -> &'a [f32] {
-        &self.data[token * self.stride..][..self.dim]
+    /// Some tokens of the sequence, strip by strip.
+    fn pieces(&self, tokens: Range<usize>) -> impl Iterator<Item = Piece> + use<> {
+        pieces(self.data.tokens(), self.first + tokens.start..self.first + tokens.end)
+    }
+
+    /// Packs tokens as the columns of a `[dim, width]` panel, scaled; columns past them are zero.
+    fn pack_columns(&self, tokens: Range<usize>, scale: f32, width: usize, out: &mut [f32]) {
+        if tokens.len() < width {
+            out.fill(0.0);
+        }
+        let mut at = 0;
+        for piece in self.pieces(tokens) {
+            for (feature, out) in out.chunks_exact_mut(width).enumerate().take(self.dim) {
+                let row = self.data.row(&piece, feature);
+                out[at..].iter_mut().zip(row).for_each(|(out, x)| *out = x * scale);
+            }
+            at += piece.lanes.len();
+        }
+    }
+
+    /// Packs tokens into panels of `width` features, each `[count, width]`; features past the last and rows past the tokens
+    /// are zero.
+    fn pack_features(&self, isa: Isa, tokens: Range<usize>, count: usize, width: usize, out: &mut [f32]) {
+        for (panel, out) in out.chunks_exact_mut(count * width).enumerate() {
+            let features = width.min(self.dim - panel * width);
+            if features < width || tokens.len() < count {
+                out.fill(0.0);
+            }
+            let mut at = 0;
+            for piece in self.pieces(tokens.clone()) {
+                let from = &self.data.rows(piece.strip, panel * width)[piece.lanes.start..];
+                let to = &mut out[at * width..];
+                transpose(isa, (features, piece.lanes.len()), from, piece.strip.width, to, width);
+                at += piece.lanes.len();
+            }
+        }
     }
 }
 
-/// A row-major matrix whose rectangles belong to different tasks.
+/// One head of one sequence, for writing.
 #[derive(Clone, Copy)]
-struct SharedRows<'a> {
-    data: *mut f32,
-    len: usize,
-    stride: usize,
-    lifetime: PhantomData<&'a mut [f32]>,
+struct HeadOut<'a> {
+    data: SharedStrips<'a>,
+    tokens: usize,
+    /// The head's first feature, and the sequence's first token.
+    feature: usize,
+    first: usize,
 }
 
-// SAFETY: `row` asks its callers for disjoint rectangles.
-unsafe impl Send for SharedRows<'_> {}
-// SAFETY: as above.
-unsafe impl Sync for SharedRows<'_> {}
-
-impl<'a> SharedRows<'a> {
-    fn new(data: &'a mut [f32], stride: usize) -> SharedRows<'a> {
-        SharedRows { data: data.as_mut_ptr(), len: data.len(), stride, lifetime: PhantomData }
+impl HeadOut<'_> {
+    fn new<'a>(data: SharedStrips<'a>, attention: &Attention, batch: usize, head: usize) -> HeadOut<'a> {
+        let (tokens, feature) = (attention.rows(), head * attention.head_dim);
+        HeadOut { data, tokens, feature, first: batch * attention.tokens }
     }
 
-    /// `len` elements of a row from `column`.
+    /// Packs tokens as the columns of a `[dim, width]` panel; columns past them are zero.
     ///
     /// # Safety
-    /// No one else uses these elements while the slice lives.
-    unsafe fn row(&self, row: usize, column: usize, len: usize) -> &'a mut [f32] {
-        let at = row * self.stride + column;
-        assert!(at + len <= self.len, "row {row} lies outside the matrix");
-        // SAFETY: inside the matrix by the assertion, and the caller's alone by the contract.
-        unsafe { std::slice::from_raw_parts_mut(self.data.add(at), len) }
+    /// No one writes these tokens of the head meanwhile.
+    unsafe fn read_columns(&self, tokens: Range<usize>, (dim, width): (usize, usize), panel: &mut [f32]) {
+        if tokens.len() < width {
+            panel.fill(0.0);
+        }
+        let mut at = 0;
+        for piece in pieces(self.tokens, self.first + tokens.start..self.first + tokens.end) {
+            for (feature, panel) in panel.chunks_exact_mut(width).enumerate().take(dim) {
+                // SAFETY: the caller's.
+                let row = unsafe { self.data.row(&piece, self.feature + feature) };
+                panel[at..at + row.len()].copy_from_slice(row);
+            }
+            at += piece.lanes.len();
+        }
+    }
+
+    /// Writes the columns of a `[dim, width]` panel as tokens, each times its factor.
+    ///
+    /// # Safety
+    /// No one else uses these tokens of the head meanwhile.
+    unsafe fn put_columns(&self, tokens: Range<usize>, panel: &[f32], (dim, width): (usize, usize), factors: &[f32]) {
+        let mut at = 0;
+        for piece in pieces(self.tokens, self.first + tokens.start..self.first + tokens.end) {
+            for (feature, panel) in panel.chunks_exact(width).enumerate().take(dim) {
+                // SAFETY: the caller's.
+                let out = unsafe { self.data.row(&piece, self.feature + feature) };
+                for ((out, x), factor) in out.iter_mut().zip(&panel[at..]).zip(&factors[at..]) {
+                    *out = x * factor;
+                }
+            }
+            at += piece.lanes.len();
+        }
+    }
+
+    /// Writes the rows of a tile of `features` from `feature` on, `[tokens, stride]`, as tokens.
+    ///
+    /// # Safety
+    /// No one else uses these tokens of the head meanwhile.
+    unsafe fn put_rows(
+        &self,
+        isa: Isa,
+        tokens: Range<usize>,
+        (feature, features): (usize, usize),
+        tile: &[f32],
+        stride: usize,
+    ) {
+        let mut at = 0;
+        for piece in pieces(self.tokens, self.first + tokens.start..self.first + tokens.end) {
+            let to = self.data.pointer(&piece, self.feature + feature);
+            let shape = (piece.lanes.len(), features);
+            // SAFETY: the caller's; the features of a strip are `width` apart.
+            unsafe { transpose_into(isa, shape, &tile[at * stride..], stride, to, piece.strip.width, false) };
+            at += piece.lanes.len();
+        }
     }
 }
 
@@ -94,41 +177,6 @@ fn carve<'a>(scratch: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
     let (taken, rest) = std::mem::take(scratch).split_at_mut(len);
     *scratch = rest;
     taken
-}
-
-/// Packs rows as the columns of a `[dim, width]` panel, scaled; columns past the rows are zero.
-fn pack_columns<'a>(rows: Range<usize>, row: impl Fn(usize) -> &'a [f32], scale: f32, width: usize, out: &mut [f32]) {
-    if rows.len() < width {
-        out.fill(0.0);
-    }
-    for (column, token) in rows.enumerate() {
-        for (x, out) in row(token).iter().zip(out[column..].iter_mut().step_by(width)) {
-            *out = x * scale;
-        }
-    }
-}
-
-/// Packs rows into panels of `width` features, each `[count, width]`, scaled; features past the last and rows past `rows`
-/// are zero.
-fn pack_features<'a>(
-    rows: Range<usize>,
-    row: impl Fn(usize) -> &'a [f32],
-    scale: f32,
-    count: usize,
-    width: usize,
-    out: &mut [f32],
-) {
-    for (panel, out) in out.chunks_exact_mut(count * width).enumerate() {
-        for (token, out) in rows.clone().zip(out.chunks_exact_mut(width)) {
-            let from = &row(token)[panel * width..];
-            let n = from.len().min(width);
-            for (out, x) in out.iter_mut().zip(from) {
-                *out = x * scale;
-            }
-            out[n..].fill(0.0);
-        }
-        out[rows.len() * width..].fill(0.0);
-    }
 }
 
 /// The queries of a panel and the keys that any of them sees.
