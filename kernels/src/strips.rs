@@ -100,14 +100,14 @@ impl<'a> Strips<'a> {
     }
 
     /// The features of a strip from `feature` on, each `strip.width` elements.
-    #[inline]
+    #[inline(always)]
     pub fn rows(&self, strip: Strip, feature: usize) -> &'a [f32] {
         let start = strip.first * self.features;
         &self.data[start + (self.first + feature) * strip.width..start + self.features * strip.width]
     }
 
     /// One feature of some lanes of a strip.
-    #[inline]
+    #[inline(always)]
     pub fn row(&self, piece: &Piece, feature: usize) -> &'a [f32] {
         &self.rows(piece.strip, feature)[piece.lanes.clone()]
     }
@@ -157,7 +157,7 @@ impl<'a> SharedStrips<'a> {
     ///
     /// # Safety
     /// No one else uses these elements while the slice lives.
-    #[inline]
+    #[inline(always)]
     pub unsafe fn row(&self, piece: &Piece, feature: usize) -> &'a mut [f32] {
         let Piece { strip, lanes } = piece;
         assert!(feature < self.features && lanes.end <= strip.width && strip.first + strip.width <= self.tokens);

@@ -73,25 +73,24 @@ simd_fn! {
     fn input_gradient_group(saved: &Saved<'_>, group: &Piece, dx: SharedStrips<'_>) {
         let weight = saved.weight;
         let x = Strips::new(saved.x, saved.mean.len(), weight.len());
-        let statistic = |of: &[f32]| Lanes::load(&of[group.strip.first..][group.lanes.clone()]);
-        let (mean, rstd) = (statistic(saved.mean), statistic(saved.rstd));
-        let normal = |feature| Lanes::load(x.row(group, feature)).zip(mean, F32x16::sub).zip(rstd, F32x16::mul);
-        // SAFETY: a group's tokens are one task's alone.
-        let row = |feature| unsafe { dx.row(group, feature) };
+        let lanes = group.strip.first + group.lanes.start..group.strip.first + group.lanes.end;
+        let (mean, rstd) = (Lanes::load(&saved.mean[lanes.clone()]), Lanes::load(&saved.rstd[lanes]));
         let (mut sum, mut dot) = (Lanes::splat(0.0), Lanes::splat(0.0));
         for (feature, w) in weight.iter().enumerate() {
-            let g = Lanes::load(row(feature)).map(|dy| dy.mul(F32x16::splat(*w)));
+            // SAFETY: a group's tokens are one task's alone.
+            let g = Lanes::load(unsafe { dx.row(group, feature) }).map(|dy| dy.mul(F32x16::splat(*w)));
+            let normal = Lanes::load(x.row(group, feature)).zip(mean, F32x16::sub).zip(rstd, F32x16::mul);
             sum = sum.zip(g, F32x16::add);
-            let product = g.zip(normal(feature), F32x16::mul);
-            dot = dot.zip(product, F32x16::add);
+            dot = dot.zip(g.zip(normal, F32x16::mul), F32x16::add);
         }
         let n = F32x16::splat(weight.len() as f32);
         let (sum, dot) = (sum.map(|x| x.div(n)), dot.map(|x| x.div(n)));
         for (feature, w) in weight.iter().enumerate() {
-            let row = row(feature);
+            // SAFETY: as above.
+            let row = unsafe { dx.row(group, feature) };
             let g = Lanes::load(row).map(|dy| dy.mul(F32x16::splat(*w)));
-            let along = normal(feature).zip(dot, F32x16::mul);
-            g.zip(sum, F32x16::sub).zip(along, F32x16::sub).zip(rstd, F32x16::mul).store(row);
+            let normal = Lanes::load(x.row(group, feature)).zip(mean, F32x16::sub).zip(rstd, F32x16::mul);
+            g.zip(sum, F32x16::sub).zip(normal.zip(dot, F32x16::mul), F32x16::sub).zip(rstd, F32x16::mul).store(row);
         }
     }
 }

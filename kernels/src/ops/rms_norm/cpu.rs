@@ -54,11 +54,10 @@ simd_fn! {
         let weight = saved.weight;
         let x = Strips::new(saved.x, saved.rstd.len(), weight.len());
         let rstd = Lanes::load(&saved.rstd[group.strip.first..][group.lanes.clone()]);
-        // SAFETY: a group's tokens are one task's alone.
-        let row = |feature| unsafe { dx.row(group, feature) };
         let mut dot = Lanes::splat(0.0);
         for (feature, w) in weight.iter().enumerate() {
-            let g = Lanes::load(row(feature)).map(|dy| dy.mul(F32x16::splat(*w)));
+            // SAFETY: a group's tokens are one task's alone.
+            let g = Lanes::load(unsafe { dx.row(group, feature) }).map(|dy| dy.mul(F32x16::splat(*w)));
             let product = g.zip(Lanes::load(x.row(group, feature)), F32x16::mul);
             dot = dot.zip(product, F32x16::add);
         }
@@ -66,7 +65,8 @@ simd_fn! {
         let n = F32x16::splat(weight.len() as f32);
         let dot = dot.zip(rstd, |dot, r| dot.div(n).mul(r).mul(r));
         for (feature, w) in weight.iter().enumerate() {
-            let row = row(feature);
+            // SAFETY: as above.
+            let row = unsafe { dx.row(group, feature) };
             let g = Lanes::load(row).map(|dy| dy.mul(F32x16::splat(*w)));
             let along = Lanes::load(x.row(group, feature)).zip(dot, F32x16::mul);
             g.zip(along, F32x16::sub).zip(rstd, F32x16::mul).store(row);
