@@ -4,6 +4,7 @@
 //! [`exec`] runs it on [`memory`], strict where hardware is lenient, and counts ([`counters`]) what a profiler would.
 
 pub mod counters;
+pub mod device;
 pub mod exec;
 pub mod fault;
 pub mod memory;
