@@ -9,7 +9,9 @@ __device__ inline unsigned shared_address(const void* pointer) {
 
 // 16 bytes from global to shared memory without a register between, not kept in L1; the last 16 − `bytes` become zeros.
 __device__ inline void copy_async(unsigned shared, const void* global, int bytes) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(bytes) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(__cvta_generic_to_global(global)),
+                 "r"(bytes)
+                 : "memory");
 }
 
 __device__ inline void copies_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
