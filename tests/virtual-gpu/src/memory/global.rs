@@ -206,7 +206,12 @@ pub struct GlobalMemory {
 impl GlobalMemory {
     /// The memory of a device of `capacity` bytes.
     pub fn new(capacity: u64) -> GlobalMemory {
-        GlobalMemory { capacity, state: RwLock::new(State { next: window::GLOBAL, next_id: 1, ..State::default() }) }
+        GlobalMemory::at(window::GLOBAL, capacity)
+    }
+
+    /// The same with addresses from `base` on, so that those of several devices differ.
+    pub fn at(base: u64, capacity: u64) -> GlobalMemory {
+        GlobalMemory { capacity, state: RwLock::new(State { next: base, next_id: 1, ..State::default() }) }
     }
 
     fn state(&self) -> std::sync::RwLockReadGuard<'_, State> {
@@ -245,10 +250,7 @@ impl GlobalMemory {
         s.next += (rounded + GAP).next_multiple_of(ALIGN);
         s.next_id += 1;
         s.used += rounded;
-        s.live.insert(
-            allocation.base,
-            Arc::new(Region { allocation, data, init, read_only: AtomicBool::new(false) }),
-        );
+        s.live.insert(allocation.base, Arc::new(Region { allocation, data, init, read_only: AtomicBool::new(false) }));
         Ok(allocation.base)
     }
 
@@ -417,10 +419,9 @@ fn explain(s: &State, address: u64, bytes: u64) -> AccessError {
     }
     let near = s.live.range(..=address).next_back().map(|(_, r)| r.allocation);
     let what = match near {
-        Some(a) if address - a.base < a.size => format!(
-            "{bytes} bytes at {address:#x} pass the end of the allocation of {} bytes at {:#x}",
-            a.size, a.base
-        ),
+        Some(a) if address - a.base < a.size => {
+            format!("{bytes} bytes at {address:#x} pass the end of the allocation of {} bytes at {:#x}", a.size, a.base)
+        }
         Some(a) if address - a.base < a.size + (1 << 20) => format!(
             "address {address:#x} is {} bytes past the end of the allocation of {} bytes at {:#x}",
             address - a.base - a.size,

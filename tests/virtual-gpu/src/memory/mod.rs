@@ -13,7 +13,7 @@ pub use bits::Bits;
 pub use global::{Access, Allocation, GlobalMemory, OutOfMemory, Region, Snapshot};
 pub use local::PerLane;
 pub use order::Clocks;
-pub use shared::{SharedMemory, bank_passes};
+pub use shared::{Race, SharedMemory, bank_passes};
 
 use crate::fault::Kind;
 

@@ -236,9 +236,8 @@ fn add_reader(r: &mut Record, clocks: &Clocks, me: u32) {
         }
     }
     let own = if u32::from(r.read_warp) == warp {
-        let earlier = (0..32).filter(|l| {
-            r.read_lanes >> l & 1 == 1 && !clocks.ordered(warp * 32 + l, r.read_stamp, me)
-        });
+        let earlier =
+            (0..32).filter(|l| r.read_lanes >> l & 1 == 1 && !clocks.ordered(warp * 32 + l, r.read_stamp, me));
         earlier.fold(0, |m, l| m | 1 << l)
     } else {
         0
@@ -262,8 +261,7 @@ fn unordered_reader(r: &Record, clocks: &Clocks, me: u32) -> Result<(), Race> {
                 }
             }
         } else if !clocks.ordered(v * 32, r.read_stamp, me) {
-            let thread =
-                (u32::from(r.read_warp) == v).then(|| v * 32 + r.read_lanes.trailing_zeros().min(31));
+            let thread = (u32::from(r.read_warp) == v).then(|| v * 32 + r.read_lanes.trailing_zeros().min(31));
             return Err(Race { thread, warp: v, wrote_at: None });
         }
     }

@@ -135,6 +135,14 @@ impl Op {
                 w.src(a, ty.class());
                 w.def(dst, ty.class());
             }
+            Op::Lop3Pred { dst, p, sources, q, .. } => {
+                for s in sources {
+                    w.r32(s);
+                }
+                w.pred(q);
+                w.def_option(dst, Class::R32);
+                w.def(p, Class::Pred);
+            }
             Op::Testp { ty, dst, a, .. } => {
                 w.src(a, ty.class());
                 w.def(dst, Class::Pred);
