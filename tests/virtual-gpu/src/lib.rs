@@ -5,8 +5,11 @@
 
 pub mod counters;
 pub mod device;
+mod driver;
 pub mod exec;
 pub mod fault;
+pub mod lower;
 pub mod memory;
 pub mod program;
 pub mod ptx;
+pub mod report;
