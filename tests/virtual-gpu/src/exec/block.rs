@@ -242,6 +242,7 @@ impl<'a> Worker<'a> {
 
     fn instructions(&mut self, b: &mut Block, w: usize, g: usize, slice: u64, at: &mut u32) -> Result<End, Trouble> {
         let k = self.ctx.kernel;
+        let watched = b.warps[w].groups.len() > 1 && barrier_waits(&b.warps[w], &k.code);
         let group = &mut b.warps[w].groups[g];
         let mask = group.mask;
         let lanes_on = u64::from(mask.count_ones());
@@ -261,6 +262,9 @@ impl<'a> Worker<'a> {
                 return Ok(if self.patience < 0 { End::Polls } else { End::Slice });
             }
             left -= 1;
+            if watched && code.count != crate::counters::Class::Control {
+                b.warps[w].groups[g].worked = true;
+            }
             let regs = &mut b.warps[w].regs;
             let mut exec = mask;
             if let Some(guard) = code.guard {
@@ -464,6 +468,9 @@ impl<'a> Worker<'a> {
         // Copies in flight land; nobody of this thread reads them.
         let _ = b.view(&self.ctx.kernel.code, w, pc).finish_copies(exec, |_, _| true);
         let warp = &mut b.warps[w];
+        if warp.groups[g].worked && barrier_waits(warp, &self.ctx.kernel.code) {
+            warp.deserters |= exec;
+        }
         warp.live &= !exec;
         let group = &mut warp.groups[g];
         group.mask &= !exec;
@@ -610,6 +617,12 @@ impl<'a> Worker<'a> {
     }
 }
 
+/// Whether some lanes of a warp wait for the others at an aligned block barrier.
+fn barrier_waits(warp: &Warp, code: &[Code]) -> bool {
+    let at_barrier = |g: &Group| matches!(code[g.pc as usize].op, Op::Bar { aligned: true, .. });
+    warp.groups.iter().any(|g| g.state == State::Lanes && at_barrier(g))
+}
+
 /// Where a group goes after an instruction.
 pub(super) enum Next {
     Following,
@@ -642,8 +655,8 @@ pub(super) fn split(warp: &mut Warp, g: usize, part: u32, to: u32, rest: u32) {
         group.pc = to;
         return;
     }
-    let stack = group.stack.clone();
-    warp.groups.push(Group { mask: part, pc: to, stack, state: State::Ready, counted: false, ran });
+    let (stack, worked) = (group.stack.clone(), group.worked);
+    warp.groups.push(Group { mask: part, pc: to, stack, state: State::Ready, counted: false, worked, ran });
 }
 
 /// The rank from which on another ready group of the warp is behind this one.

@@ -85,16 +85,21 @@ impl Worker<'_> {
         aligned: bool,
     ) -> Result<(), Trouble> {
         let warp = &mut b.warps[w];
+        if aligned && exec != warp.groups[g].mask {
+            let skip = warp.groups[g].mask & !exec;
+            let what = format!("an aligned barrier under a guard that is false for lanes {skip:#010x} of the warp");
+            return Err(trouble(first(skip), Kind::DivergentBarrier, what));
+        }
         if exec != warp.groups[g].mask {
             let skip = warp.groups[g].mask & !exec;
             split(warp, g, skip, pc + 1, pc);
         }
         warp.groups[g].pc = pc;
         let mut g = g;
-        if aligned && exec != warp.live {
+        if aligned && exec != warp.live | warp.deserters {
             let here = |o: &super::warp::Group| o.pc == pc && o.state == State::Lanes;
             let mates = warp.groups.iter().filter(|o| here(o)).fold(exec, |m, o| m | o.mask);
-            if mates != warp.live {
+            if mates != warp.live | warp.deserters {
                 (warp.groups[g].state, warp.groups[g].counted) = (State::Lanes, true);
                 return Ok(());
             }

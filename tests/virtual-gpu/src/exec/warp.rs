@@ -33,6 +33,8 @@ pub(super) struct Group {
     pub state: State,
     /// Whether its instruction was counted before it had to wait.
     pub counted: bool,
+    /// Whether it did more than branch while others of its warp waited at an aligned barrier.
+    pub worked: bool,
     /// When it last ran, by the warp's count of slices.
     pub ran: u64,
 }
@@ -54,6 +56,8 @@ pub(super) struct Warp {
     pub groups: Vec<Group>,
     /// Lanes that have not exited.
     pub live: u32,
+    /// Lanes that left while others of the warp waited for them at an aligned barrier.
+    pub deserters: u32,
     /// Top of the dynamic part of local memory, by lane.
     pub stack_top: [u32; LANES],
     pub copies: Vec<Copies>,
@@ -67,13 +71,15 @@ pub(super) struct Warp {
 impl Warp {
     pub fn new(k: &Kernel, lanes: u32) -> Warp {
         let live = if lanes >= 32 { !0 } else { (1 << lanes) - 1 };
-        let entry = Group { mask: live, pc: 0, stack: Vec::new(), state: State::Ready, counted: false, ran: 0 };
+        let entry =
+            Group { mask: live, pc: 0, stack: Vec::new(), state: State::Ready, counted: false, worked: false, ran: 0 };
         Warp {
             regs: Regs::new(k.files.0, k.files.1, k.files.2),
             local: PerLane::new(k.local_bytes),
             frame: PerLane::new(k.frame_bytes),
             groups: vec![entry],
             live,
+            deserters: 0,
             stack_top: [k.local_bytes.next_multiple_of(16); LANES],
             copies: Vec::new(),
             committed: [0; LANES],
@@ -94,6 +100,7 @@ impl Warp {
                 if alike && a.stack == b.stack {
                     let b = self.groups.swap_remove(j);
                     self.groups[i].mask |= b.mask;
+                    self.groups[i].worked |= b.worked;
                 } else {
                     j += 1;
                 }
