@@ -1,6 +1,6 @@
 //! What can go wrong inside an operation.
 
-use crate::device::{Buffer, DType};
+use crate::device::{Buffer, CudaError, DType};
 
 /// The result of an operation.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -55,6 +55,19 @@ pub enum Error {
         /// The device's limit in bytes.
         limit: u64,
     },
+    /// The device has no kernel for this.
+    #[error("{op}: {what} is not available on {device}; use the CPU")]
+    Unsupported {
+        /// The operation.
+        op: &'static str,
+        /// The operation itself, or an operand or case of it.
+        what: String,
+        /// The device's name.
+        device: &'static str,
+    },
+    /// The GPU or its driver failed.
+    #[error(transparent)]
+    Cuda(#[from] CudaError),
 }
 
 /// Checks that an operand has the length its dimensions say.

@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex};
 use half::{bf16, f16};
 use memmap2::Mmap;
 
+use super::cuda::{CudaError, Memory};
 use super::{Category, Device};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The element type of a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -78,6 +79,8 @@ enum Data {
     /// Meta: accounted, not there.
     Absent,
     Owned(Block),
+    /// On a GPU.
+    Cuda(Memory),
     /// Part of a mapped file: read-only.
     Mapped(Arc<Mmap>, usize),
 }
@@ -86,7 +89,30 @@ impl Buffer {
     pub(super) fn alloc(device: &Device, category: Category, dtype: DType, len: usize, zeroed: bool) -> Result<Buffer> {
         let bytes = len * dtype.size();
         device.memory().take(category, bytes as u64)?;
-        let data = if device.is_meta() { Data::Absent } else { Data::Owned(device.pool().take(bytes, zeroed)) };
+        let data = match device.gpu() {
+            _ if device.is_meta() => Data::Absent,
+            None => Data::Owned(device.pool().take(bytes, zeroed)),
+            Some(gpu) => {
+                let memory = gpu.alloc(bytes).and_then(|mut memory| {
+                    if zeroed {
+                        memory.clear()?;
+                    }
+                    Ok(memory)
+                });
+                Data::Cuda(memory.map_err(|error| {
+                    device.memory().give(category, bytes as u64);
+                    match error {
+                        CudaError::OutOfMemory { total, .. } => Error::OutOfMemory {
+                            requested: bytes as u64,
+                            category: category.name(),
+                            in_use: device.memory().in_use(),
+                            limit: total as u64,
+                        },
+                        other => other.into(),
+                    }
+                })?)
+            }
+        };
         Ok(Buffer { device: device.clone(), category, dtype, len, data })
     }
 
@@ -107,14 +133,52 @@ impl Buffer {
         offset: usize,
     ) -> Result<Buffer> {
         let bytes = &file[offset..offset + len * dtype.size()];
-        if device.is_meta() || bytes.as_ptr().align_offset(dtype.size()) == 0 {
+        if device.is_meta() || device.gpu().is_none() && bytes.as_ptr().align_offset(dtype.size()) == 0 {
             device.memory().take(category, bytes.len() as u64)?;
             let data = if device.is_meta() { Data::Absent } else { Data::Mapped(file.clone(), offset) };
             return Ok(Buffer { device: device.clone(), category, dtype, len, data });
         }
         let mut copy = Buffer::alloc(device, category, dtype, len, false)?;
-        copy.bytes_mut().copy_from_slice(bytes);
+        copy.write(bytes)?;
         Ok(copy)
+    }
+
+    /// Fills the buffer with `bytes`, on any device but Meta.
+    ///
+    /// # Errors
+    /// The GPU's.
+    ///
+    /// # Panics
+    /// On a mapped buffer, or if the size differs.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        match &mut self.data {
+            Data::Cuda(memory) => memory.upload(bytes)?,
+            _ => self.bytes_mut().copy_from_slice(bytes),
+        }
+        Ok(())
+    }
+
+    /// A copy of the elements in host memory, when all kernels that write them have run.
+    ///
+    /// # Errors
+    /// The GPU's.
+    ///
+    /// # Panics
+    /// On Meta, or if `T` is not the buffer's element type.
+    pub fn download<T: Element>(&self) -> Result<Vec<T>> {
+        let Data::Cuda(memory) = &self.data else { return Ok(self.as_slice().to_vec()) };
+        assert_eq!(T::DTYPE, self.dtype, "buffer read as the wrong type");
+        let mut values = vec![T::zeroed(); self.len];
+        memory.download(bytemuck::cast_slice_mut(&mut values))?;
+        Ok(values)
+    }
+
+    /// Its memory, where it is on a GPU.
+    pub(crate) fn cuda(&self) -> Option<&Memory> {
+        match &self.data {
+            Data::Cuda(memory) => Some(memory),
+            _ => None,
+        }
     }
 
     /// The device it lives on.
@@ -150,7 +214,7 @@ impl Buffer {
     /// The elements.
     ///
     /// # Panics
-    /// On Meta, or if `T` is not the buffer's element type: both are errors of the calling kernel.
+    /// On Meta or a GPU, or if `T` is not the buffer's element type: both are errors of the calling kernel.
     pub fn as_slice<T: Element>(&self) -> &[T] {
         assert_eq!(T::DTYPE, self.dtype, "buffer read as the wrong type");
         bytemuck::cast_slice(self.bytes())
@@ -178,11 +242,12 @@ impl Buffer {
     /// The raw bytes.
     ///
     /// # Panics
-    /// On Meta.
+    /// On Meta and on a GPU.
     pub fn bytes(&self) -> &[u8] {
         let len = self.size_bytes();
         match &self.data {
             Data::Absent => panic!("a meta buffer holds no data"),
+            Data::Cuda(_) => panic!("a buffer on a GPU is read by download"),
             Data::Owned(block) => &block.as_slice()[..len],
             Data::Mapped(file, offset) => &file[*offset..*offset + len],
         }
@@ -191,11 +256,12 @@ impl Buffer {
     /// The raw bytes, for writing.
     ///
     /// # Panics
-    /// On Meta, and on a mapped buffer.
+    /// On Meta, on a GPU, and on a mapped buffer.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         let len = self.size_bytes();
         match &mut self.data {
             Data::Absent => panic!("a meta buffer holds no data"),
+            Data::Cuda(_) => panic!("a buffer on a GPU is filled by write"),
             Data::Owned(block) => &mut block.as_mut_slice()[..len],
             Data::Mapped(..) => panic!("a mapped file is read-only"),
         }
@@ -207,8 +273,10 @@ impl Buffer {
     /// As [`Device::alloc`].
     pub fn duplicate(&self, category: Category) -> Result<Buffer> {
         let mut copy = self.device.alloc(category, self.dtype, self.len)?;
-        if !self.device.is_meta() {
-            copy.bytes_mut().copy_from_slice(self.bytes());
+        match (&mut copy.data, &self.data) {
+            (Data::Absent, _) => {}
+            (Data::Cuda(copy), Data::Cuda(from)) => copy.copy_from(from)?,
+            _ => copy.bytes_mut().copy_from_slice(self.bytes()),
         }
         Ok(copy)
     }

@@ -3,11 +3,12 @@
 //! One code path serves every device. An operation allocates its outputs and workspace through [`Device::alloc`], then
 //! hands [`Device::run`] its [`Cost`] and a closure that computes. On the CPU the closure runs; on Meta it does not, and
 //! nothing is allocated, but the same bytes are accounted and the same costs recorded. A plan read from Meta therefore
-//! cannot drift from what the CPU does.
+//! cannot drift from what the CPU does. On a GPU an operation hands [`Device::launch`] the launch of its kernels instead.
 
 mod accountant;
 mod buffer;
 mod cost;
+mod cuda;
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -15,8 +16,9 @@ use std::time::Instant;
 pub use accountant::{Accountant, Category, MemoryReport};
 pub use buffer::{Buffer, DType, Element};
 pub use cost::{Cost, KernelStats};
+pub use cuda::{CudaError, CudaResult, Event, Gpu, Launch, Source, Stream};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use buffer::Pool;
 
 /// The kind of hardware a device is, or (for Meta) stands for. It decides element types and workspaces.
@@ -45,6 +47,7 @@ pub struct Device(Arc<Inner>);
 struct Inner {
     backend: Backend,
     meta: bool,
+    gpu: Option<Arc<Gpu>>,
     threads: usize,
     accountant: Accountant,
     pool: Pool,
@@ -73,10 +76,24 @@ impl Device {
         Device::new(backend, true, threads, None)
     }
 
+    /// The GPU with number `ordinal`, as the driver counts them.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`]: no driver, too old a driver, no such GPU, or one that is too old for the kernels.
+    pub fn cuda(ordinal: usize) -> Result<Device> {
+        let gpu = Gpu::open(ordinal)?;
+        Ok(Device::with_gpu(Backend::Cuda, false, rayon::current_num_threads(), None, Some(gpu)))
+    }
+
     fn new(backend: Backend, meta: bool, threads: usize, limit: Option<u64>) -> Device {
+        Device::with_gpu(backend, meta, threads, limit, None)
+    }
+
+    fn with_gpu(backend: Backend, meta: bool, threads: usize, limit: Option<u64>, gpu: Option<Arc<Gpu>>) -> Device {
         let device = Device(Arc::new(Inner {
             backend,
             meta,
+            gpu,
             threads: threads.max(1),
             accountant: Accountant::new(limit),
             pool: Pool::default(),
@@ -89,9 +106,34 @@ impl Device {
         device
     }
 
-    /// "cpu" or "meta".
+    /// "cpu", "cuda" or "meta".
     pub fn name(&self) -> &'static str {
-        if self.0.meta { "meta" } else { "cpu" }
+        match self.0.backend {
+            _ if self.0.meta => "meta",
+            Backend::Cpu => "cpu",
+            Backend::Cuda => "cuda",
+        }
+    }
+
+    /// The GPU, where the device is one.
+    pub fn gpu(&self) -> Option<&Arc<Gpu>> {
+        self.0.gpu.as_ref()
+    }
+
+    /// Refuses an operation that has no kernel for GPUs yet.
+    pub(crate) fn expect_host(&self, op: &'static str) -> Result<()> {
+        match self.gpu() {
+            Some(_) => Err(Error::Unsupported { op, what: "the operation".into(), device: self.name() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until all kernels have run.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] where one of them failed.
+    pub fn synchronize(&self) -> Result<()> {
+        Ok(self.gpu().map_or(Ok(()), |gpu| gpu.stream().synchronize())?)
     }
 
     /// True where buffers hold no data.
@@ -142,7 +184,7 @@ impl Device {
     pub fn upload<T: Element>(&self, category: Category, values: &[T]) -> Result<Buffer> {
         let mut buffer = self.alloc(category, T::DTYPE, values.len())?;
         if !self.is_meta() {
-            buffer.as_mut_slice::<T>().copy_from_slice(values);
+            buffer.write(bytemuck::cast_slice(values))?;
         }
         Ok(buffer)
     }
@@ -170,6 +212,25 @@ impl Device {
         }
     }
 
+    /// Puts the kernels of one operation into the GPU's stream: records `cost`, with the GPU's time while a profile is
+    /// taken (for which the host waits then).
+    pub(crate) fn launch(&self, cost: Cost, launch: impl FnOnce(&Gpu) -> Result<()>) -> Result<()> {
+        let gpu = self.gpu().expect("launched on a GPU");
+        if self.0.profile.lock().expect("no panic while locked").is_none() {
+            return launch(gpu);
+        }
+        let (start, end) = (gpu.new_event(true)?, gpu.new_event(true)?);
+        start.record(gpu.stream())?;
+        launch(gpu)?;
+        end.record(gpu.stream())?;
+        end.synchronize()?;
+        let elapsed = std::time::Duration::from_secs_f64(end.seconds_since(&start)?.max(0.0));
+        if let Some(profile) = self.0.profile.lock().expect("no panic while locked").as_mut() {
+            profile.add(cost, elapsed);
+        }
+        Ok(())
+    }
+
     /// Starts to record the cost and time of every kernel.
     pub fn start_profile(&self) {
         *self.0.profile.lock().expect("no panic while locked") = Some(cost::Profile::default());
@@ -183,6 +244,8 @@ impl Device {
     /// Gives memory that freed buffers left for reuse back to the system (between phases with different shapes).
     pub fn trim(&self) {
         self.0.pool.clear();
+        // What went wrong in earlier work is told by the next call that can fail.
+        let _ = self.gpu().map(|gpu| gpu.trim());
     }
 
     fn pool(&self) -> &Pool {

@@ -4,6 +4,7 @@
 //!   workspace, and hands the kernel to [`Device::run`](crate::Device::run);
 //! * `reference.rs` — naive f64 loops, for tests and benchmarks only;
 //! * `cpu.rs` — the fast CPU version;
+//! * `cuda.rs` — on GPUs, where there are kernels yet: the launch, of what `OP.cu` compiles to in `ptx/`;
 //! * `tests.rs` — the CPU version against the reference over odd shapes, and its gradients against finite differences.
 //!
 //! Gradients of trainable tensors accumulate (+=): several micro-batches add up. Gradients of activations overwrite.

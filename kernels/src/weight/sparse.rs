@@ -47,6 +47,7 @@ impl SparseWeight {
         mask: &Buffer,
         kept: usize,
     ) -> Result<SparseWeight> {
+        device.expect_host("pack")?;
         check_source(source, rows, cols)?;
         if u32::try_from(rows * cols).is_err() {
             let reason = format!("a matrix of {rows}×{cols} entries is too large: at most 2³² − 1 can be packed");

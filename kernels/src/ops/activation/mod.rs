@@ -39,6 +39,7 @@ pub enum Activation {
 /// # Errors
 /// An element type that the device does not compute in, or no memory.
 pub fn relu(x: Buffer, save: bool) -> Result<(Buffer, Option<Buffer>)> {
+    x.device().expect_host("relu")?;
     let device = x.device().clone();
     check_types("relu", &[("x", &x)])?;
     let mut y = x;
@@ -57,6 +58,7 @@ pub fn relu(x: Buffer, save: bool) -> Result<(Buffer, Option<Buffer>)> {
 /// Lengths or element types that do not fit.
 pub fn relu_backward(dy: Buffer, signs: &Buffer) -> Result<Buffer> {
     const OP: &str = "relu_backward";
+    dy.device().expect_host(OP)?;
     expect_len(OP, "signs", signs.len(), dy.len().div_ceil(64))?;
     expect_dtype(OP, "signs", signs.dtype(), DType::U64)?;
     check_types(OP, &[("dy", &dy)])?;
@@ -73,6 +75,7 @@ pub fn relu_backward(dy: Buffer, signs: &Buffer) -> Result<Buffer> {
 /// An element type that the device does not compute in, or no memory.
 pub fn forward(kind: Activation, x: &Buffer) -> Result<Buffer> {
     const OP: &str = "activation";
+    x.device().expect_host(OP)?;
     check_types(OP, &[("x", x)])?;
     let device = x.device();
     let mut y = device.alloc(Category::Activations, x.dtype(), x.len())?;
@@ -87,6 +90,7 @@ pub fn forward(kind: Activation, x: &Buffer) -> Result<Buffer> {
 /// Lengths or element types that do not fit.
 pub fn backward(kind: Activation, dy: Buffer, x: &Buffer) -> Result<Buffer> {
     const OP: &str = "activation_backward";
+    dy.device().expect_host(OP)?;
     expect_len(OP, "dy", dy.len(), x.len())?;
     check_types(OP, &[("x", x), ("dy", &dy)])?;
     let mut dx = dy;
@@ -101,6 +105,7 @@ pub fn backward(kind: Activation, dy: Buffer, x: &Buffer) -> Result<Buffer> {
 /// Lengths or element types that do not fit, or no memory.
 pub fn silu_gate(gate: &Buffer, up: &Buffer) -> Result<Buffer> {
     const OP: &str = "silu_gate";
+    gate.device().expect_host(OP)?;
     expect_len(OP, "up", up.len(), gate.len())?;
     check_types(OP, &[("gate", gate), ("up", up)])?;
     let device = gate.device();
@@ -116,6 +121,7 @@ pub fn silu_gate(gate: &Buffer, up: &Buffer) -> Result<Buffer> {
 /// Lengths or element types that do not fit, or no memory.
 pub fn silu_gate_backward(dy: Buffer, gate: &Buffer, up: &Buffer) -> Result<(Buffer, Buffer)> {
     const OP: &str = "silu_gate_backward";
+    dy.device().expect_host(OP)?;
     expect_len(OP, "up", up.len(), gate.len())?;
     expect_len(OP, "dy", dy.len(), gate.len())?;
     check_types(OP, &[("gate", gate), ("up", up), ("dy", &dy)])?;

@@ -19,17 +19,17 @@ pub(super) struct Tensor<'a> {
 /// What every element of a step shares, computed in f64 once.
 #[derive(Clone, Copy)]
 pub(super) struct Factors {
-    keep: f32,
-    beta1: f32,
-    rest1: f32,
-    beta2: f32,
-    rest2: f32,
-    grad_scale: f32,
+    pub(super) keep: f32,
+    pub(super) beta1: f32,
+    pub(super) rest1: f32,
+    pub(super) beta2: f32,
+    pub(super) rest2: f32,
+    pub(super) grad_scale: f32,
     /// η/(1 − β₁ᵗ)
-    step_size: f32,
+    pub(super) step_size: f32,
     /// 1/√(1 − β₂ᵗ)
-    root_scale: f32,
-    eps: f32,
+    pub(super) root_scale: f32,
+    pub(super) eps: f32,
 }
 
 impl Factors {

@@ -12,12 +12,13 @@
 //! four numbers an entry, writes three.
 
 mod cpu;
+mod cuda;
 #[doc(hidden)]
 pub mod reference;
 #[cfg(test)]
 mod tests;
 
-use crate::device::{Buffer, Cost, DType, Device};
+use crate::device::{Backend, Buffer, Cost, DType, Device};
 use crate::error::{Error, Result, expect_buffer};
 use crate::simd::Isa;
 
@@ -71,7 +72,12 @@ pub fn step(device: &Device, slots: &mut [Slot<'_>], step: Step) -> Result<()> {
         }
         elements += len;
     }
-    device.run(Cost::new(OP, 14 * elements, 16 * elements, 12 * elements), || {
+    let cost = Cost::new(OP, 14 * elements, 16 * elements, 12 * elements);
+    let tables = (device.backend() == Backend::Cuda).then(|| cuda::Tables::alloc(device, slots)).transpose()?;
+    if let (Some(_), Some(mut tables)) = (device.gpu(), tables) {
+        return device.launch(cost, |gpu| cuda::step(gpu, slots, &mut tables, &step));
+    }
+    device.run(cost, || {
         let factors = cpu::Factors::of(&step);
         let tensors = slots.iter_mut().map(|slot| cpu::Tensor {
             value: slot.value.f32_mut(),
@@ -94,6 +100,9 @@ pub fn apply_mask(values: &mut Buffer, mask: &Buffer) -> Result<()> {
     expect_buffer(OP, "mask", mask, DType::U64, values.len().div_ceil(64))?;
     let device = values.device().clone();
     let cost = Cost::new(OP, 0, values.size_bytes() + mask.size_bytes(), values.size_bytes());
+    if device.gpu().is_some() {
+        return device.launch(cost, |gpu| cuda::apply_mask(gpu, values, mask));
+    }
     device.run(cost, || cpu::apply_mask(Isa::best(), values.f32_mut(), mask.as_slice()));
     Ok(())
 }

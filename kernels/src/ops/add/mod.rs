@@ -14,6 +14,7 @@ use crate::simd::Isa;
 /// Lengths or element types that differ, or a type that the device does not compute in.
 pub fn add_assign(sum: &mut Buffer, x: &Buffer) -> Result<()> {
     const OP: &str = "add";
+    sum.device().expect_host(OP)?;
     expect_len(OP, "x", x.len(), sum.len())?;
     let device = sum.device().clone();
     expect_dtype(OP, "sum", sum.dtype(), device.compute_dtype())?;

@@ -126,6 +126,7 @@ fn workspace(device: &Device, shared: usize, slot: usize) -> Result<Buffer> {
 /// [`Error::Length`] and [`Error::DType`] for an operand that does not fit; [`Error::OutOfMemory`].
 pub fn forward(attention: &Attention, q: &Buffer, k: &Buffer, v: &Buffer) -> Result<(Buffer, Buffer)> {
     const OP: &str = "attention_forward";
+    q.device().expect_host(OP)?;
     attention.check(OP, q, k, v)?;
     let device = q.device();
     let mut out = device.alloc(Category::Activations, q.dtype(), q.len())?;
@@ -163,6 +164,7 @@ pub fn backward(
     lse: &Buffer,
 ) -> Result<Gradients> {
     const OP: &str = "attention_backward";
+    q.device().expect_host(OP)?;
     attention.check(OP, q, k, v)?;
     expect_activations(OP, "d_out", &d_out, q.len())?;
     expect_activations(OP, "out", out, q.len())?;

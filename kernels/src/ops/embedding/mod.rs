@@ -20,6 +20,7 @@ use crate::weight::WeightRef;
 /// A token that the table does not have, or no memory.
 pub fn lookup(device: &Device, tokens: &[u32], table: WeightRef<'_>) -> Result<Buffer> {
     const OP: &str = "embedding";
+    device.expect_host(OP)?;
     check_tokens(OP, tokens, table.rows())?;
     let cols = table.cols();
     check_table(OP, table)?;
@@ -36,6 +37,7 @@ pub fn lookup(device: &Device, tokens: &[u32], table: WeightRef<'_>) -> Result<B
 /// More positions than the table has, or lengths or element types that do not fit.
 pub fn add_positions(y: &mut Buffer, table: WeightRef<'_>, tokens: usize, offset: usize) -> Result<()> {
     const OP: &str = "position_embedding";
+    y.device().expect_host(OP)?;
     let cols = table.cols();
     expect_rows(OP, "y", y.len(), cols)?;
     expect_dtype(OP, "y", y.dtype(), y.device().compute_dtype())?;
@@ -54,6 +56,7 @@ pub fn add_positions(y: &mut Buffer, table: WeightRef<'_>, tokens: usize, offset
 /// A token that the table does not have, or lengths or element types that do not fit.
 pub fn lookup_gradient(dy: &Buffer, tokens: &[u32], d_table: &mut Buffer) -> Result<()> {
     const OP: &str = "embedding_gradient";
+    dy.device().expect_host(OP)?;
     if tokens.is_empty() {
         return expect_len(OP, "dy", dy.len(), 0);
     }
@@ -75,6 +78,7 @@ pub fn lookup_gradient(dy: &Buffer, tokens: &[u32], d_table: &mut Buffer) -> Res
 /// More positions than the table has, or lengths or element types that do not fit.
 pub fn position_gradient(dy: &Buffer, cols: usize, tokens: usize, offset: usize, d_table: &mut Buffer) -> Result<()> {
     const OP: &str = "position_embedding_gradient";
+    dy.device().expect_host(OP)?;
     let n = expect_rows(OP, "dy", dy.len(), cols)?;
     check_positions(OP, tokens, offset, expect_rows(OP, "d_table", d_table.len(), cols)?)?;
     check_gradient_types(OP, dy, d_table)?;

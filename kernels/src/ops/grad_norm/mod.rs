@@ -25,6 +25,7 @@ pub struct GradNorm {
 /// # Errors
 /// A tensor that is not f32.
 pub fn grad_norm(device: &Device, grads: &[&Buffer]) -> Result<GradNorm> {
+    device.expect_host("grad_norm")?;
     for grad in grads {
         expect_buffer("grad_norm", "gradient", grad, DType::F32, grad.len())?;
     }

@@ -94,6 +94,7 @@ pub struct Losses {
 /// [`Error::OutOfMemory`].
 pub fn loss(hidden: &Buffer, head: Head<'_>, targets: &[u32]) -> Result<Vec<f32>> {
     const OP: &str = "head_loss";
+    hidden.device().expect_host(OP)?;
     check(OP, hidden, &head, targets)?;
     let mut losses = vec![0.0; targets.len()];
     let mut scratch = Scratch::new(hidden.device(), &head, chunk_rows(targets.len(), head.vocab()), false)?;
@@ -110,6 +111,7 @@ pub fn loss(hidden: &Buffer, head: Head<'_>, targets: &[u32]) -> Result<Vec<f32>
 /// As [`loss`]; also [`Error::Domain`] where the adapter's gradients are wanted of a head without one.
 pub fn loss_and_gradients(hidden: &Buffer, head: Head<'_>, targets: &[u32], mut wanted: Wanted<'_>) -> Result<Losses> {
     const OP: &str = "head_loss_and_gradients";
+    hidden.device().expect_host(OP)?;
     check(OP, hidden, &head, targets)?;
     check_wanted(OP, &head, &wanted)?;
     let device = hidden.device();

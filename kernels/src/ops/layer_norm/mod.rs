@@ -8,13 +8,14 @@
 //! writes dx into dy's place.
 
 mod cpu;
+mod cuda;
 #[doc(hidden)]
 pub mod reference;
 #[cfg(test)]
 mod tests;
 
-use crate::device::{Buffer, Category, Cost, DType};
-use crate::error::{Result, expect_dtype, expect_len, expect_rows};
+use crate::device::{Backend, Buffer, Category, Cost, DType};
+use crate::error::{Error, Result, expect_dtype, expect_len, expect_rows};
 use crate::simd::Isa;
 
 /// y and what backward needs of the statistics.
@@ -46,7 +47,7 @@ pub fn forward(x: &Buffer, weight: &Buffer, bias: &Buffer, eps: f32) -> Result<F
     let (device, cols) = (x.device(), weight.len());
     let rows = expect_rows(OP, "x", x.len(), cols)?;
     expect_len(OP, "bias", bias.len(), cols)?;
-    expect_dtype(OP, "x", x.dtype(), device.compute_dtype())?;
+    expect_activations(OP, x)?;
     expect_dtype(OP, "weight", weight.dtype(), DType::F32)?;
     expect_dtype(OP, "bias", bias.dtype(), DType::F32)?;
     let mut y = device.alloc(Category::Activations, x.dtype(), x.len())?;
@@ -54,6 +55,11 @@ pub fn forward(x: &Buffer, weight: &Buffer, bias: &Buffer, eps: f32) -> Result<F
     let mut rstd = device.alloc(Category::Activations, DType::F32, rows)?;
     let read = x.size_bytes() + weight.size_bytes() + bias.size_bytes();
     let cost = Cost::new(OP, 8 * x.len(), read, y.size_bytes() + mean.size_bytes() + rstd.size_bytes());
+    if device.gpu().is_some() {
+        let input = cuda::Input { x, weight, bias, eps };
+        device.launch(cost, |gpu| cuda::forward(gpu, OP, &input, rows, &mut y, &mut mean, &mut rstd))?;
+        return Ok(Forward { y, mean, rstd });
+    }
     device.run(cost, || {
         let out = cpu::Output { y: y.f32_mut(), mean: mean.f32_mut(), rstd: rstd.f32_mut() };
         cpu::forward(Isa::best(), x.f32(), weight.f32(), bias.f32(), eps, out);
@@ -79,7 +85,7 @@ pub fn backward(
     expect_len(OP, "dy", dy.len(), rows * cols)?;
     expect_len(OP, "mean", mean.len(), rows)?;
     expect_len(OP, "rstd", rstd.len(), rows)?;
-    expect_dtype(OP, "x", x.dtype(), device.compute_dtype())?;
+    expect_activations(OP, x)?;
     expect_dtype(OP, "dy", dy.dtype(), x.dtype())?;
     for (name, operand) in [("weight", weight), ("mean", mean), ("rstd", rstd)] {
         expect_dtype(OP, name, operand.dtype(), DType::F32)?;
@@ -94,7 +100,17 @@ pub fn backward(
         }
     }
     let read = x.size_bytes() + dx.size_bytes() + weight.size_bytes() + mean.size_bytes() + rstd.size_bytes();
-    device.run(Cost::new(OP, 14 * x.len(), read, written), || {
+    let cost = Cost::new(OP, 14 * x.len(), read, written);
+    let on_gpu = device.backend() == Backend::Cuda;
+    let partials = on_gpu.then(|| cuda::partials(device, rows, cols, &gradients)).transpose()?;
+    if let (Some(_), Some(mut partials)) = (device.gpu(), partials) {
+        let saved = cuda::Saved { x, weight, mean, rstd };
+        device.launch(cost, |gpu| {
+            cuda::backward(gpu, OP, &saved, rows, &mut dx, input_gradient, gradients, &mut partials)
+        })?;
+        return Ok(input_gradient.then_some(dx));
+    }
+    device.run(cost, || {
         let saved = cpu::Saved { x: x.f32(), weight: weight.f32(), mean: mean.f32(), rstd: rstd.f32() };
         let d_weight = gradients.weight.as_deref_mut().map(Buffer::f32_mut);
         let d_bias = gradients.bias.as_deref_mut().map(Buffer::f32_mut);
@@ -104,4 +120,12 @@ pub fn backward(
         }
     });
     Ok(input_gradient.then_some(dx))
+}
+
+/// Checks that x is in an element type that its device normalises: f32 on the CPU, any float on a GPU.
+fn expect_activations(op: &'static str, x: &Buffer) -> Result<()> {
+    match (x.device().backend(), x.dtype()) {
+        (Backend::Cpu, DType::F32) | (Backend::Cuda, DType::F32 | DType::F16 | DType::BF16) => Ok(()),
+        (backend, got) => Err(Error::DType { op, what: "x", expected: backend.compute_dtype(), got }),
+    }
 }

@@ -14,6 +14,7 @@
 //! (Hu et al. 2021, "LoRA", equation 3.) Only u and v, r numbers a token, are ever stored for the adapter.
 
 mod cpu;
+mod cuda;
 #[doc(hidden)]
 pub mod reference;
 
@@ -78,6 +79,7 @@ pub fn forward(
     expect_len(OP, "x", x.len(), n * cols)?;
     bias.map_or(Ok(()), |bias| expect_len(OP, "bias", bias.len(), rows))?;
     lora.map_or(Ok(()), |lora| lora.check(OP, &weight))?;
+    let entries = device.gpu().map(|_| cuda::entries(OP, x, weight, lora)).transpose()?;
     let mut y = device.alloc(Category::Activations, x.dtype(), n * rows)?;
     let mut u = lora.map(|l| device.alloc(Category::Activations, DType::F32, n * l.rank)).transpose()?;
     let mut work = device.cpu_workspace(cpu::work_len(n, cols, lora))?;
@@ -87,6 +89,11 @@ pub fn forward(
         x.size_bytes() + weight.size_bytes() + bias.map_or(0, Buffer::size_bytes) + lora.map_or(0, |l| l.size_bytes()),
         y.size_bytes(),
     );
+    if let Some(entries) = entries {
+        let shape = cuda::Shape { n, cols, rows };
+        device.launch(cost, |gpu| cuda::forward(gpu, shape, x, entries, bias, &mut y))?;
+        return Ok(Forward { y, u });
+    }
     device.run(cost, || {
         let lora = lora.zip(u.as_mut().map(Buffer::f32_mut));
         cpu::forward(Isa::best(), x.f32(), n, weight, bias.map(Buffer::f32), lora, y.f32_mut(), work.f32_mut());
@@ -100,6 +107,7 @@ pub fn forward(
 /// An operand whose length does not fit, or no memory.
 pub fn lora_down(device: &Device, dy: &Buffer, n: usize, weight: WeightRef<'_>, lora: Lora<'_>) -> Result<Buffer> {
     const OP: &str = "lora_down";
+    device.expect_host(OP)?;
     expect_len(OP, "dy", dy.len(), n * weight.rows())?;
     lora.check(OP, &weight)?;
     let mut v = device.alloc(Category::Activations, DType::F32, n * lora.rank)?;
@@ -129,6 +137,7 @@ pub fn backward_input(
         lora.check(OP, &weight)?;
         expect_len(OP, "v", v.len(), n * lora.rank)?;
     }
+    let entries = device.gpu().map(|_| cuda::entries(OP, dy, weight, lora.map(|(lora, _)| lora))).transpose()?;
     let mut dx = device.alloc(Category::Activations, dy.dtype(), n * cols)?;
     let mut work = device.cpu_workspace(cpu::work_len(n, rows, lora.map(|(lora, _)| lora)))?;
     let cost = Cost::new(
@@ -137,6 +146,10 @@ pub fn backward_input(
         dy.size_bytes() + weight.size_bytes() + lora.map_or(0, |(l, v)| l.a.size_bytes() + v.size_bytes()),
         dx.size_bytes(),
     );
+    if let Some(entries) = entries {
+        device.launch(cost, |gpu| cuda::backward_input(gpu, cuda::Shape { n, cols, rows }, dy, entries, &mut dx))?;
+        return Ok(dx);
+    }
     device.run(cost, || {
         let lora = lora.map(|(lora, v)| (lora, v.f32()));
         cpu::backward_input(Isa::best(), dy.f32(), n, weight, lora, dx.f32_mut(), work.f32_mut());
@@ -158,6 +171,7 @@ pub fn lora_gradients(
     d_b: &mut Buffer,
 ) -> Result<()> {
     const OP: &str = "lora_gradients";
+    device.expect_host(OP)?;
     let rank = u.len() / n.max(1);
     let (rows, cols) = (dy.len() / n.max(1), x.len() / n.max(1));
     expect_len(OP, "v", v.len(), n * rank)?;
@@ -184,6 +198,7 @@ pub fn lora_gradients(
 /// An operand whose length does not fit, or no memory.
 pub fn weight_gradient(device: &Device, x: &Buffer, dy: &Buffer, n: usize, d_weight: &mut Buffer) -> Result<()> {
     const OP: &str = "linear_weight_gradient";
+    device.expect_host(OP)?;
     let (rows, cols) = (dy.len() / n.max(1), x.len() / n.max(1));
     expect_len(OP, "dW", d_weight.len(), rows * cols)?;
     let mut work = device.cpu_workspace(spmm::features_workspace_len(cols, n))?;
@@ -205,6 +220,7 @@ pub fn weight_gradient(device: &Device, x: &Buffer, dy: &Buffer, n: usize, d_wei
 /// An operand whose length does not fit.
 pub fn bias_gradient(device: &Device, dy: &Buffer, n: usize, d_bias: &mut Buffer) -> Result<()> {
     const OP: &str = "bias_gradient";
+    device.expect_host(OP)?;
     expect_len(OP, "dy", dy.len(), n * d_bias.len())?;
     let cost = Cost::new(OP, dy.len(), dy.size_bytes() + d_bias.size_bytes(), d_bias.size_bytes());
     device.run(cost, || cpu::bias_gradient(Isa::best(), dy.f32(), n, d_bias.f32_mut()));

@@ -31,6 +31,7 @@ pub struct Forward {
 /// Lengths or element types that do not fit, or no memory.
 pub fn forward(x: &Buffer, weight: &Buffer, eps: f32) -> Result<Forward> {
     const OP: &str = "rms_norm_forward";
+    x.device().expect_host(OP)?;
     let (device, cols) = (x.device(), weight.len());
     let rows = expect_rows(OP, "x", x.len(), cols)?;
     expect_dtype(OP, "x", x.dtype(), device.compute_dtype())?;
@@ -55,6 +56,7 @@ pub fn backward(
     input_gradient: bool,
 ) -> Result<Option<Buffer>> {
     const OP: &str = "rms_norm_backward";
+    x.device().expect_host(OP)?;
     let (device, cols) = (x.device(), weight.len());
     let rows = expect_rows(OP, "x", x.len(), cols)?;
     expect_len(OP, "dy", dy.len(), rows * cols)?;

@@ -75,6 +75,7 @@ pub fn rotate(
     direction: Direction,
 ) -> Result<()> {
     const OP: &str = "rotary";
+    x.device().expect_host(OP)?;
     let width = heads * head_dim;
     expect_rows(OP, "x", x.len(), width)?;
     expect_dtype(OP, "x", x.dtype(), x.device().compute_dtype())?;

@@ -24,6 +24,7 @@ use crate::simd::Isa;
 /// A score that is negative or not finite, `k` above the number of scores, or no memory.
 pub fn keep_largest(device: &Device, scores: &[f32], k: usize) -> Result<Buffer> {
     const OP: &str = "keep_largest";
+    device.expect_host(OP)?;
     if k > scores.len() {
         return domain(OP, format!("{k} of {} entries cannot be removed", scores.len()));
     }
@@ -40,6 +41,7 @@ pub fn keep_largest(device: &Device, scores: &[f32], k: usize) -> Result<Buffer>
 /// As [`keep_largest`]; scores that are not whole rows.
 pub fn keep_largest_of_rows(device: &Device, scores: &[f32], cols: usize, k: usize) -> Result<Buffer> {
     const OP: &str = "keep_largest_of_rows";
+    device.expect_host(OP)?;
     expect_len(OP, "scores", scores.len(), scores.len() / cols.max(1) * cols)?;
     if k > cols {
         return domain(OP, format!("{k} of {cols} entries cannot be removed"));
@@ -57,6 +59,7 @@ pub fn keep_largest_of_rows(device: &Device, scores: &[f32], cols: usize, k: usi
 /// A negative or non-finite score, `cols` that is no multiple of `m`, `n` above `m`, `m` outside 1 to 32, or no memory.
 pub fn keep_n_of_m(device: &Device, scores: &[f32], cols: usize, n: usize, m: usize) -> Result<Buffer> {
     const OP: &str = "keep_n_of_m";
+    device.expect_host(OP)?;
     expect_len(OP, "scores", scores.len(), scores.len() / cols.max(1) * cols)?;
     if m == 0 || m > cpu::LARGEST_GROUP || n > m {
         return domain(OP, format!("{n}:{m} is no pattern: n:m has n ≤ m ≤ 32"));

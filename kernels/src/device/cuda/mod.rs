@@ -1,0 +1,353 @@
+//! The Cuda device: one GPU by its driver, which is looked for when the device is opened. Neither building nor running the
+//! program needs a toolkit: the kernels are PTX inside the binary, which the driver compiles for its GPU.
+//!
+//! All work of a device goes through one stream, in the order of the calls, and so does memory: what a buffer's drop gives
+//! back is taken again only by later work. The host waits only where it reads a result.
+
+mod context;
+mod error;
+mod launch;
+mod staging;
+
+use std::collections::HashMap;
+use std::ffi::{CString, c_void};
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use cudarc::driver::result;
+use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
+
+pub use context::{Event, Stream};
+pub use error::{CudaError, CudaResult};
+pub use launch::{Launch, Source};
+
+use context::Context;
+use error::{check, failure};
+use launch::Kernel;
+use staging::Staging;
+
+use super::Buffer;
+
+/// An open GPU.
+pub struct Gpu {
+    // Dropped in this order: what the context must outlive comes before it.
+    staging: Mutex<Option<Staging>>,
+    modules: Mutex<Modules>,
+    stream: Stream,
+    context: Arc<Context>,
+    name: String,
+    total_memory: usize,
+    multiprocessors: usize,
+    max_shared: usize,
+    /// The driver's pool for memory in stream order, where it has one.
+    pool: Option<Pool>,
+}
+
+struct Pool(sys::CUmemoryPool);
+
+// SAFETY: the driver's handles may be used from any thread.
+unsafe impl Send for Pool {}
+// SAFETY: as above.
+unsafe impl Sync for Pool {}
+
+/// What has been loaded, by operation and by kernel.
+#[derive(Default)]
+struct Modules {
+    loaded: HashMap<&'static str, Module>,
+    kernels: HashMap<&'static str, Kernel>,
+}
+
+struct Module(sys::CUmodule);
+
+// SAFETY: the driver's handles may be used from any thread.
+unsafe impl Send for Module {}
+
+impl Gpu {
+    /// Opens the GPU with number `ordinal`.
+    ///
+    /// # Errors
+    /// No driver, too old a driver, no such GPU, or one that is too old for the kernels.
+    pub fn open(ordinal: usize) -> CudaResult<Arc<Gpu>> {
+        let context = Context::open(ordinal)?;
+        let stream = Stream::new(&context)?;
+        let name = result::device::get_name(context.device()).map_err(|e| failure("cuDeviceGetName", e))?;
+        // SAFETY: the device is one of the driver's.
+        let total_memory =
+            unsafe { result::device::total_mem(context.device()) }.map_err(|e| failure("cuDeviceTotalMem", e))?;
+        let pool = match context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED)? {
+            0 => None,
+            _ => Some(keeping_pool(&context)?),
+        };
+        Ok(Arc::new(Gpu {
+            staging: Mutex::default(),
+            modules: Mutex::default(),
+            name,
+            total_memory,
+            multiprocessors: context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            max_shared: context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+            pool,
+            stream,
+            context,
+        }))
+    }
+
+    /// Its name, as the driver says it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its memory in bytes.
+    pub fn total_memory(&self) -> usize {
+        self.total_memory
+    }
+
+    /// Its streaming multiprocessors.
+    pub fn multiprocessors(&self) -> usize {
+        self.multiprocessors
+    }
+
+    /// Shared memory in bytes that a block can have at most.
+    pub fn max_shared(&self) -> usize {
+        self.max_shared
+    }
+
+    /// The stream of all work.
+    pub fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// Another stream, for work that may overlap with the device's own.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn new_stream(&self) -> CudaResult<Stream> {
+        Stream::new(&self.context)
+    }
+
+    /// An event; `timed` ones can be held against each other.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn new_event(&self, timed: bool) -> CudaResult<Event> {
+        Event::new(&self.context, timed)
+    }
+
+    fn context(&self) -> &Context {
+        self.stream.context()
+    }
+
+    /// A launch of the kernel `name` of `source`, which is loaded the first time.
+    ///
+    /// # Errors
+    /// [`CudaError::Load`] with the driver's log, or no such kernel.
+    pub fn launch(&self, source: &'static Source, name: &'static str) -> CudaResult<Launch<'_>> {
+        let mut modules = self.modules.lock().expect("no panic while locked");
+        if let Some(kernel) = modules.kernels.get(name) {
+            return Ok(Launch::new(self, kernel.clone()));
+        }
+        self.context.bind()?;
+        let module = match modules.loaded.get(source.name) {
+            Some(module) => module.0,
+            None => {
+                let module = load(source)?;
+                modules.loaded.insert(source.name, Module(module));
+                module
+            }
+        };
+        // SAFETY: the module was loaded from this source.
+        let kernel = unsafe { Kernel::new(source, module, name) }?;
+        modules.kernels.insert(name, kernel.clone());
+        Ok(Launch::new(self, kernel))
+    }
+
+    /// Where a buffer lies in this GPU's memory: what a kernel takes in a table of its own.
+    ///
+    /// # Errors
+    /// [`CudaError::Elsewhere`] for a buffer of another device.
+    pub fn address(&self, buffer: &Buffer) -> CudaResult<u64> {
+        match buffer.cuda() {
+            Some(memory) if std::ptr::eq(memory.gpu(), self) => Ok(memory.address),
+            _ => Err(CudaError::Elsewhere { buffer: format!("{buffer:?}"), gpu: self.name.clone() }),
+        }
+    }
+
+    /// `bytes` of memory, with any contents.
+    pub(super) fn alloc(self: &Arc<Gpu>, bytes: usize) -> CudaResult<Memory> {
+        let gpu = self.clone();
+        if bytes == 0 {
+            return Ok(Memory { gpu, address: 0, bytes });
+        }
+        self.context.bind()?;
+        let address = match self.try_alloc(bytes) {
+            Err(error) if error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+                // The pool may hold memory in pieces of the wrong sizes, or wait for work to be done with it.
+                self.trim()?;
+                self.try_alloc(bytes)
+            }
+            answer => answer,
+        };
+        match address {
+            Ok(address) => Ok(Memory { gpu, address, bytes }),
+            Err(error) if error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+                let (free, total) = result::mem_get_info().map_err(|e| failure("cuMemGetInfo", e))?;
+                Err(CudaError::OutOfMemory { requested: bytes, free, total })
+            }
+            Err(error) => Err(failure("cuMemAllocAsync", error)),
+        }
+    }
+
+    fn try_alloc(&self, bytes: usize) -> Result<u64, cudarc::driver::DriverError> {
+        // SAFETY: the context is bound, the stream is alive; nothing reads the memory before it is written.
+        unsafe {
+            match self.pool {
+                Some(_) => result::malloc_async(self.stream.raw(), bytes),
+                None => result::malloc_sync(bytes),
+            }
+        }
+    }
+
+    /// Gives memory that the pool keeps for reuse back to the system.
+    pub(super) fn trim(&self) -> CudaResult<()> {
+        self.stream.synchronize()?;
+        match &self.pool {
+            // SAFETY: the pool is the device's own and lives as long as it.
+            Some(pool) => check("cuMemPoolTrimTo", unsafe { result::mem_pool::trim_to(pool.0, 0) }),
+            None => Ok(()),
+        }
+    }
+
+    fn with_staging<T>(&self, run: impl FnOnce(&mut Staging) -> CudaResult<T>) -> CudaResult<T> {
+        self.context.bind()?;
+        let mut staging = self.staging.lock().expect("no panic while locked");
+        match &mut *staging {
+            Some(staging) => run(staging),
+            None => run(staging.insert(Staging::new(&self.context)?)),
+        }
+    }
+}
+
+impl fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        let _ = self.stream.synchronize();
+        for module in self.modules.lock().expect("no panic while locked").loaded.values() {
+            // SAFETY: loaded once by `load`, and no work of the stream is left to use it.
+            let _ = unsafe { result::module::unload(module.0) };
+        }
+    }
+}
+
+/// The device's pool, told to keep what is given back: a step asks for the same sizes again and again.
+fn keeping_pool(context: &Context) -> CudaResult<Pool> {
+    // SAFETY: the device is one of the driver's.
+    let pool = unsafe { result::device::get_default_mem_pool(context.device()) }
+        .map_err(|e| failure("cuDeviceGetDefaultMemPool", e))?;
+    let mut threshold = u64::MAX;
+    let which = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: this attribute is a cuuint64_t.
+    let answer =
+        unsafe { result::mem_pool::set_attribute(pool, which, std::ptr::from_mut(&mut threshold).cast::<c_void>()) };
+    check("cuMemPoolSetAttribute", answer)?;
+    Ok(Pool(pool))
+}
+
+/// Has the driver compile PTX; what its compiler says of an error is the error.
+fn load(source: &Source) -> CudaResult<sys::CUmodule> {
+    const LOG: usize = 8192;
+    let fault = |log: String| CudaError::Load { module: source.name, log };
+    let ptx = CString::new(source.ptx).map_err(|_| fault("a NUL byte in the PTX".into()))?;
+    let mut log = vec![0u8; LOG];
+    let mut options =
+        [sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER, sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
+    let mut values = [log.as_mut_ptr().cast::<c_void>(), std::ptr::without_provenance_mut(LOG)];
+    let mut module = std::ptr::null_mut();
+    // SAFETY: the PTX ends with a NUL, and the log's buffer has the size that the options say.
+    let answer = unsafe {
+        let (options, values) = (options.as_mut_ptr(), values.as_mut_ptr());
+        sys::cuModuleLoadDataEx(&mut module, ptx.as_ptr().cast(), 2, options, values)
+    };
+    answer.result().map(|()| module).map_err(|error| {
+        let end = log.iter().position(|byte| *byte == 0).unwrap_or(LOG);
+        let log = String::from_utf8_lossy(&log[..end]).trim().to_string();
+        match failure("cuModuleLoadDataEx", error) {
+            CudaError::Driver { reason, .. } if log.is_empty() => fault(reason),
+            CudaError::Driver { reason, .. } => fault(format!("{reason}: {log}")),
+            other => other,
+        }
+    })
+}
+
+/// Memory of a GPU.
+pub(crate) struct Memory {
+    gpu: Arc<Gpu>,
+    address: u64,
+    bytes: usize,
+}
+
+impl Memory {
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Fills it with zeros.
+    pub fn clear(&mut self) -> CudaResult<()> {
+        if self.bytes == 0 {
+            return Ok(());
+        }
+        self.gpu.context.bind()?;
+        // SAFETY: the memory is this one's, in the order of the stream.
+        let answer = unsafe { result::memset_d8_async(self.address, 0, self.bytes, self.gpu.stream.raw()) };
+        check("cuMemsetD8Async", answer)
+    }
+
+    /// Writes all of it.
+    pub fn upload(&mut self, from: &[u8]) -> CudaResult<()> {
+        assert_eq!(from.len(), self.bytes, "an upload fills its buffer");
+        // SAFETY: the memory is this one's and has that size; it is freed in the order of the stream.
+        self.gpu.with_staging(|staging| unsafe { staging.upload(&self.gpu.stream, from, self.address) })
+    }
+
+    /// Reads all of it, when the work before is done.
+    pub fn download(&self, to: &mut [u8]) -> CudaResult<()> {
+        assert_eq!(to.len(), self.bytes, "a download reads the whole buffer");
+        // SAFETY: as above.
+        self.gpu.with_staging(|staging| unsafe { staging.download(&self.gpu.stream, self.address, to) })
+    }
+
+    /// Copies `from`, which has the same size and lives on the same GPU.
+    pub fn copy_from(&mut self, from: &Memory) -> CudaResult<()> {
+        assert!(from.bytes == self.bytes && Arc::ptr_eq(&from.gpu, &self.gpu), "a copy within one GPU");
+        if self.bytes == 0 {
+            return Ok(());
+        }
+        self.gpu.context.bind()?;
+        // SAFETY: both are alive, in the order of the stream.
+        let answer =
+            unsafe { result::memcpy_dtod_async(self.address, from.address, self.bytes, self.gpu.stream.raw()) };
+        check("cuMemcpyDtoDAsync", answer)
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if self.address == 0 || self.gpu.context.bind().is_err() {
+            return;
+        }
+        // SAFETY: allocated once by `Gpu::alloc`. With a pool it is freed after the work that the stream has, else no work
+        // is left. An error has no one to tell: it is the one that the next call of the driver reports.
+        let _ = unsafe {
+            match self.gpu.pool {
+                Some(_) => result::free_async(self.address, self.gpu.stream.raw()),
+                None => {
+                    let _ = self.gpu.stream.synchronize();
+                    result::free_sync(self.address)
+                }
+            }
+        };
+    }
+}

@@ -1,0 +1,173 @@
+//! The GPU's LayerNorm: how rows are laid over threads and blocks.
+
+use super::ParamGradients;
+use crate::device::{Buffer, Category, DType, Device, Gpu, Source};
+use crate::error::{Error, Result};
+
+static KERNELS: Source = Source { name: "layer_norm", ptx: include_str!("../../../ptx/layer_norm.ptx") };
+
+/// As in layer_norm.cu.
+const MAX_THREADS: usize = 640;
+/// Threads of an SM that forward fills: fewer than it holds, for their registers.
+const SM_THREADS: usize = 1024;
+/// Rows that a block of backward takes at least: its part of dw and db, written and read, is the traffic of 2.7 rows of bf16
+/// (through L2, which holds it), and fewer blocks would leave SMs idle at 2,048 tokens.
+const BACKWARD_ROWS: usize = 16;
+/// Blocks of backward at most: two for each SM of an A100.
+const BACKWARD_BLOCKS: usize = 256;
+
+/// How a row is read, as in the kernels' names.
+struct Layout {
+    dtype: DType,
+    /// By vectors of 16 bytes.
+    whole: bool,
+    threads: usize,
+    /// Columns a thread.
+    columns: usize,
+}
+
+impl Layout {
+    fn of(op: &'static str, dtype: DType, cols: usize) -> Result<Layout> {
+        let vector = 16 / dtype.size();
+        let whole = cols.is_multiple_of(vector);
+        let columns = if whole { 2 * vector } else { 8 };
+        let threads = cols.div_ceil(columns).next_multiple_of(32);
+        if threads > MAX_THREADS {
+            let most = MAX_THREADS * columns;
+            return Err(Error::Domain {
+                op,
+                reason: format!("rows of {cols} features, a GPU takes {most} of {dtype}"),
+            });
+        }
+        Ok(Layout { dtype, whole, threads, columns })
+    }
+
+    fn forward(&self) -> &'static str {
+        match (self.dtype, self.whole) {
+            (DType::BF16, true) => "layer_norm_forward_bf16",
+            (DType::BF16, false) => "layer_norm_forward_bf16_odd",
+            (DType::F16, true) => "layer_norm_forward_f16",
+            (DType::F16, false) => "layer_norm_forward_f16_odd",
+            (_, true) => "layer_norm_forward_f32",
+            (_, false) => "layer_norm_forward_f32_odd",
+        }
+    }
+
+    fn backward(&self) -> &'static str {
+        match (self.dtype, self.whole) {
+            (DType::BF16, true) => "layer_norm_backward_bf16",
+            (DType::BF16, false) => "layer_norm_backward_bf16_odd",
+            (DType::F16, true) => "layer_norm_backward_f16",
+            (DType::F16, false) => "layer_norm_backward_f16_odd",
+            (_, true) => "layer_norm_backward_f32",
+            (_, false) => "layer_norm_backward_f32_odd",
+        }
+    }
+}
+
+/// x, the weight and the bias.
+pub(super) struct Input<'a> {
+    pub x: &'a Buffer,
+    pub weight: &'a Buffer,
+    pub bias: &'a Buffer,
+    pub eps: f32,
+}
+
+pub(super) fn forward(
+    gpu: &Gpu,
+    op: &'static str,
+    input: &Input<'_>,
+    rows: usize,
+    y: &mut Buffer,
+    mean: &mut Buffer,
+    rstd: &mut Buffer,
+) -> Result<()> {
+    let cols = input.weight.len();
+    let layout = Layout::of(op, input.x.dtype(), cols)?;
+    if rows == 0 {
+        return Ok(());
+    }
+    let resident = gpu.multiprocessors() * (SM_THREADS / layout.threads).max(1);
+    let launch = gpu
+        .launch(&KERNELS, layout.forward())?
+        .grid([rows.min(resident), 1, 1])
+        .block([layout.threads, 1, 1])
+        .read(input.x)
+        .read(input.weight)
+        .read(input.bias)
+        .value(input.eps)
+        .dimension("rows", rows)
+        .dimension("features", cols)
+        .write(y)
+        .write(mean)
+        .write(rstd);
+    // SAFETY: `mod.rs` checks lengths and element types against `rows` and `cols`; the layout's threads cover a row.
+    Ok(unsafe { launch.run() }?)
+}
+
+/// x and what forward saved.
+pub(super) struct Saved<'a> {
+    pub x: &'a Buffer,
+    pub weight: &'a Buffer,
+    pub mean: &'a Buffer,
+    pub rstd: &'a Buffer,
+}
+
+fn blocks(rows: usize) -> usize {
+    rows.div_ceil(BACKWARD_ROWS).min(BACKWARD_BLOCKS)
+}
+
+/// Each block's part of dw and db, `[blocks, 2, cols]`; empty where neither is wanted.
+pub(super) fn partials(device: &Device, rows: usize, cols: usize, gradients: &ParamGradients<'_>) -> Result<Buffer> {
+    let wanted = gradients.weight.is_some() || gradients.bias.is_some();
+    device.alloc(Category::Workspace, DType::F32, if wanted { blocks(rows) * 2 * cols } else { 0 })
+}
+
+pub(super) fn backward(
+    gpu: &Gpu,
+    op: &'static str,
+    saved: &Saved<'_>,
+    rows: usize,
+    dx: &mut Buffer,
+    input_gradient: bool,
+    gradients: ParamGradients<'_>,
+    partials: &mut Buffer,
+) -> Result<()> {
+    let cols = saved.weight.len();
+    let layout = Layout::of(op, saved.x.dtype(), cols)?;
+    let param_gradients = !partials.is_empty();
+    if rows == 0 || !(input_gradient || param_gradients) {
+        return Ok(());
+    }
+    let launch = gpu
+        .launch(&KERNELS, layout.backward())?
+        .grid([blocks(rows), 1, 1])
+        .block([layout.threads, 1, 1])
+        .shared(layout.threads * layout.columns * 4)
+        .read(dx)
+        .read(saved.x)
+        .read(saved.weight)
+        .read(saved.mean)
+        .read(saved.rstd)
+        .dimension("rows", rows)
+        .dimension("features", cols)
+        .write_or_null(input_gradient.then_some(dx))
+        .write_or_null(param_gradients.then_some(&mut *partials));
+    // SAFETY: `mod.rs` checks lengths and element types against `rows` and `cols`; the layout's threads cover a row, and
+    // each reads its elements of dy before it writes them as dx. `partials` has a place for each block.
+    unsafe { launch.run() }?;
+    if !param_gradients {
+        return Ok(());
+    }
+    let launch = gpu
+        .launch(&KERNELS, "layer_norm_param_gradients")?
+        .grid([cols.div_ceil(32), 2, 1])
+        .block([32, 8, 1])
+        .read(partials)
+        .dimension("blocks", blocks(rows))
+        .dimension("features", cols)
+        .write_or_null(gradients.weight)
+        .write_or_null(gradients.bias);
+    // SAFETY: as above; dw and db have `cols` elements.
+    Ok(unsafe { launch.run() }?)
+}

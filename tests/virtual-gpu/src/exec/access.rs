@@ -1,0 +1,648 @@
+//! Loads, stores, atomics and asynchronous copies: address by address, with every check.
+
+use std::sync::atomic::Ordering::SeqCst;
+
+use super::integer::{low, value};
+use super::regs::{LANES, Regs};
+use super::soft::{self, BF16, F16, F32, F64};
+use super::warp::{Copies, Trouble, Worker};
+use super::{block::View, float};
+use crate::counters::{SharedTraffic, Traffic};
+use crate::fault::Kind;
+use crate::memory::{AccessError, bank_passes, window};
+use crate::program::*;
+
+type Done = Result<(), Trouble>;
+
+const READ: u8 = 1;
+const WRITTEN: u8 = 2;
+
+/// Addresses of an operand, lane by lane.
+pub(super) fn addresses(r: &Regs, a: &Address) -> [u64; LANES] {
+    let base = if a.wide { r.u64s(a.base) } else { r.u32s(a.base).map(u64::from) };
+    if matches!(a.base, Src::Imm(_)) && !a.wide {
+        // A symbol: its address is not cut to the width of a register.
+        return r.u64s(a.base).map(|b| b.wrapping_add_signed(a.offset));
+    }
+    base.map(|b| b.wrapping_add_signed(a.offset))
+}
+
+/// The space a generic address lies in, and the address there.
+pub(super) fn of_window(a: u64) -> (Space, u64) {
+    for (base, space) in [(window::SHARED, Space::Shared), (window::LOCAL, Space::Local), (window::PARAM, Space::Param)]
+    {
+        if a.wrapping_sub(base) < window::SIZE {
+            return (space, a - base);
+        }
+    }
+    (Space::Global, a)
+}
+
+/// The lanes of `m` by space, addresses made those of the space.
+fn by_space(space: Space, addresses: &mut [u64; LANES], m: u32) -> [(Space, u32); 4] {
+    let space = if space == Space::Const { Space::Global } else { space };
+    let mut masks = [(Space::Global, 0), (Space::Shared, 0), (Space::Local, 0), (Space::Param, 0)];
+    if space != Space::Generic {
+        masks[0] = (space, m);
+        return masks;
+    }
+    for l in lanes(m) {
+        let (s, a) = of_window(addresses[l]);
+        addresses[l] = a;
+        if let Some(e) = masks.iter_mut().find(|e| e.0 == s) {
+            e.1 |= 1 << l;
+        }
+    }
+    masks
+}
+
+/// Indices of the set bits.
+#[inline(always)]
+pub(super) fn lanes(mut m: u32) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        if m == 0 {
+            return None;
+        }
+        let l = m.trailing_zeros();
+        m &= m - 1;
+        Some(l as usize)
+    })
+}
+
+/// Distinct 32-byte sectors that a request touches. Accesses are aligned and at most 16 bytes: none straddles.
+fn sectors(addresses: &[u64; LANES], m: u32) -> u64 {
+    let (mut n, mut last, mut sorted) = (0, u64::MAX, true);
+    let mut ids = [0u64; LANES];
+    for (i, l) in lanes(m).enumerate() {
+        let id = addresses[l] >> 5;
+        ids[i] = id;
+        if id != last {
+            sorted &= last == u64::MAX || id > last;
+            n += 1;
+            last = id;
+        }
+    }
+    if sorted {
+        return n;
+    }
+    let ids = &mut ids[..m.count_ones() as usize];
+    ids.sort_unstable();
+    1 + ids.windows(2).filter(|w| w[0] != w[1]).count() as u64
+}
+
+fn request(t: &mut Traffic, addresses: &[u64; LANES], m: u32, bytes: u32) {
+    t.requests += 1;
+    t.sectors += sectors(addresses, m);
+    t.bytes += u64::from(bytes * m.count_ones());
+}
+
+fn shared_request(t: &mut SharedTraffic, addresses: &[u64; LANES], m: u32, bytes: u32) {
+    let (passes, least) = bank_passes(addresses, m, bytes);
+    t.requests += 1;
+    t.conflicts += u64::from(passes - least);
+    t.bytes += u64::from(bytes * m.count_ones());
+}
+
+fn at(lane: usize) -> impl Fn(AccessError) -> Trouble {
+    move |error| Trouble { lane: lane as u32, error }
+}
+
+fn strong(order: Order) -> bool {
+    order != Order::Weak
+}
+
+/// Applies a function atomically and gives the old value.
+macro_rules! update {
+    ($cell:expr, $t:ty, $new:expr) => {{
+        let result = $cell.fetch_update(SeqCst, SeqCst, |old| Some($new(u64::from(old)) as $t));
+        u64::from(result.unwrap_or_else(|old| old))
+    }};
+}
+impl Worker<'_> {
+    /// The region and the offset of `n` bytes.
+    #[inline(always)]
+    fn region(&mut self, a: u64, n: u32, touch: u8) -> Result<(usize, u64), AccessError> {
+        if a & u64::from(n - 1) != 0 {
+            return Err(misaligned("global", a, n));
+        }
+        if let Some(r) = self.ctx.regions.get(self.cached) {
+            let offset = a.wrapping_sub(r.allocation.base);
+            if offset < r.allocation.size && u64::from(n) <= r.allocation.size - offset {
+                self.touched[self.cached] |= touch;
+                return Ok((self.cached, offset));
+            }
+        }
+        let regions = self.ctx.regions;
+        let i = regions.partition_point(|r| r.allocation.base <= a).wrapping_sub(1);
+        match regions.get(i) {
+            Some(r) if a - r.allocation.base < r.allocation.size => {
+                let offset = a - r.allocation.base;
+                if u64::from(n) > r.allocation.size - offset {
+                    return Err(self.ctx.memory.explain(a, n.into()));
+                }
+                self.cached = i;
+                self.touched[i] |= touch;
+                Ok((i, offset))
+            }
+            _ => Err(self.ctx.memory.explain(a, n.into())),
+        }
+    }
+
+    fn readable(&mut self, a: u64, n: u32) -> Result<(usize, u64), AccessError> {
+        let (i, offset) = self.region(a, n, READ)?;
+        let r = &self.ctx.regions[i];
+        if r.initialised(offset, n.into()) {
+            return Ok((i, offset));
+        }
+        let what = format!(
+            "{n} bytes read at {a:#x}, byte {offset} of the allocation of {} bytes at {:#x}, that nothing has written",
+            r.allocation.size, r.allocation.base
+        );
+        Err(AccessError::new(Kind::UninitialisedGlobal, what))
+    }
+
+    fn writable(&mut self, a: u64, n: u32) -> Result<(usize, u64), AccessError> {
+        let (i, offset) = self.region(a, n, WRITTEN)?;
+        if self.ctx.regions[i].read_only() {
+            let what = format!("a write at {a:#x}, which is constant memory");
+            return Err(AccessError::new(Kind::ReadOnly, what));
+        }
+        Ok((i, offset))
+    }
+
+    /// Notes a read of what other threads may change: the same values again at the same instruction is polling.
+    fn poll(&mut self, v: &mut View<'_>, a: &[u64; LANES], values: &[u64; LANES], m: u32) {
+        let mix = |h: u64, x: u64| (h ^ x).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23);
+        let seen = (v.pc, lanes(m).fold(m.into(), |h, l| mix(mix(h, a[l]), values[l])));
+        let last = &mut v.warp.polls[v.pc as usize % 4];
+        if *last == seen {
+            self.patience -= 1;
+        }
+        *last = seen;
+    }
+
+    pub(super) fn load(&mut self, v: &mut View<'_>, l: &Load, m: u32) -> Done {
+        let a = addresses(&v.warp.regs, &l.address);
+        let mut out = [[0u64; LANES]; 4];
+        self.fetch(v, l.space, l.order, l.ty.bytes(), l.count as usize, a, m, &mut out)?;
+        for (d, values) in l.dst[..l.count as usize].iter().zip(&mut out) {
+            let Some(d) = d else { continue };
+            if l.ty.signed() && l.width.bits() > l.ty.bits() {
+                *values = values.map(|x| low(value(x, l.ty) as u64, l.width.bits()));
+            }
+            v.warp.regs.put(*d, l.width.class(), m, values);
+        }
+        Ok(())
+    }
+
+    /// One value a lane, for all lanes.
+    pub(super) fn load_at(
+        &mut self,
+        v: &mut View<'_>,
+        s: Space,
+        ty: Type,
+        a: &[u64; LANES],
+        out: &mut [u64; LANES],
+    ) -> Done {
+        let mut values = [[0; LANES]; 4];
+        self.fetch(v, s, Order::Weak, ty.bytes(), 1, *a, !0, &mut values)?;
+        *out = values[0];
+        Ok(())
+    }
+
+    /// Loads `count` values of `n` bytes a lane.
+    fn fetch(
+        &mut self,
+        v: &mut View<'_>,
+        space: Space,
+        order: Order,
+        n: u32,
+        count: usize,
+        mut a: [u64; LANES],
+        m: u32,
+        out: &mut [[u64; LANES]; 4],
+    ) -> Done {
+        let bytes = n * count as u32;
+        for (space, m) in by_space(space, &mut a, m) {
+            if m == 0 {
+                continue;
+            }
+            match space {
+                Space::Global | Space::Const | Space::Generic => {
+                    request(&mut self.tally.counters.global_load, &a, m, bytes);
+                    if !self.load_row(&a, m, n, count, &mut out[0]) {
+                        for lane in lanes(m) {
+                            let (i, offset) = self.readable(a[lane], bytes).map_err(at(lane))?;
+                            for (e, out) in out[..count].iter_mut().enumerate() {
+                                out[lane] = self.ctx.regions[i].load(offset + u64::from(n) * e as u64, n);
+                            }
+                        }
+                    }
+                    if strong(order) {
+                        std::sync::atomic::fence(SeqCst);
+                        self.poll(v, &a, &out[0], m);
+                    }
+                }
+                Space::Shared => {
+                    shared_request(&mut self.tally.counters.shared_load, &a, m, bytes);
+                    for lane in lanes(m) {
+                        v.read_shared(a[lane], bytes, lane, strong(order), self.ctx.kernel.fences)?;
+                        for (e, out) in out[..count].iter_mut().enumerate() {
+                            out[lane] = v.shared.load(a[lane] as u32 + n * e as u32, n);
+                        }
+                    }
+                    if strong(order) {
+                        self.poll(v, &a, &out[0], m);
+                    }
+                }
+                Space::Local => {
+                    self.tally.counters.local_requests += 1;
+                    for lane in lanes(m) {
+                        lane_bounds("local", a[lane], bytes, v.warp.local.bytes()).map_err(at(lane))?;
+                        for (e, out) in out[..count].iter_mut().enumerate() {
+                            let (value, written) = v.warp.local.load(lane, a[lane] + u64::from(n) * e as u64, n);
+                            if written == 0 {
+                                let what = format!(
+                                    "{n} bytes read at local address {:#x} that the thread has not written",
+                                    a[lane]
+                                );
+                                return Err(at(lane)(AccessError::new(Kind::UninitialisedLocal, what)));
+                            }
+                            out[lane] = value;
+                        }
+                    }
+                }
+                Space::Param => {
+                    for lane in lanes(m) {
+                        for (e, out) in out[..count].iter_mut().enumerate() {
+                            let a = a[lane] + u64::from(n) * e as u64;
+                            out[lane] = self.load_param(v, lane, a, n).map_err(at(lane))?;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Loads a full warp's consecutive values at once; false if they are not so, or something needs a closer look.
+    #[inline(always)]
+    fn load_row(&mut self, a: &[u64; LANES], m: u32, n: u32, count: usize, out: &mut [u64; LANES]) -> bool {
+        if m != !0 || count != 1 || !consecutive(a, n) || a[0] & u64::from(n - 1) != 0 {
+            return false;
+        }
+        let Some((i, offset)) = self.row(a[0], n * 32, READ) else { return false };
+        let r = &self.ctx.regions[i];
+        if !r.initialised(offset, u64::from(n) * 32) {
+            return false;
+        }
+        for (l, out) in out.iter_mut().enumerate() {
+            *out = r.load(offset + u64::from(n) * l as u64, n);
+        }
+        true
+    }
+
+    /// As `region`, without alignment and without a reason.
+    fn row(&mut self, a: u64, n: u32, touch: u8) -> Option<(usize, u64)> {
+        let regions = self.ctx.regions;
+        let inside = |i: usize| {
+            let r = regions.get(i)?;
+            let offset = a.wrapping_sub(r.allocation.base);
+            (offset < r.allocation.size && u64::from(n) <= r.allocation.size - offset).then_some((i, offset))
+        };
+        let found = inside(self.cached)
+            .or_else(|| inside(regions.partition_point(|r| r.allocation.base <= a).wrapping_sub(1)))?;
+        self.cached = found.0;
+        self.touched[found.0] |= touch;
+        Some(found)
+    }
+
+    fn load_param(&mut self, v: &View<'_>, lane: usize, a: u64, n: u32) -> Result<u64, AccessError> {
+        if a >= CALL_PARAMS {
+            let a = a - CALL_PARAMS;
+            lane_bounds("parameter", a, n, v.warp.frame.bytes())?;
+            let (value, written) = v.warp.frame.load(lane, a, n);
+            if written == 0 {
+                return Err(AccessError::new(Kind::UninitialisedLocal, "a call's parameter that was not set"));
+            }
+            return Ok(value);
+        }
+        let params = self.ctx.params;
+        lane_bounds("parameter", a, n, params.len() as u64)?;
+        let mut bytes = [0; 8];
+        bytes[..n as usize].copy_from_slice(&params[a as usize..a as usize + n as usize]);
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    pub(super) fn store(&mut self, v: &mut View<'_>, s: &Store, m: u32) -> Done {
+        let a = addresses(&v.warp.regs, &s.address);
+        let mut values = [[0u64; LANES]; 4];
+        for (values, src) in values[..s.count as usize].iter_mut().zip(&s.src) {
+            *values = v.warp.regs.wide(*src, s.width.class());
+        }
+        self.place(v, s.space, s.order, s.ty.bytes(), s.count as usize, a, m, &values)
+    }
+
+    /// One value a lane, for all lanes.
+    pub(super) fn store_at(
+        &mut self,
+        v: &mut View<'_>,
+        s: Space,
+        ty: Type,
+        a: &[u64; LANES],
+        value: &[u64; LANES],
+    ) -> Done {
+        let values = [*value, [0; LANES], [0; LANES], [0; LANES]];
+        self.place(v, s, Order::Weak, ty.bytes(), 1, *a, !0, &values)
+    }
+
+    /// Stores `count` values of `n` bytes a lane.
+    fn place(
+        &mut self,
+        v: &mut View<'_>,
+        space: Space,
+        order: Order,
+        n: u32,
+        count: usize,
+        mut a: [u64; LANES],
+        m: u32,
+        values: &[[u64; LANES]; 4],
+    ) -> Done {
+        let bytes = n * count as u32;
+        for (space, m) in by_space(space, &mut a, m) {
+            if m == 0 {
+                continue;
+            }
+            match space {
+                Space::Global | Space::Const | Space::Generic => {
+                    request(&mut self.tally.counters.global_store, &a, m, bytes);
+                    if strong(order) {
+                        std::sync::atomic::fence(SeqCst);
+                    }
+                    if m == !0
+                        && count == 1
+                        && consecutive(&a, n)
+                        && a[0] & u64::from(n - 1) == 0
+                        && let Some((i, offset)) = self.row(a[0], n * 32, WRITTEN)
+                        && !self.ctx.regions[i].read_only()
+                    {
+                        let r = &self.ctx.regions[i];
+                        for (l, value) in values[0].iter().enumerate() {
+                            r.store(offset + u64::from(n) * l as u64, n, *value);
+                        }
+                        r.mark(offset, u64::from(n) * 32);
+                        continue;
+                    }
+                    for lane in lanes(m) {
+                        let (i, offset) = self.writable(a[lane], bytes).map_err(at(lane))?;
+                        let r = &self.ctx.regions[i];
+                        for (e, values) in values[..count].iter().enumerate() {
+                            r.store(offset + u64::from(n) * e as u64, n, values[lane]);
+                        }
+                        r.mark(offset, bytes.into());
+                    }
+                }
+                Space::Shared => {
+                    shared_request(&mut self.tally.counters.shared_store, &a, m, bytes);
+                    for lane in lanes(m) {
+                        v.write_shared(a[lane], bytes, lane, strong(order), self.ctx.kernel.fences)?;
+                        for (e, values) in values[..count].iter().enumerate() {
+                            v.shared.store(a[lane] as u32 + n * e as u32, n, values[lane]);
+                        }
+                    }
+                }
+                Space::Local => {
+                    self.tally.counters.local_requests += 1;
+                    for lane in lanes(m) {
+                        lane_bounds("local", a[lane], bytes, v.warp.local.bytes()).map_err(at(lane))?;
+                        for (e, values) in values[..count].iter().enumerate() {
+                            v.warp.local.store(lane, a[lane] + u64::from(n) * e as u64, n, values[lane]);
+                        }
+                    }
+                }
+                Space::Param => {
+                    for lane in lanes(m) {
+                        let Some(a) = a[lane].checked_sub(CALL_PARAMS) else {
+                            let what = "a write to the kernel's parameters, which are read-only";
+                            return Err(at(lane)(AccessError::new(Kind::ReadOnly, what)));
+                        };
+                        lane_bounds("parameter", a, bytes, v.warp.frame.bytes()).map_err(at(lane))?;
+                        for (e, values) in values[..count].iter().enumerate() {
+                            v.warp.frame.store(lane, a + u64::from(n) * e as u64, n, values[lane]);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn atom(&mut self, v: &mut View<'_>, t: &Atom, m: u32) -> Done {
+        let mut a = addresses(&v.warp.regs, &t.address);
+        let (n, class) = (t.ty.bytes(), t.ty.class());
+        let b = v.warp.regs.wide(t.b, class);
+        let c = v.warp.regs.wide(t.c.unwrap_or(Src::Imm(0)), class);
+        let mut old = [0; LANES];
+        for (space, m) in by_space(t.space, &mut a, m) {
+            if m == 0 {
+                continue;
+            }
+            match space {
+                Space::Global | Space::Generic => {
+                    request(&mut self.tally.counters.global_atomic, &a, m, n);
+                    for lane in lanes(m) {
+                        let (i, offset) = self.writable(a[lane], n).map_err(at(lane))?;
+                        if t.op != AtomOp::Exch {
+                            self.readable(a[lane], n).map_err(at(lane))?;
+                        }
+                        let r = &self.ctx.regions[i];
+                        let new = |old: u64| atomic(t.op, t.ty, true, old, b[lane], c[lane]);
+                        old[lane] = match n {
+                            2 => update!(r.atomic16(offset), u16, new),
+                            4 => update!(r.atomic32(offset), u32, new),
+                            _ => update!(r.atomic64(offset), u64, new),
+                        };
+                        r.mark(offset, n.into());
+                    }
+                }
+                Space::Shared => {
+                    shared_request(&mut self.tally.counters.shared_atomic, &a, m, n);
+                    for lane in lanes(m) {
+                        if t.op != AtomOp::Exch {
+                            v.read_shared(a[lane], n, lane, true, self.ctx.kernel.fences)?;
+                        }
+                        v.write_shared(a[lane], n, lane, true, self.ctx.kernel.fences)?;
+                        let at = a[lane] as u32;
+                        old[lane] = v.shared.load(at, n);
+                        v.shared.store(at, n, atomic(t.op, t.ty, false, old[lane], b[lane], c[lane]));
+                    }
+                }
+                _ => {
+                    let what = "an atomic on memory that no other thread can reach";
+                    return Err(at(m.trailing_zeros() as usize)(AccessError::new(Kind::WrongSpace, what)));
+                }
+            }
+        }
+        if let Some(d) = t.dst {
+            self.poll(v, &a, &old, m);
+            v.warp.regs.put(d, class, m, &old);
+        }
+        Ok(())
+    }
+
+    pub(super) fn cp_async(&mut self, v: &mut View<'_>, c: &CpAsync, m: u32) -> Done {
+        let to = addresses(&v.warp.regs, &c.dst).map(|a| of_window(a).1);
+        let from = addresses(&v.warp.regs, &c.src);
+        let size = u32::from(c.size);
+        let take = c.src_size.map_or([size; LANES], |s| v.warp.regs.u32s(s));
+        let ignore = c.ignore_src.map_or(0, |p| v.warp.regs.mask(p));
+        let reading = lanes(m).filter(|l| ignore >> l & 1 == 0 && take[*l] > 0).fold(0, |x, l| x | 1 << l);
+        if reading != 0 {
+            request(&mut self.tally.counters.global_load, &from, reading, size);
+        }
+        shared_request(&mut self.tally.counters.shared_store, &to, m, size);
+        let mut copies = Box::new(Copies { m, to: [0; LANES], data: [[0; 2]; LANES], group: v.warp.committed, size });
+        for lane in lanes(m) {
+            if take[lane] > size {
+                let what = format!("src-size {} is more than the {size} bytes copied", take[lane]);
+                return Err(at(lane)(AccessError::new(Kind::InvalidOperand, what)));
+            }
+            let n = if reading >> lane & 1 == 1 { take[lane] } else { 0 };
+            if n > 0 {
+                // The whole access must be aligned; only its first bytes need to be there.
+                if from[lane] & u64::from(size - 1) != 0 {
+                    return Err(at(lane)(misaligned("global", from[lane], size)));
+                }
+                if n == size {
+                    let (r, offset) = self.readable(from[lane], size).map_err(at(lane))?;
+                    let r = &self.ctx.regions[r];
+                    copies.data[lane] = match size {
+                        4 | 8 => [r.load(offset, size), 0],
+                        _ => [r.load(offset, 8), r.load(offset + 8, 8)],
+                    };
+                    v.write_shared(to[lane], size, lane, false, false)?;
+                    copies.to[lane] = to[lane] as u32;
+                    v.shared.begin_copy(to[lane] as u32, size);
+                    continue;
+                }
+                let mut bytes = [0u8; 16];
+                for (i, byte) in bytes[..n as usize].iter_mut().enumerate() {
+                    let (r, offset) = self.readable(from[lane] + i as u64, 1).map_err(at(lane))?;
+                    *byte = self.ctx.regions[r].load(offset, 1) as u8;
+                }
+                let half = |i: usize| bytes[i..i + 8].iter().rev().fold(0, |v, b| v << 8 | u64::from(*b));
+                copies.data[lane] = [half(0), half(8)];
+            }
+            v.write_shared(to[lane], size, lane, false, false)?;
+            copies.to[lane] = to[lane] as u32;
+            v.shared.begin_copy(to[lane] as u32, size);
+        }
+        v.warp.copies.push(*copies);
+        Ok(())
+    }
+
+    /// Reads a zero-terminated string at a generic address.
+    pub(super) fn string(&mut self, a: u64) -> Result<String, AccessError> {
+        let mut bytes = Vec::new();
+        for i in 0..4096 {
+            let (r, offset) = self.readable(a + i, 1)?;
+            match self.ctx.regions[r].load(offset, 1) as u8 {
+                0 => break,
+                b => bytes.push(b),
+            }
+        }
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// Reads `n` bytes (1, 2, 4, 8) at a generic address for a builtin.
+    pub(super) fn generic(&mut self, v: &View<'_>, lane: usize, a: u64, n: u32) -> Result<u64, AccessError> {
+        match of_window(a) {
+            (Space::Local, a) => {
+                lane_bounds("local", a, n, v.warp.local.bytes())?;
+                Ok(v.warp.local.load(lane, a, n).0)
+            }
+            (Space::Global, a) => {
+                let (r, offset) = self.readable(a, n)?;
+                Ok(self.ctx.regions[r].load(offset, n))
+            }
+            _ => Err(AccessError::new(Kind::WrongSpace, "arguments must lie in local or global memory")),
+        }
+    }
+}
+
+fn consecutive(a: &[u64; LANES], n: u32) -> bool {
+    let mut same = true;
+    for (l, x) in a.iter().enumerate() {
+        same &= *x == a[0].wrapping_add(u64::from(n) * l as u64);
+    }
+    same
+}
+
+pub(super) fn misaligned(space: &str, a: u64, n: u32) -> AccessError {
+    AccessError::new(Kind::Misaligned, format!("{space} address {a:#x} is not a multiple of the {n} bytes accessed"))
+}
+
+fn lane_bounds(space: &str, a: u64, n: u32, bytes: u64) -> Result<(), AccessError> {
+    if a & u64::from(n - 1) != 0 {
+        return Err(misaligned(space, a, n));
+    }
+    if a.checked_add(n.into()).is_none_or(|end| end > bytes) {
+        let what = format!("{n} bytes at {space} address {a:#x}, but there are {bytes} bytes");
+        return Err(AccessError::new(Kind::OutOfBounds, what));
+    }
+    Ok(())
+}
+
+/// The value that an atomic leaves behind.
+fn atomic(op: AtomOp, ty: Type, global: bool, old: u64, b: u64, c: u64) -> u64 {
+    let bits = ty.bits();
+    let (x, y) = (value(old, ty), value(b, ty));
+    match op {
+        AtomOp::Add if ty.float() => float_add(ty, global, old, b),
+        AtomOp::Add => low(old.wrapping_add(b), bits),
+        AtomOp::Min => low(x.min(y) as u64, bits),
+        AtomOp::Max => low(x.max(y) as u64, bits),
+        AtomOp::And => old & low(b, bits),
+        AtomOp::Or => old | low(b, bits),
+        AtomOp::Xor => old ^ low(b, bits),
+        AtomOp::Exch => low(b, bits),
+        AtomOp::Cas => {
+            if low(old, bits) == low(b, bits) {
+                low(c, bits)
+            } else {
+                old
+            }
+        }
+        AtomOp::Inc => {
+            if x >= y {
+                0
+            } else {
+                old + 1
+            }
+        }
+        AtomOp::Dec => {
+            if x == 0 || x > y {
+                low(b, bits)
+            } else {
+                old - 1
+            }
+        }
+    }
+}
+
+fn float_add(ty: Type, global: bool, a: u64, b: u64) -> u64 {
+    match ty {
+        Type::F64 => (f64::from_bits(a) + f64::from_bits(b)).to_bits(),
+        Type::F32 => {
+            // In global memory subnormals are flushed, in shared memory they are not.
+            let flush = |v: u32| if global { float::flush(v) } else { v };
+            let v = f32::from_bits(flush(a as u32)) + f32::from_bits(flush(b as u32));
+            if v.is_nan() { F32.nan() } else { flush(v.to_bits()).into() }
+        }
+        _ => float::each_half(ty, |f, shift| {
+            let part = |v: u64| f64::from_bits(soft::convert(v >> shift & 0xffff, f, F64, Round::Near));
+            debug_assert!(f == F16 || f == BF16);
+            soft::convert((part(a) + part(b)).to_bits(), F64, f, Round::Near)
+        }),
+    }
+}
