@@ -18,7 +18,7 @@ pub enum Kind {
     UninitialisedGlobal,
     /// Bytes of shared memory that no thread of the block has written.
     UninitialisedShared,
-    /// Bytes of local memory that the thread has not written.
+    /// A value in local memory none of whose bytes the thread has written (copies of structures read their padding).
     UninitialisedLocal,
     /// A register that the thread has not written.
     UninitialisedRegister,
@@ -77,7 +77,7 @@ pub struct Fault {
     /// Which rule.
     pub kind: Kind,
     /// Where; None for faults of the launch itself.
-    pub place: Option<Place>,
+    pub place: Option<Box<Place>>,
     /// What is wrong, and what would be right.
     pub what: String,
 }

@@ -513,6 +513,18 @@ impl Worker<'_> {
                 if from[lane] & u64::from(size - 1) != 0 {
                     return Err(at(lane)(misaligned("global", from[lane], size)));
                 }
+                if n == size {
+                    let (r, offset) = self.readable(from[lane], size).map_err(at(lane))?;
+                    let r = &self.ctx.regions[r];
+                    copies.data[lane] = match size {
+                        4 | 8 => [r.load(offset, size), 0],
+                        _ => [r.load(offset, 8), r.load(offset + 8, 8)],
+                    };
+                    v.write_shared(to[lane], size, lane, false, false)?;
+                    copies.to[lane] = to[lane] as u32;
+                    v.shared.begin_copy(to[lane] as u32, size);
+                    continue;
+                }
                 let mut bytes = [0u8; 16];
                 for (i, byte) in bytes[..n as usize].iter_mut().enumerate() {
                     let (r, offset) = self.readable(from[lane] + i as u64, 1).map_err(at(lane))?;

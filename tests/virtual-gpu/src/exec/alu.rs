@@ -176,10 +176,10 @@ fn rare(op: &Op, r: &mut Regs, m: u32) -> bool {
             let packed = matches!(comparison.ty, Type::F16x2 | Type::BF16x2);
             let one = if packed && !to.float() { 0xffff } else { convert::truth(to) };
             let mut v = [0; 32];
-            for l in 0..32 {
-                v[l] = u64::from(low >> l & 1) * one;
+            for (l, v) in v.iter_mut().enumerate() {
+                *v = u64::from(low >> l & 1) * one;
                 if packed {
-                    v[l] |= (u64::from(high >> l & 1) * one) << 16;
+                    *v |= (u64::from(high >> l & 1) * one) << 16;
                 }
             }
             r.put(dst, to.class(), m, &v);

@@ -555,7 +555,7 @@ impl<'a> Worker<'a> {
             text: c.module.line(code.line).to_owned(),
             source: code.loc.map(file),
         };
-        Fault { kernel: c.kernel.name.clone(), kind: e.kind, place: Some(place), what: e.what }
+        Fault { kernel: c.kernel.name.clone(), kind: e.kind, place: Some(Box::new(place)), what: e.what }
     }
 
     fn overrun(&self, b: &Block, limit: u64) -> Fault {

@@ -30,7 +30,7 @@ impl Worker<'_> {
                 let v = b.warps[w].regs.u64s(*s);
                 let a = v[first(exec)];
                 let f = a.wrapping_sub(FUNCTIONS);
-                if f % 16 != 0 || !k.functions.contains_key(&((f / 16).min(u64::from(u32::MAX)) as u32)) {
+                if !f.is_multiple_of(16) || !k.functions.contains_key(&((f / 16).min(u64::from(u32::MAX)) as u32)) {
                     let what = format!("a call of address {a:#x}, which is no function");
                     return Err(trouble(first(exec), Kind::InvalidCall, what));
                 }
@@ -385,7 +385,7 @@ mod tests {
         assert_eq!(float(&spec("", 0, None), 'g', 0.0001), "0.0001");
         assert_eq!(float(&spec("", 0, None), 'g', 1e10), "1e+10");
         assert_eq!(float(&spec("", 0, None), 'g', 100000.0), "100000");
-        assert_eq!(float(&spec("+", 0, Some(3)), 'g', 3.14159), "+3.14");
+        assert_eq!(float(&spec("+", 0, Some(3)), 'g', 2.71953), "+2.72");
         let s = spec("-", 6, None);
         assert_eq!(s.pad(s.signed(-42), 'd'), "-42   ");
         let s = spec("#", 0, None);

@@ -143,7 +143,7 @@ fn finish(v: u64, c: &Cvt) -> u64 {
     let top = u64::from(f.exponent + f.mantissa);
     let one = ((1u64 << (f.exponent - 1)) - 1) << f.mantissa;
     let v = match () {
-        () if c.sat && !(x > 0.0) => 0,
+        () if c.sat && (x.is_nan() || x <= 0.0) => 0,
         () if c.sat && x > 1.0 => one,
         () if c.relu && !x.is_nan() && v >> top & 1 == 1 => 0,
         () => v,

@@ -339,7 +339,25 @@ fn half_in(bits: u64, f: Format, mode: FloatMode) -> f64 {
 fn half_out(x: f64, f: Format, mode: FloatMode) -> u64 {
     let x = if mode.sat { if x > 0.0 { x.min(1.0) } else { 0.0 } } else { x };
     let x = if mode.relu && x <= 0.0 { 0.0 } else { x };
-    half_flush(soft::convert(x.to_bits(), F64, f, mode.round), f, mode)
+    let bits = match mode.round {
+        Round::Near => narrow(x, f),
+        round => soft::convert(x.to_bits(), F64, f, round),
+    };
+    half_flush(bits, f, mode)
+}
+
+/// A double rounded to a half, to nearest: to a float by rounding to odd first, which keeps the second rounding right.
+#[inline(always)]
+fn narrow(x: f64, f: Format) -> u64 {
+    let near = x as f32;
+    let bits = near.to_bits();
+    let odd = if f64::from(near) == x || x.is_nan() {
+        bits
+    } else {
+        (if f64::from(near).abs() > x.abs() { bits - 1 } else { bits }) | 1
+    };
+    let x = f32::from_bits(odd);
+    if f == F16 { f32_to_f16(x).into() } else { f32_to_bf16(x).into() }
 }
 
 /// `x * y + z` of halves in double precision, rounded to odd so that the rounding to a half is the only one.
@@ -445,5 +463,36 @@ fn floats<T: Copy + PartialOrd>(c: Compare, a: &[T; LANES], b: &[T; LANES], nan:
         Compare::Geu => Regs::compare(a, b, |a, b| a >= b || either(a, b)),
         Compare::Num => Regs::compare(a, b, |a, b| !either(a, b)),
         Compare::Nan => Regs::compare(a, b, either),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn halves_are_rounded_once(x in any::<f64>(), small in -20f64..20.0, tie in any::<u16>(), e in 0u32..40) {
+            let half = half_value(u64::from(tie), F16);
+            // Next to a tie between two halves, where a second rounding would go wrong.
+            let near_tie = half * (1.0 + 0.5f64.powi(11)) * (1.0 + 0.5f64.powi(20 + e as i32));
+            for x in [x, small.exp2(), near_tie, half] {
+                for f in [F16, BF16] {
+                    prop_assert_eq!(narrow(x, f), soft::convert(x.to_bits(), F64, f, Round::Near), "{}", x);
+                }
+            }
+        }
+
+        #[test]
+        fn a_fused_multiply_add_of_halves_is_exact(a in any::<u16>(), b in any::<u16>(), c in any::<u16>()) {
+            let words = [a, b, c].map(u64::from);
+            for f in [F16, BF16] {
+                if let Some(exact) = soft::fma(words[0], words[1], words[2], f, Round::Near) {
+                    let [x, y, z] = words.map(|w| half_value(w, f));
+                    prop_assert_eq!(half_out(narrow_fma(x, y, z, f), f, FloatMode::default()), exact);
+                }
+            }
+        }
     }
 }

@@ -65,9 +65,9 @@ pub(super) fn int2(r: &mut Regs, m: u32, op: IntOp2, ty: Type, d: Reg, a: Src, b
         (32, Sub) => return r.map2(d, m, a, b, u32::wrapping_sub),
         (32, MulLo) => return r.map2(d, m, a, b, u32::wrapping_mul),
         (32, MulHi) if signed => {
-            return r.map2(d, m, a, b, |a, b| (i64::from(a as i32) * i64::from(b as i32) >> 32) as u32);
+            return r.map2(d, m, a, b, |a, b| ((i64::from(a as i32) * i64::from(b as i32)) >> 32) as u32);
         }
-        (32, MulHi) => return r.map2(d, m, a, b, |a, b| (u64::from(a) * u64::from(b) >> 32) as u32),
+        (32, MulHi) => return r.map2(d, m, a, b, |a, b| ((u64::from(a) * u64::from(b)) >> 32) as u32),
         (_, And) if bits <= 32 => return r.map2(d, m, a, b, |a, b| a & b),
         (_, Or) if bits <= 32 => return r.map2(d, m, a, b, |a, b| a | b),
         (_, Xor) if bits <= 32 => return r.map2(d, m, a, b, |a, b| a ^ b),
@@ -182,7 +182,7 @@ fn scalar2(op: IntOp2, ty: Type, a: u64, b: u64) -> u64 {
 
 /// High half of a product.
 fn high(x: i128, y: i128, ty: Type) -> u64 {
-    if ty == Type::U64 { ((x as u128 * y as u128) >> 64) as u64 } else { (x * y >> ty.bits()) as u64 }
+    if ty == Type::U64 { ((x as u128 * y as u128) >> 64) as u64 } else { ((x * y) >> ty.bits()) as u64 }
 }
 
 /// The 48-bit product of the low 24 bits.
@@ -239,7 +239,7 @@ fn scalar3(op: IntOp3, ty: Type, a: u64, b: u64, c: u64) -> u64 {
     match op {
         MadLo => low((x.wrapping_mul(y) as u64).wrapping_add(c), bits),
         MadHi => low(high(x, y, ty).wrapping_add(c), bits),
-        MadHiSat => saturated((x * y >> 32) + value(c, ty)),
+        MadHiSat => saturated(((x * y) >> 32) + value(c, ty)),
         MadWide => low((x.wrapping_mul(y) as u64).wrapping_add(c), bits * 2),
         Mad24Lo => (product24(a, b, ty) as u32).wrapping_add(c32).into(),
         Mad24Hi => ((product24(a, b, ty) >> 16) as u32).wrapping_add(c32).into(),

@@ -108,7 +108,7 @@ pub(super) fn link(m: &Module, function: usize, globals: &[u64]) -> Result<Kerne
         local_bytes: 0,
         frame_bytes: 0,
         shared_bytes: shared.bytes,
-        granule: 4,
+        granule: 0,
         fences: false,
         registers: 0,
         param_bytes: entry.param_bytes,
@@ -123,7 +123,7 @@ pub(super) fn link(m: &Module, function: usize, globals: &[u64]) -> Result<Kerne
         place(&mut k, m, index, &mut at, &shared, globals).map_err(|what| refuse(Kind::Unsupported, what))?;
     }
     (k.local_bytes, k.frame_bytes) = (at.local, at.frame);
-    k.granule = k.code.iter().map(|c| smallest(&c.op)).min().unwrap_or(2).min(2);
+    k.granule = k.code.iter().map(|c| smallest(&c.op)).min().unwrap_or(4);
     Ok(k)
 }
 
@@ -402,16 +402,18 @@ fn check(op: &Op) -> Result<(), String> {
     if good { Ok(()) } else { Err("this form of the instruction is not supported".into()) }
 }
 
-/// log2 of the smallest access to what may be shared memory.
+/// log2 of the bytes that an instruction touches at once in what may be shared memory; 4 if none.
 fn smallest(op: &Op) -> u32 {
-    let (space, ty) = match op {
-        Op::Load(l) => (l.space, l.ty),
-        Op::Store(s) => (s.space, s.ty),
-        Op::Atom(a) => (a.space, a.ty),
-        Op::WmmaStore(w) | Op::WmmaLoad(w) => (w.space, w.ty),
-        _ => return 2,
+    let (space, bytes) = match op {
+        Op::Load(l) => (l.space, l.ty.bytes() * u32::from(l.count)),
+        Op::Store(s) => (s.space, s.ty.bytes() * u32::from(s.count)),
+        Op::Atom(a) => (a.space, a.ty.bytes()),
+        Op::WmmaStore(w) | Op::WmmaLoad(w) => (w.space, w.ty.bytes()),
+        Op::CpAsync(c) => (Space::Shared, c.size.into()),
+        Op::Mbarrier { .. } => (Space::Shared, 8),
+        _ => return 4,
     };
-    if matches!(space, Space::Shared | Space::Generic) { ty.bytes().trailing_zeros().min(2) } else { 2 }
+    if matches!(space, Space::Shared | Space::Generic) { bytes.trailing_zeros().min(4) } else { 4 }
 }
 
 /// Whether an instruction orders others across threads.

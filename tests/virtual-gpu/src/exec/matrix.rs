@@ -104,7 +104,7 @@ fn extent(m: &WmmaMove) -> (usize, usize) {
 pub(super) fn supported_move(m: &WmmaMove) -> bool {
     let (rows, cols) = extent(m);
     let held = m.regs.len() * packed(m.ty) * LANES;
-    rows * cols > 0 && held % (rows * cols) == 0 && held > 0
+    rows * cols > 0 && held.is_multiple_of(rows * cols) && held > 0
 }
 
 /// Runs a matrix instruction for a whole warp.
@@ -244,6 +244,12 @@ fn mma(v: &mut View<'_>, m: &Mma) -> Result<(), Trouble> {
     let maps = Maps { rows: m.shape.0 as usize, cols: m.shape.1 as usize, k: m.shape.2 as usize };
     match m.a_type {
         Type::F64 => product(v, m, &maps, f64::from_bits, |a, b, c| a.mul_add(b, c), f64::from_bits, f64::to_bits),
+        #[cfg(target_arch = "x86_64")]
+        Type::F16 | Type::BF16 if plain(m) && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") => {
+            // SAFETY: the features were detected.
+            unsafe { halves_vectors(v, m) };
+            Ok(())
+        }
         Type::F16 | Type::BF16 | Type::TF32 => {
             let number = |bits: u64| float(m.a_type, bits);
             let half = m.c_type == Type::F16;
@@ -262,6 +268,53 @@ fn mma(v: &mut View<'_>, m: &Mma) -> Result<(), Trouble> {
             integers(v, m, &maps, step)
         }
         _ => integers(v, m, &maps, |a, b, c| c + a * b),
+    }
+}
+
+/// Whether this is the form that fills most kernels: m16n8k8 and m16n8k16 of halves into floats.
+#[cfg(target_arch = "x86_64")]
+fn plain(m: &Mma) -> bool {
+    !m.wmma && m.sparse.is_none() && m.shape.0 == 16 && (m.c_type, m.d_type) == (Type::F32, Type::F32)
+}
+
+/// The same sums as everywhere, without tables: fragments go straight to arrays of fixed size.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn halves_vectors(v: &mut View<'_>, m: &Mma) {
+    let bf = m.a_type == Type::BF16;
+    let low = |w: u32| if bf { f32::from_bits(w << 16) } else { f16_to_f32(w as u16) };
+    let high = |w: u32| if bf { f32::from_bits(w & 0xffff_0000) } else { f16_to_f32((w >> 16) as u16) };
+    let (mut a, mut b, mut c) = ([[0f32; 16]; 16], [[0f32; 8]; 16], [[0f32; 8]; 16]);
+    for (r, s) in m.a.iter().enumerate() {
+        for (l, w) in v.warp.regs.u32s(*s).into_iter().enumerate() {
+            let (row, col) = (l / 4 + 8 * (r % 2), 2 * (l % 4) + 8 * (r / 2));
+            (a[row][col], a[row][col + 1]) = (low(w), high(w));
+        }
+    }
+    for (r, s) in m.b.iter().enumerate() {
+        for (l, w) in v.warp.regs.u32s(*s).into_iter().enumerate() {
+            let (row, col) = (2 * (l % 4) + 8 * r, l / 4);
+            (b[row][col], b[row + 1][col]) = (low(w), high(w));
+        }
+    }
+    for (i, s) in m.c.iter().enumerate() {
+        for (l, w) in v.warp.regs.u32s(*s).into_iter().enumerate() {
+            c[l / 4 + 8 * (i / 2)][2 * (l % 4) + i % 2] = f32::from_bits(w);
+        }
+    }
+    for (a, c) in a.iter().zip(&mut c) {
+        for (x, b) in a[..usize::from(m.shape.2).min(16)].iter().zip(&b) {
+            for (c, y) in c.iter_mut().zip(b) {
+                *c = x.mul_add(*y, *c);
+            }
+        }
+    }
+    for (i, d) in m.d.iter().enumerate() {
+        let out = std::array::from_fn(|l| {
+            let x = c[l / 4 + 8 * (i / 2)][2 * (l % 4) + i % 2];
+            if x.is_nan() { 0x7fff_ffff } else { x.to_bits() }
+        });
+        v.warp.regs.put32(*d, !0, &out);
     }
 }
 

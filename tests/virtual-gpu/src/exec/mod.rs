@@ -132,7 +132,7 @@ impl LoadedModule {
         let k = self.kernel(function)?;
         let threads = k.directives.required_threads.or(k.directives.max_threads);
         Ok(Attributes {
-            max_threads: threads.map(|t| t.iter().fold(1, |n, x| n * x)),
+            max_threads: threads.map(|t| t.iter().product()),
             registers: registers(&k, None),
             shared_bytes: k.shared_bytes,
             local_bytes: k.local_bytes,

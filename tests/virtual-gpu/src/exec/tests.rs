@@ -132,7 +132,7 @@ fn shared_memory_needs_barriers() {
     let f = fails(64, shared, &format!("{store}{read}"));
     assert_eq!(f.kind, Kind::SharedRace);
     assert!(f.what.contains("written by thread"), "{f}");
-    assert_eq!(f.place.as_ref().unwrap().text.contains("ld.shared"), true, "{f}");
+    assert!(f.place.as_ref().unwrap().text.contains("ld.shared"), "{f}");
     for barrier in ["bar.sync 0;", "bar.warp.sync 0xffffffff;", "barrier.sync 1, 64;"] {
         let run = Run::new(&[0; 64]);
         run.go(1, 64, shared, &format!("{store}{barrier}\n{read}")).unwrap();

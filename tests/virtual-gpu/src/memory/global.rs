@@ -443,7 +443,7 @@ mod tests {
         let a = m.alloc(100).unwrap();
         m.free(a).unwrap();
         let b = m.alloc(100).unwrap();
-        assert!(b > a && b % 256 == 0);
+        assert!(b > a && b.is_multiple_of(256));
         assert_eq!(m.write(a, &[1]).unwrap_err().kind, Kind::UseAfterFree);
         assert_eq!(m.free(a).unwrap_err().kind, Kind::UseAfterFree);
         assert_eq!(m.write(b + 98, &[1; 3]).unwrap_err().kind, Kind::OutOfBounds);
