@@ -8,8 +8,11 @@ pub mod device;
 mod driver;
 pub mod exec;
 pub mod fault;
+mod library;
 pub mod lower;
 pub mod memory;
 pub mod program;
 pub mod ptx;
 pub mod report;
+
+pub use library::library_folder;

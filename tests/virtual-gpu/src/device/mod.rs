@@ -110,8 +110,8 @@ impl Description {
         match SHIPPED.iter().find(|(shipped, _)| shipped.eq_ignore_ascii_case(name)) {
             Some((_, text)) => Description::parse(name, text),
             None => {
-                let text = std::fs::read_to_string(name)
-                    .map_err(|source| Error::Unknown { name: name.to_owned(), source })?;
+                let text =
+                    std::fs::read_to_string(name).map_err(|source| Error::Unknown { name: name.to_owned(), source })?;
                 Description::parse(name, &text)
             }
         }

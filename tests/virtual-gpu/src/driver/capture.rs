@@ -16,9 +16,7 @@ use super::status::{Result, Status};
 
 /// `CU_STREAM_CAPTURE_MODE_GLOBAL`: no thread may make unsafe calls while this capture is under way.
 pub const MODE_GLOBAL: i32 = 0;
-/// `CU_STREAM_CAPTURE_MODE_THREAD_LOCAL`: this thread may not.
-pub const MODE_THREAD_LOCAL: i32 = 1;
-/// `CU_STREAM_CAPTURE_MODE_RELAXED`: every thread may.
+/// `CU_STREAM_CAPTURE_MODE_RELAXED`: every thread may. Between the two, 1, `THREAD_LOCAL`: all but this one may.
 pub const MODE_RELAXED: i32 = 2;
 
 /// A capture under way.
@@ -299,7 +297,7 @@ impl Session {
         self.nodes.retain(|_, graph| *graph != handle);
     }
 
-    /// True where the handle names the legacy default stream of a context, which blocks and is blocked.
+    /// The kind of a stream made with these flags.
     pub fn kind_of(flags: u32) -> Kind {
         if flags & 1 == 0 { Kind::Blocking } else { Kind::NonBlocking }
     }

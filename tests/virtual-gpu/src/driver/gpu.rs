@@ -302,7 +302,10 @@ impl Gpu {
         let own = capability.0 * 10 + capability.1;
         if module.target > own {
             let target = module.target;
-            return Err(LoadError::Ptx(format!("target sm_{target} is beyond {}, which is sm_{own}", self.description.name)));
+            return Err(LoadError::Ptx(format!(
+                "target sm_{target} is beyond {}, which is sm_{own}",
+                self.description.name
+            )));
         }
         exec::LoadedModule::load(Arc::new(module), &self.memory)
             .map(LoadedModule)

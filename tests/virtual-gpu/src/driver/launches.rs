@@ -100,7 +100,13 @@ impl Session {
     /// # Errors
     /// What CUDA answers where the launch asks for what the kernel or the device does not allow; the reason goes to
     /// stderr.
-    pub fn kernel(&mut self, call: &str, handle: Handle, dimensions: Dimensions, params: Params) -> Result<Arc<Kernel>> {
+    pub fn kernel(
+        &mut self,
+        call: &str,
+        handle: Handle,
+        dimensions: Dimensions,
+        params: Params,
+    ) -> Result<Arc<Kernel>> {
         let function = self.function(handle)?.clone();
         let device = self.contexts[&function.context].device;
         self.check_launch(call, &function, device, &dimensions)?;
@@ -132,7 +138,9 @@ impl Session {
         if threads > u64::from(limit) || block[2] > 64 {
             return Err(invalid(
                 call,
-                &format!("{name}: a block of {block:?} has {threads} threads; at most {limit}, and 64 in z, are allowed"),
+                &format!(
+                    "{name}: a block of {block:?} has {threads} threads; at most {limit}, and 64 in z, are allowed"
+                ),
             ));
         }
         if let Some(required) = kernel.required_threads().filter(|required| *required != block) {

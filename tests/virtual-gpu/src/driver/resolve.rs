@@ -196,9 +196,7 @@ impl Session {
             return Err(invalid(call, &format!("slices of {height} rows from row {y} do not fit a height of {rows}")));
         }
         let slice = pitch.checked_mul(rows).ok_or_else(overflow)?;
-        let at = |x: u64, y: u64, z: u64| {
-            z.checked_mul(slice)?.checked_add(y.checked_mul(pitch)?)?.checked_add(x)
-        };
+        let at = |x: u64, y: u64, z: u64| z.checked_mul(slice)?.checked_add(y.checked_mul(pitch)?)?.checked_add(x);
         let start = at(x, y, z).ok_or_else(overflow)?;
         if nothing {
             return Ok(Side { end: End::Bytes([].into()), pitch, slice });

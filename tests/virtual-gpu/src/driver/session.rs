@@ -182,24 +182,13 @@ impl Session {
     }
 
     /// Notes an access by a call itself, such as a free; a conflict loses the context.
-    pub fn touch_now(
-        &mut self,
-        context: Handle,
-        (space, range, access): Touched,
-        clock: &Clock,
-        touch: &Touch,
-    ) {
+    pub fn touch_now(&mut self, context: Handle, (space, range, access): Touched, clock: &Clock, touch: &Touch) {
         if let Err(failure) = self.ledger_touch(&[(space, range, access)], clock, touch) {
             self.lose(context, failure);
         }
     }
 
-    fn ledger_touch(
-        &mut self,
-        touched: &[Touched],
-        clock: &Clock,
-        touch: &Touch,
-    ) -> std::result::Result<(), Failure> {
+    fn ledger_touch(&mut self, touched: &[Touched], clock: &Clock, touch: &Touch) -> std::result::Result<(), Failure> {
         for (space, range, access) in touched {
             if let Err(conflict) = self.ledger.touch(*space, range.clone(), *access, clock, touch) {
                 let text = self.tell(&conflict, *space);
@@ -223,7 +212,10 @@ impl Session {
             Space::Device { device, allocation } => match self.devices[device].find(range.start) {
                 Some(found) => {
                     let offset = range.start - found.base;
-                    format!("allocation {:#x} of {} bytes on device {device}, from byte {offset}", found.base, found.size)
+                    format!(
+                        "allocation {:#x} of {} bytes on device {device}, from byte {offset}",
+                        found.base, found.size
+                    )
                 }
                 None => format!("allocation {allocation} of device {device}, at {:#x}", range.start),
             },
@@ -305,7 +297,10 @@ impl Session {
         }
     }
 
-    fn unlocked(&mut self, run: impl FnOnce() -> std::result::Result<Ran, Failure>) -> std::result::Result<Ran, Failure> {
+    fn unlocked(
+        &mut self,
+        run: impl FnOnce() -> std::result::Result<Ran, Failure>,
+    ) -> std::result::Result<Ran, Failure> {
         self.guard = None;
         let outcome = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
             Err(Failure {

@@ -1,7 +1,7 @@
 //! All that the driver knows: one table a kind of object, behind one lock.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::thread::ThreadId;
 
@@ -42,8 +42,6 @@ pub struct Context {
     pub legacy: StreamId,
     /// The default streams of threads.
     pub per_thread: HashMap<ThreadId, StreamId>,
-    /// Contexts whose memory this one may touch.
-    pub peers: BTreeSet<Handle>,
 }
 
 /// A stream made by `cuStreamCreate`.
@@ -291,7 +289,6 @@ impl State {
             shared_config: 1,
             legacy,
             per_thread: HashMap::new(),
-            peers: BTreeSet::new(),
         };
         self.contexts.insert(handle, context);
         handle

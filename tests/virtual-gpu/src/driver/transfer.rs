@@ -35,10 +35,9 @@ fn copy_row(devices: &[Arc<Gpu>], copy: &Copy, src: u64, dst: u64) -> Result<(),
     let bytes: std::borrow::Cow<'_, [u8]> = match &copy.src.end {
         End::Device { device, address, .. } => devices[*device].read(address + src, len)?.into(),
         End::Host { address, .. } => address.offset(src as usize).read(len as usize).into(),
-        End::Bytes(bytes) => bytes
-            .get(src as usize..(src + len) as usize)
-            .ok_or_else(|| "the copied bytes end early".to_owned())?
-            .into(),
+        End::Bytes(bytes) => {
+            bytes.get(src as usize..(src + len) as usize).ok_or_else(|| "the copied bytes end early".to_owned())?.into()
+        }
     };
     match &copy.dst.end {
         End::Device { device, address, .. } => devices[*device].write(address + dst, &bytes)?,

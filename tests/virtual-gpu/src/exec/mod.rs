@@ -152,13 +152,17 @@ impl LoadedModule {
     }
 }
 
+/// Registers of a multiprocessor of every GPU of compute capability 5.0 and later.
+const REGISTERS: u32 = 65_536;
+
 /// Registers a thread: what is live at once, within what directives and the device allow (`ptxas` would spill).
 fn registers(k: &Kernel, device: Option<&Description>) -> u32 {
     let Directives { max_threads, required_threads, min_blocks, max_registers } = k.directives;
     let mut cap = device.map_or(255, |d| d.max_registers_per_thread);
-    if let (Some(t), Some(d)) = (required_threads.or(max_threads), device) {
+    if let Some(t) = required_threads.or(max_threads) {
         let warps = t.iter().product::<u32>().div_ceil(32).max(1);
-        let per_block = (d.registers_per_sm / min_blocks.unwrap_or(1).max(1)).min(d.registers_per_block);
+        let (per_sm, per_block) = device.map_or((REGISTERS, REGISTERS), |d| (d.registers_per_sm, d.registers_per_block));
+        let per_block = (per_sm / min_blocks.unwrap_or(1).max(1)).min(per_block);
         cap = cap.min((per_block / warps / 32 / 8 * 8).max(16));
     }
     k.registers.min(max_registers.unwrap_or(cap).min(cap)).max(1)

@@ -12,5 +12,6 @@ mod tests;
 mod tree;
 
 pub use error::Error;
+pub(crate) use error::Refusal;
 pub use parser::parse;
 pub use tree::*;

@@ -116,7 +116,7 @@ proptest! {
             text.splice(from..to, insert.bytes());
         }
         if let Ok(text) = String::from_utf8(text) {
-            let _ = parse(&text);
+            let _ = crate::lower::load(&text);
         }
     }
 

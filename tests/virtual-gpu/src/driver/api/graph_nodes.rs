@@ -3,7 +3,9 @@
 use std::ffi::{c_int, c_uint};
 use std::sync::Arc;
 
-use crate::driver::abi::{Handle, HostNodeParams, In, KernelNodeParams, KernelNodeParamsV2, Memcpy3D, MemsetNodeParams, Out};
+use crate::driver::abi::{
+    Handle, HostNodeParams, In, KernelNodeParams, KernelNodeParamsV2, Memcpy3D, MemsetNodeParams, Out,
+};
 use crate::driver::exports::{aliases, exports};
 use crate::driver::graph::{Node, Task};
 use crate::driver::job::{Action, HostCall, Kernel};

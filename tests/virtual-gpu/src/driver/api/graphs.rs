@@ -69,8 +69,7 @@ fn update(cuda: &mut Session, exec: Handle, graph: Handle) -> Result<std::result
             })
             .collect()
     };
-    for ((new, old), (node, old_node)) in
-        places(&new).iter().zip(places(&exec.nodes)).zip(new.iter().zip(&exec.nodes))
+    for ((new, old), (node, old_node)) in places(&new).iter().zip(places(&exec.nodes)).zip(new.iter().zip(&exec.nodes))
     {
         if *new != old {
             return Ok(Err((TOPOLOGY_CHANGED, node.0)));

@@ -7,7 +7,9 @@ use crate::driver::exports::{exports, unsupported};
 use crate::driver::session::context;
 use crate::driver::status::Status;
 
-use super::modules::{JitOptions, function_attribute, load_file, load_image, module_function, module_global, set_function_attribute};
+use super::modules::{
+    JitOptions, function_attribute, load_file, load_image, module_function, module_global, set_function_attribute,
+};
 
 exports! {
     fn cuLibraryLoadData(

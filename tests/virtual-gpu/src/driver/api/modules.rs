@@ -187,7 +187,9 @@ pub(super) fn function_attribute(value: Out<c_int>, which: c_uint, handle: Handl
         8 => function.max_dynamic_shared as c_int,
         9 => function.carveout,
         10..=15 => 0, // clusters
-        _ => return Err(invalid("cuFuncGetAttribute", &format!("attribute {which} (PTX {}.{})", version.0, version.1))),
+        _ => {
+            return Err(invalid("cuFuncGetAttribute", &format!("attribute {which} (PTX {}.{})", version.0, version.1)));
+        }
     })
 }
 
@@ -201,7 +203,8 @@ pub(super) fn set_function_attribute(handle: Handle, which: c_uint, value: c_int
             let room = optin.saturating_sub(function.kernel.static_shared());
             let wanted = u32::try_from(value).ok().filter(|wanted| *wanted <= room).ok_or_else(|| {
                 let name = function.kernel.name();
-                let reason = format!("{value} bytes of dynamic shared memory for {name}: the device has room for {room}");
+                let reason =
+                    format!("{value} bytes of dynamic shared memory for {name}: the device has room for {room}");
                 invalid("cuFuncSetAttribute", &reason)
             })?;
             function.max_dynamic_shared = wanted;

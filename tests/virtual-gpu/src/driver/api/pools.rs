@@ -35,8 +35,7 @@ fn allocate_in_order(address: Out<DevicePtr>, bytes: usize, pool: Handle, stream
     }
     let (id, _) = cuda.stream(stream)?;
     let made = allocate(&mut cuda, bytes as u64)?;
-    let life =
-        Lifetime { device, allocation: made.id, address: made.base, size: made.size, release: false };
+    let life = Lifetime { device, allocation: made.id, address: made.base, size: made.size, release: false };
     if let Some(capture) = cuda.capture_of(id) {
         cuda.note(capture, id, Task::Alloc(life))?;
         return address.set(made.base);
@@ -62,7 +61,10 @@ fn free_in_order(cuda: &mut Session, address: DevicePtr, stream: Handle) -> Resu
         let graph = cuda.captures[&capture].graph;
         let owned = cuda.graphs.get(&graph).is_some_and(|graph| graph.owned().iter().any(|o| o.address == address));
         if !owned {
-            return Err(unsupported("cuMemFreeAsync", "in a capture, freeing memory that the capture did not allocate"));
+            return Err(unsupported(
+                "cuMemFreeAsync",
+                "in a capture, freeing memory that the capture did not allocate",
+            ));
         }
         return cuda.note(capture, id, Task::Free(Lifetime { release: false, ..life })).map(|_| ());
     }

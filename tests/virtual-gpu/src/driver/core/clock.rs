@@ -12,11 +12,6 @@ pub struct StreamId(pub u64);
 pub struct Clock(BTreeMap<StreamId, u64>);
 
 impl Clock {
-    /// The clock that knows of work `epoch` of `stream`, and of nothing else.
-    pub fn at(stream: StreamId, epoch: u64) -> Clock {
-        Clock(BTreeMap::from([(stream, epoch)]))
-    }
-
     /// The last piece of work of `stream` that comes before.
     pub fn get(&self, stream: StreamId) -> u64 {
         self.0.get(&stream).copied().unwrap_or(0)

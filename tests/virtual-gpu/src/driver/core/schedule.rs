@@ -214,11 +214,6 @@ impl<W> Schedule<W> {
         self.host.join(clock);
     }
 
-    /// What the host has waited for.
-    pub fn host(&self) -> &Clock {
-        &self.host
-    }
-
     /// The work that waits, oldest first within a stream; work that runs is not among it.
     pub fn waiting(&self) -> impl Iterator<Item = &Work<W>> {
         self.streams.values().flat_map(|stream| &stream.waiting)

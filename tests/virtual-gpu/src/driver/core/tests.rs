@@ -213,8 +213,7 @@ fn work_queued_before_the_host_waited_is_not_ordered_by_it() {
 #[test]
 fn the_legacy_default_stream_orders_blocking_streams_both_ways() {
     let mut machine = Machine::default();
-    let (legacy, a, b) =
-        (machine.stream(Kind::Legacy), machine.stream(Kind::Blocking), machine.stream(Kind::Blocking));
+    let (legacy, a, b) = (machine.stream(Kind::Legacy), machine.stream(Kind::Blocking), machine.stream(Kind::Blocking));
     machine.write(a, "before");
     machine.write(legacy, "default");
     machine.write(b, "after");
