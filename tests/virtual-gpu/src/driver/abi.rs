@@ -35,7 +35,7 @@ pub struct Out<T>(*mut T);
 
 impl<T> Out<T> {
     /// True where the caller does not want the value.
-    pub fn is_null(self) -> bool {
+    pub fn is_null(&self) -> bool {
         self.0.is_null()
     }
 

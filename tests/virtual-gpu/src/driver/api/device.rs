@@ -22,7 +22,7 @@ fn attribute(device: &Description, number: usize, attribute: c_uint) -> Option<i
     let (major, minor) = device.compute_capability;
     let threads = device.max_threads_per_block as i32;
     Some(match attribute {
-        1 | 2 | 3 => threads, // threads of a block, in x, in y
+        1..=3 => threads,     // threads of a block, in x, in y
         4 => threads.min(64), // in z
         5 => MAX_GRID[0],
         6 => MAX_GRID[1],

@@ -15,13 +15,11 @@ fn two_of_them() {
     assert_eq!((first.attribute(sms).unwrap(), second.attribute(sms).unwrap()), (128, 132));
     assert_ne!(first.uuid().unwrap().bytes, second.uuid().unwrap().bytes);
     // An address tells its device, and data moves between the two.
-    first.bind_to_thread().unwrap();
-    let x = first.default_stream().clone_htod(&[1u32, 2, 3]).unwrap();
-    second.bind_to_thread().unwrap();
-    let mut y = second.default_stream().alloc_zeros::<u32>(3).unwrap();
-    first.default_stream().synchronize().unwrap();
-    second.default_stream().memcpy_dtod(&x, &mut y).unwrap();
-    assert_eq!(second.default_stream().clone_dtoh(&y).unwrap(), [1, 2, 3]);
+    let (from, to) = (first.new_stream().unwrap(), second.new_stream().unwrap());
+    let x = from.clone_htod(&[1u32, 2, 3]).unwrap();
+    let mut y = to.alloc_zeros::<u32>(3).unwrap();
+    to.memcpy_dtod(&x, &mut y).unwrap();
+    assert_eq!(to.clone_dtoh(&y).unwrap(), [1, 2, 3]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Programs that do everything right: none of the checks may stop them.
 
-use cudarc::driver::{CudaContext, sys};
+use cudarc::driver::{PushKernelArg, sys};
 
 use super::{blocks_for, open, scale};
 
@@ -97,18 +97,22 @@ fn threads_share_a_context() {
 #[test]
 #[ignore = "needs a GPU"]
 fn halves_of_one_allocation_on_two_streams() {
-    let context = CudaContext::new(0).unwrap();
-    let (a, b) = (context.new_stream().unwrap(), context.new_stream().unwrap());
+    let (context, a, function) = open("scale");
+    let b = context.new_stream().unwrap();
     // SAFETY: this thread alone orders the streams below.
     unsafe { context.disable_event_tracking() };
     let mut x = a.alloc_zeros::<f32>(64).unwrap();
     a.synchronize().unwrap();
     let (mut low, mut high) = x.split_at_mut(32);
-    a.memcpy_htod(&[1.0f32; 32], &mut low).unwrap();
-    b.memcpy_htod(&[2.0f32; 32], &mut high).unwrap();
+    for (stream, half, value) in [(&a, &mut low, 1.0f32), (&b, &mut high, 2.0)] {
+        stream.memcpy_htod(&[value; 32], half).unwrap();
+        let mut launch = stream.launch_builder(&function);
+        launch.arg(half).arg(&2.0f32).arg(&32u32);
+        // SAFETY: the arguments are those of `scale`.
+        unsafe { launch.launch(blocks_for(32)) }.unwrap();
+    }
     context.synchronize().unwrap();
-    assert_eq!(a.clone_dtoh(&x).unwrap()[31..33], [1.0, 2.0]);
-    assert_eq!(blocks_for(33).grid_dim.0, 2);
+    assert_eq!(a.clone_dtoh(&x).unwrap()[31..33], [2.0, 4.0]);
 }
 
 #[test]
