@@ -8,7 +8,7 @@ use crate::{adamw, layer_norm, linear};
 
 pub const ADAMW_SIZES: [usize; 4] = [40_000, 12_288, 768, 65_537];
 /// Rows and features.
-pub const LAYER_NORM: (usize, usize) = (12_288, 512);
+pub const LAYER_NORM: (usize, usize) = (16_384, 512);
 /// Rows, input and output features: whole tiles.
 pub const LINEAR: (usize, usize, usize) = (256, 512, 384);
 

@@ -51,9 +51,19 @@ impl Layout {
         [self.threads, self.teams, 1]
     }
 
+    /// Columns of a parameter as the kernels lay them out: at least a row's.
+    fn places(&self) -> usize {
+        self.threads * self.columns
+    }
+
     /// Bytes of dynamic shared memory: two parameters' columns.
     fn shared(&self) -> usize {
-        2 * self.threads * self.columns * 4
+        2 * self.places() * 4
+    }
+
+    /// Elements of a vector.
+    fn vector(&self) -> usize {
+        if self.whole { 16 / self.dtype.size() } else { 1 }
     }
 
     /// Blocks of backward for `rows` rows, whatever the GPU.
@@ -133,7 +143,7 @@ pub(super) struct Saved<'a> {
     pub rstd: &'a Buffer,
 }
 
-/// Each block's part of dw and db, `[blocks, 2, cols]`; empty where neither is wanted.
+/// Each block's part of dw and db, `[blocks, 2, places]`; empty where neither is wanted.
 pub(super) fn partials(
     device: &Device,
     op: &'static str,
@@ -142,8 +152,9 @@ pub(super) fn partials(
     gradients: &ParamGradients<'_>,
 ) -> Result<Buffer> {
     let wanted = gradients.weight.is_some() || gradients.bias.is_some();
-    let blocks = Layout::of(op, x.dtype(), cols)?.backward_blocks(rows);
-    device.alloc(Category::Workspace, DType::F32, if wanted { blocks * 2 * cols } else { 0 })
+    let layout = Layout::of(op, x.dtype(), cols)?;
+    let len = layout.backward_blocks(rows) * 2 * layout.places();
+    device.alloc(Category::Workspace, DType::F32, if wanted { len } else { 0 })
 }
 
 pub(super) fn backward(
@@ -185,10 +196,13 @@ pub(super) fn backward(
     }
     let launch = gpu
         .launch(&KERNELS, "layer_norm_param_gradients")?
-        .grid([cols.div_ceil(32), 2, 1])
+        .grid([layout.places().div_ceil(32), 2, 1])
         .block([32, 8, 1])
         .read(partials)
         .dimension("blocks", blocks)
+        .dimension("places", layout.places())
+        .dimension("threads", layout.threads)
+        .dimension("elements of a vector", layout.vector())
         .dimension("features", cols)
         .write_or_null(gradients.weight)
         .write_or_null(gradients.bias);

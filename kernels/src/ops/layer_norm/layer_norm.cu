@@ -59,8 +59,8 @@ template <int V> __device__ void store_columns(const float (&values)[V], float* 
     }
 }
 
-// Columns of f32 in shared memory, blockDim.x·V·STEPS of them, in pieces of 16 bytes: neighbouring threads' pieces are
-// neighbours, so that a warp's access has no bank conflicts.
+// Columns of f32, blockDim.x·V·STEPS of them, in pieces of 16 bytes where neighbouring threads' pieces are neighbours: in
+// shared memory a warp's access then has no bank conflicts, in global memory it is whole sectors.
 template <int V, int STEPS> struct Columns {
     static constexpr int PIECE = V % 4 == 0 ? 4 : 1;
     float* base;
@@ -160,7 +160,7 @@ __device__ void forward(const T* x, const float* weight, const float* bias, floa
 }
 
 // dx = r·(g − mean(g) − x̂·mean(g∘x̂)) with g = w∘dy, into dy's place (not where `dx` is null), and this block's part of
-// dw = Σ dy∘x̂ and db = Σ dy, to partials[block][2][cols] (not where it is null).
+// dw = Σ dy∘x̂ and db = Σ dy, to partials[block][2] in the order of `Columns` (not where it is null).
 template <class T, int V, int STEPS>
 __device__ void backward(const T* dy, const T* x, const float* weight, const float* means, const float* rstds, int rows,
                          int cols, T* dx, float* partials) {
@@ -233,13 +233,9 @@ __device__ void backward(const T* dy, const T* x, const float* weight, const flo
         }
     }
     if (threadIdx.y > 0) return;
-    float* mine = partials + size_t(blockIdx.x) * 2 * cols;
+    const Columns<V, STEPS> part_w{partials + size_t(blockIdx.x) * 2 * ws.size()}, part_b{part_w.base + ws.size()};
 #pragma unroll
-    for (int s = 0; s < STEPS; ++s) {
-        if (column<V>(s) >= cols) continue;
-        store_columns<V>(d_weight[s], mine + column<V>(s));
-        store_columns<V>(d_bias[s], mine + cols + column<V>(s));
-    }
+    for (int s = 0; s < STEPS; ++s) part_w.set(s, d_weight[s]), part_b.set(s, d_bias[s]);
 }
 
 // Rows whose length is a multiple of a vector's are read by 16-byte vectors, others by elements. STEPS: 16 columns a
@@ -265,19 +261,28 @@ LAYER_NORM(bf16_odd, bf16, 1, 8)
 LAYER_NORM(f16_odd, f16, 1, 8)
 LAYER_NORM(f32_odd, float, 1, 8)
 
-// dw += Σ_blocks partials[block][0], db += Σ_blocks partials[block][1] (not where they are null). A block of 32×8 threads
-// takes 32 columns: row r of threads adds blocks r, r + 8, …; then the eight sums are added in order.
+// The column that `Columns` of teams of `threads` with vectors of `v` keeps at `place`.
+__device__ int column_at(int place, int threads, int v) {
+    const int piece = v % 4 == 0 ? 4 : 1, thread = place / piece % threads, part = place / piece / threads;
+    const int s = part / (v / piece), i = part % (v / piece) * piece + place % piece;
+    return (s * threads + thread) * v + i;
+}
+
+// dw += Σ_blocks partials[block][0], db += Σ_blocks partials[block][1] (not where they are null), each of `size` places.
+// A block of 32×8 threads takes 32 places: row r of threads adds blocks r, r + 8, …; then the eight sums are added in order.
 extern "C" __global__ __launch_bounds__(256) void layer_norm_param_gradients(const float* __restrict__ partials,
-                                                                             int blocks, int cols, float* d_weight,
-                                                                             float* d_bias) {
+                                                                             int blocks, int size, int threads, int v,
+                                                                             int cols, float* d_weight, float* d_bias) {
     __shared__ float sums[8][32];
     float* out = blockIdx.y == 0 ? d_weight : d_bias;
     if (!out) return;
-    const int col = blockIdx.x * 32 + threadIdx.x;
+    const int place = blockIdx.x * 32 + threadIdx.x, col = column_at(place, threads, v);
     float sum = 0.0f;
     if (col < cols) {
 #pragma unroll 4
-        for (int block = threadIdx.y; block < blocks; block += 8) sum += partials[(size_t(block) * 2 + blockIdx.y) * cols + col];
+        for (int block = threadIdx.y; block < blocks; block += 8) {
+            sum += partials[(size_t(block) * 2 + blockIdx.y) * size + place];
+        }
     }
     sums[threadIdx.y][threadIdx.x] = sum;
     __syncthreads();
