@@ -81,7 +81,7 @@ pub(super) fn stack<'a>(b: &mut Body<'_, 'a>, i: &Instruction<'a>, m: &mut Modif
 pub(super) fn call<'a>(b: &mut Body<'_, 'a>, i: &Instruction<'a>, m: &mut Modifiers<'a>) -> Lowered<Op> {
     m.ignore(&["uni"]);
     let mut rest = i.operands.as_slice();
-    let mut list = |rest: &mut &'_ [Operand<'a>]| -> Option<Vec<Operand<'a>>> {
+    let list = |rest: &mut &'_ [Operand<'a>]| -> Option<Vec<Operand<'a>>> {
         let (first, others) = rest.split_first()?;
         let OperandKind::List(items) = &first.kind else { return None };
         *rest = others;

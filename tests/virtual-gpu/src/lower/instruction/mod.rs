@@ -98,7 +98,3 @@ impl Body<'_, '_> {
         Err(Refusal::new(i.at, what))
     }
 }
-
-fn predicate_or_true<'a>(b: &mut Body<'_, 'a>, op: Option<&Operand<'a>>) -> Lowered<PredSrc> {
-    op.map_or(Ok(PredSrc::Const(true)), |op| b.predicate(op))
-}
