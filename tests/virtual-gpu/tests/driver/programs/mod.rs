@@ -11,7 +11,7 @@ use std::sync::Arc;
 use cudarc::driver::{CudaContext, CudaFunction, CudaSlice, CudaStream, LaunchConfig, PushKernelArg, sys};
 
 /// `scale(x, a, n)`: x[i] *= a for i < n. `add_one(x)`: x[0] += 1. `table`: a variable, and `read_table(x)`: x[0] =
-/// table[1]. `wide(x)`: 40 KiB of dynamic shared memory are asked for by its launch.
+/// table[1]. `wide(x)`: x[0] = 7, by way of the last 4 of 80 KiB of dynamic shared memory.
 pub const PTX: &str = include_str!("programs.ptx");
 
 /// The device, a stream that no other waits for, and a function of the programs' module.
