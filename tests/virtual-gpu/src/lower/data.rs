@@ -45,9 +45,10 @@ pub(super) fn layout(variable: &Variable<'_>, open: bool) -> Lowered<Layout> {
             (None, _) if i == 0 && variable.space == Space::Param => 0,
             _ => return Err(refuse(format!("'{}' needs a size", variable.name))),
         };
-        size = size.checked_mul(count).filter(|s| *s <= LARGEST).ok_or_else(|| {
-            refuse(format!("'{}' is larger than any memory", variable.name))
-        })?;
+        size = size
+            .checked_mul(count)
+            .filter(|s| *s <= LARGEST)
+            .ok_or_else(|| refuse(format!("'{}' is larger than any memory", variable.name)))?;
     }
     let align = variable.align.unwrap_or(element);
     if align < u64::from(ty.bytes()) && variable.space != Space::Reg {

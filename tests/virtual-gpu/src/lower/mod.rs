@@ -152,8 +152,9 @@ fn declare<'a>(
         }
         Space::Shared => {
             let dynamic = variable.linkage == Linkage::Extern;
-            let size = u32::try_from(layout.size)
-                .map_err(|_| Refusal::new(variable.at, format!("'{}' is too large for shared memory", variable.name)))?;
+            let size = u32::try_from(layout.size).map_err(|_| {
+                Refusal::new(variable.at, format!("'{}' is too large for shared memory", variable.name))
+            })?;
             let index = module.shared.len() as u32;
             let size = if dynamic { 0 } else { size };
             module.shared.push(program::Shared { name, size, align: layout.align as u32, dynamic });

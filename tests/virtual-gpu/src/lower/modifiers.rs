@@ -69,7 +69,12 @@ impl<'a> Modifiers<'a> {
             return Ok(ty);
         }
         let names: Vec<String> = allowed.iter().map(|ty| types::name(*ty)).collect();
-        Err(self.refuse(format!("'{}' does not take {} here; it takes {}", self.opcode, types::name(ty), names.join(", "))))
+        Err(self.refuse(format!(
+            "'{}' does not take {} here; it takes {}",
+            self.opcode,
+            types::name(ty),
+            names.join(", ")
+        )))
     }
 
     /// The next type without taking it.

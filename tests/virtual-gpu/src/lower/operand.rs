@@ -15,9 +15,10 @@ pub(super) struct Register {
 
 /// The operands of an instruction that takes `N`.
 pub(super) fn exactly<'i, 'a, const N: usize>(i: &'i Instruction<'a>) -> Lowered<&'i [Operand<'a>; N]> {
-    i.operands.as_slice().try_into().map_err(|_| {
-        Refusal::new(i.at, format!("'{}' takes {N} operands here, found {}", i.opcode, i.operands.len()))
-    })
+    i.operands
+        .as_slice()
+        .try_into()
+        .map_err(|_| Refusal::new(i.at, format!("'{}' takes {N} operands here, found {}", i.opcode, i.operands.len())))
 }
 
 /// How many operands an instruction may have.
@@ -43,7 +44,9 @@ impl<'a> Body<'_, 'a> {
                 None if special(name, None).is_some() || special(name, Some("x")).is_some() => {
                     Err(Refusal::new(at, format!("special register '{name}' is read with mov or cvt")))
                 }
-                None => Err(Refusal::new(at, format!("'{}' is not declared", name.chars().take(64).collect::<String>()))),
+                None => {
+                    Err(Refusal::new(at, format!("'{}' is not declared", name.chars().take(64).collect::<String>())))
+                }
             },
         }
     }
@@ -54,8 +57,14 @@ impl<'a> Body<'_, 'a> {
         let Entity::Register { ty, reg, count } = self.find(name, op.at)? else { return Ok(None) };
         let place = match member {
             None if count == 1 => 0,
-            None => return Err(Refusal::new(op.at, format!("'{name}' is a vector; name an element, such as {name}.x"))),
-            Some(member) => match ["x", "y", "z", "w"].iter().zip(["r", "g", "b", "a"]).position(|(p, c)| *p == member || c == member) {
+            None => {
+                return Err(Refusal::new(op.at, format!("'{name}' is a vector; name an element, such as {name}.x")));
+            }
+            Some(member) => match ["x", "y", "z", "w"]
+                .iter()
+                .zip(["r", "g", "b", "a"])
+                .position(|(p, c)| *p == member || c == member)
+            {
                 Some(i) if i < usize::from(count) => i as u16,
                 _ => return Err(Refusal::new(op.at, format!("'{name}' has no element '.{member}'"))),
             },
@@ -137,7 +146,7 @@ impl<'a> Body<'_, 'a> {
 
     /// Addresses have 64 bits; within shared, local and parameter space 32 suffice.
     fn address_fits(&self, variable: &Variable, ty: Type, name: &str, at: Position) -> Lowered<()> {
-        let narrow = matches!(variable.space, Space::Shared | Space::Local | Space::Param | Space::Const);
+        let narrow = matches!(variable.space, Space::Shared | Space::Local | Space::Param);
         if ty.float() || !(ty.bits() == 64 || ty.bits() == 32 && narrow) {
             return Err(Refusal::new(at, format!("the address of '{name}' does not fit {}", types::name(ty))));
         }
@@ -158,10 +167,20 @@ impl<'a> Body<'_, 'a> {
         }
     }
 
-    /// `[…]` in `space`.
+    /// `[…]` in `space`, or `name[index]`.
     pub(super) fn address(&mut self, op: &Operand<'a>, space: Space) -> Lowered<Address> {
-        let OperandKind::Address(address) = &op.kind else {
-            return Err(Refusal::new(op.at, "an address in brackets is wanted here"));
+        let address = match &op.kind {
+            OperandKind::Address(address) => address,
+            OperandKind::Name { name, member: None, offset, index: Some(index) } => {
+                return match self.find(name, op.at)? {
+                    Entity::Variable(variable) => {
+                        let offset = element_offset(&variable, Some(*index), *offset);
+                        self.variable_address(name, &variable, offset, space, op.at)
+                    }
+                    _ => Err(Refusal::new(op.at, format!("'{name}' is not an array"))),
+                };
+            }
+            _ => return Err(Refusal::new(op.at, "an address in brackets is wanted here")),
         };
         if !address.rest.is_empty() {
             return Err(Refusal::new(op.at, "only textures have coordinates"));
@@ -181,22 +200,25 @@ impl<'a> Body<'_, 'a> {
                 }
                 Ok(Address { base: Src::Reg(reg), wide: ty.bits() == 64, offset: address.offset })
             }
-            Entity::Variable(variable) => {
-                let addressed = match (variable.space, space) {
-                    (a, b) if a == b => true,
-                    (Space::Global, Space::Generic) => true,
-                    _ => false,
-                };
-                if !addressed {
-                    let what = format!("'{name}' is in {:?} space, the instruction's is {space:?}", variable.space);
-                    return Err(Refusal::new(op.at, what));
-                }
-                let offset = element_offset(&variable, address.index, address.offset);
-                let symbol = self.symbol(variable.what, 0, op.at)?;
-                Ok(Address { base: Src::Symbol(symbol), wide: true, offset })
-            }
+            Entity::Variable(variable) => self.variable_address(name, &variable, address.offset, space, op.at),
             _ => Err(Refusal::new(op.at, format!("'{name}' is not an address"))),
         }
+    }
+
+    /// A variable's address where the instruction works in `space`; only global memory is its own generic address.
+    fn variable_address(
+        &mut self,
+        name: &str,
+        variable: &Variable,
+        offset: i64,
+        space: Space,
+        at: Position,
+    ) -> Lowered<Address> {
+        if variable.space != space && (variable.space, space) != (Space::Global, Space::Generic) {
+            let what = format!("'{name}' is in {:?} space, the instruction's is {space:?}", variable.space);
+            return Err(Refusal::new(at, what));
+        }
+        Ok(Address { base: Src::Symbol(self.symbol(variable.what, 0, at)?), wide: true, offset })
     }
 
     /// The operands of `{ … }`, of a vector register, or of a scalar.

@@ -56,8 +56,14 @@ fn refused_with_line_and_reason() {
         ("mov.u32 %r1, %clock64;", "has 64 bits"),
         ("mov.b32 {%h1, %h2, %h3}, %r1;", "does not part into 3"),
         ("atom.global.add.f16x2 %r1, [%d1], %r2;", "needs one of .noftz"),
-        ("mma.sync.aligned.m16n8k16.row.col.f32.f16.bf16.f32 {%f1,%f2,%f3,%f4},{%r1,%r2,%r3,%r4},{%r1,%r2},{%f1,%f2,%f3,%f4};", "do not go together"),
-        ("mma.sync.aligned.m16n8k32.row.col.f32.f16.f16.f32 {%f1,%f2,%f3,%f4},{%r1,%r2,%r3,%r4},{%r1,%r2},{%f1,%f2,%f3,%f4};", "no mma of this shape"),
+        (
+            "mma.sync.aligned.m16n8k16.row.col.f32.f16.bf16.f32 {%f1,%f2,%f3,%f4},{%r1,%r2,%r3,%r4},{%r1,%r2},{%f1,%f2,%f3,%f4};",
+            "do not go together",
+        ),
+        (
+            "mma.sync.aligned.m16n8k32.row.col.f32.f16.f16.f32 {%f1,%f2,%f3,%f4},{%r1,%r2,%r3,%r4},{%r1,%r2},{%f1,%f2,%f3,%f4};",
+            "no mma of this shape",
+        ),
         ("cp.async.cg.shared.global [sh], [%d1], 8;", "with .cg 16"),
         ("tex.2d.v4.f32.f32 {%f1,%f2,%f3,%f4}, [t, {%f1,%f2}];", "textures and surfaces are not supported"),
         (".reg .b32 %r; .reg .b32 %r;", "declared twice"),
@@ -77,7 +83,8 @@ fn labels_scopes_and_addresses_resolve() {
     );
     let module = load(&text).unwrap();
     let code = &module.functions[0].code;
-    let targets: Vec<u32> = code.iter().filter_map(|i| if let Op::Bra { target, .. } = i.op { Some(target) } else { None }).collect();
+    let targets: Vec<u32> =
+        code.iter().filter_map(|i| if let Op::Bra { target, .. } = i.op { Some(target) } else { None }).collect();
     assert_eq!(targets, [5, 3]);
     let Op::Store(store) = &code[5].op else { panic!() };
     assert_eq!((store.space, store.address.offset), (Space::Shared, 8));

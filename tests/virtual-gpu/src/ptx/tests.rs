@@ -73,7 +73,9 @@ fn refusals_say_where_and_what() {
 
 #[test]
 fn deep_nesting_is_refused() {
-    for (open, close) in [("{", "}"), ("mov.u32 x, ((((((", ";"), ("mov.u32 x, -------", ";"), ("ld.u32 x, [1+-+-", ";")] {
+    for (open, close) in
+        [("{", "}"), ("mov.u32 x, ((((((", ";"), ("mov.u32 x, -------", ";"), ("ld.u32 x, [1+-+-", ";")]
+    {
         let text = format!(".version 8.2\n.target sm_80\n.entry k() {{ {} {close}", open.repeat(100_000));
         parse(&text).unwrap_err();
     }

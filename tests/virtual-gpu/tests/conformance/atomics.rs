@@ -18,19 +18,48 @@ fn float_add(ty: &str, a: u64, b: u64) -> u64 {
 }
 
 fn apply(op: &str, ty: &str, old: u64, b: u64, c: u64) -> u64 {
-    let (x, y) = (int(old, ty.trim_start_matches('f')), b);
     match op {
         "add" if ty.contains('f') => float_add(ty, old, b),
         "add" => (old.wrapping_add(b)) & mask(bits(ty)),
-        "min" => if x <= int(y, ty) { old } else { b },
-        "max" => if x >= int(y, ty) { old } else { b },
+        "min" => {
+            if int(old, ty) <= int(b, ty) {
+                old
+            } else {
+                b
+            }
+        }
+        "max" => {
+            if int(old, ty) >= int(b, ty) {
+                old
+            } else {
+                b
+            }
+        }
         "and" => old & b,
         "or" => old | b,
         "xor" => old ^ b,
         "exch" => b,
-        "cas" => if old == b { c } else { old },
-        "inc" => if old >= b { 0 } else { old + 1 },
-        "dec" => if old == 0 || old > b { b } else { old - 1 },
+        "cas" => {
+            if old == b {
+                c
+            } else {
+                old
+            }
+        }
+        "inc" => {
+            if old >= b {
+                0
+            } else {
+                old + 1
+            }
+        }
+        "dec" => {
+            if old == 0 || old > b {
+                b
+            } else {
+                old - 1
+            }
+        }
         _ => unreachable!(),
     }
 }
@@ -55,7 +84,10 @@ fn operand(ty: &str, random: &mut Random) -> u64 {
         let plain = match ty {
             "f32" | "f64" => {
                 let f = o::format(ty);
-                !f.is_subnormal(v) && !f.is_nan(v) && v & f.infinity() != 0 && f.bits(f.value(v), Round::Near) & (f.sign() - 1) > 1 << (f.fraction + 4)
+                !f.is_subnormal(v)
+                    && !f.is_nan(v)
+                    && v & f.infinity() != 0
+                    && f.bits(f.value(v), Round::Near) & (f.sign() - 1) > 1 << (f.fraction + 4)
             }
             _ => true,
         };

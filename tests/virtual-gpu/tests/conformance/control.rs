@@ -38,7 +38,11 @@ fn calls() {
          st.param.u32 [y], a; ret.uni; }\n.func nothing { ret; }\n";
     run(twice, "call (%r10), twice, (%r1);", |t| 2 * t);
     run(twice, "call.uni (%r10), twice, (21); call nothing;", |_| 42);
-    run(twice, "{ .param .u32 a; .param .u32 b; st.param.u32 [a], %r1; call.uni (b), thrice, (a); ld.param.u32 %r10, [b]; }", |t| 3 * t);
+    run(
+        twice,
+        "{ .param .u32 a; .param .u32 b; st.param.u32 [a], %r1; call.uni (b), thrice, (a); ld.param.u32 %r10, [b]; }",
+        |t| 3 * t,
+    );
     // Through a pointer that differs by lane.
     let pointer = "and.b32 %r3, %r1, 1; setp.eq.u32 %p1, %r3, 0; mov.u64 %rd3, twice; mov.u64 %rd4, square; selp.u64 %rd5, %rd3, %rd4, %p1;\n\
          KIND: .callprototype (.reg .u32 _) _ (.reg .u32 _); call (%r10), %rd5, (%r1), KIND;";

@@ -165,10 +165,17 @@ fn halves_and_tf32() {
                 }
                 let code = format!("cvt{round}{end}.{to}x2.f32 d, a, b;");
                 let rows = rows(&["f32", "f32"], 200);
-                check_with(&code, "b32", &["f32"; 2], &rows, |r| half(f, r[0]) << 16 | half(f, r[1]), |a, b| {
-                    let same = same(f);
-                    same(a & 0xffff, b & 0xffff) && same(a >> 16, b >> 16)
-                });
+                check_with(
+                    &code,
+                    "b32",
+                    &["f32"; 2],
+                    &rows,
+                    |r| half(f, r[0]) << 16 | half(f, r[1]),
+                    |a, b| {
+                        let same = same(f);
+                        same(a & 0xffff, b & 0xffff) && same(a >> 16, b >> 16)
+                    },
+                );
             }
         }
     }
@@ -251,19 +258,21 @@ fn vectors_pack_lowest_first() {
 #[test]
 fn addresses_between_spaces() {
     // Each variable's generic address is in its own window, in no other, and leads back.
-    for (space, declare) in [
+    for (named, declare) in [
+        ("shared::cta", ".shared .align 8 .b8 var[16];"),
         ("global", ".global .align 8 .b8 var[16];"),
         ("const", ".const .align 8 .b8 var[16] = {1};"),
         ("shared", ".shared .align 8 .b8 var[16];"),
         ("local", ""),
     ] {
+        let space = named.split(':').next().unwrap();
         let local = if space == "local" { ".local .align 8 .b8 var[16];" } else { "" };
         let mut body = format!(
-            "{local} mov.u64 %rd2, var; cvta.{space}.u64 %rd3, %rd2; cvta.{space}.u64 %rd5, var;\n\
-             cvta.to.{space}.u64 %rd4, %rd3; setp.eq.u64 %p1, %rd2, %rd4; setp.eq.and.u64 %p1, %rd3, %rd5, %p1;\n\
+            "{local} mov.u64 %rd2, var; cvta.{named}.u64 %rd3, %rd2; cvta.{named}.u64 %rd5, var;\n\
+             cvta.to.{named}.u64 %rd4, %rd3; setp.eq.u64 %p1, %rd2, %rd4; setp.eq.and.u64 %p1, %rd3, %rd5, %p1;\n\
              selp.u32 %r3, 1, 0, %p1; st.global.u32 [%rd1], %r3;\n"
         );
-        let tested = ["global", "const", "shared", "local", "param"];
+        let tested = ["global", "const", "shared", "local", "param", "shared::cta"];
         for (i, other) in tested.iter().enumerate() {
             body += &format!(
                 "isspacep.{other} %p2, %rd3; selp.u32 %r3, 1, 0, %p2; st.global.u32 [%rd1+{}], %r3;\n",
@@ -271,10 +280,10 @@ fn addresses_between_spaces() {
             );
         }
         let program = Program { globals: declare, body: &body, block: 1, ..Program::default() };
-        let found = program.words(&[9; 6]);
+        let found = program.words(&[9; 7]);
         assert_eq!(found[0], 1, "{space} and back");
         for (i, other) in tested.iter().enumerate() {
-            assert_eq!(found[i + 1] == 1, *other == space, "isspacep.{other} of {space}");
+            assert_eq!(found[i + 1] == 1, other.starts_with(space), "isspacep.{other} of {space}");
         }
     }
     let body = "mov.b64 %rd2, p; cvta.param.u64 %rd3, %rd2; ld.u64 %rd4, [%rd3]; setp.eq.u64 %p1, %rd4, %rd1;\n\
@@ -286,13 +295,29 @@ fn addresses_between_spaces() {
 #[test]
 fn special_registers() {
     let list32 = [
-        ("%tid.x", "t % 8"), ("%tid.y", "t / 8 % 4"), ("%tid.z", "t / 32"),
-        ("%ntid.x", "8"), ("%ntid.y", "4"), ("%ntid.z", "2"),
-        ("%ctaid.x", "b % 2"), ("%ctaid.y", "b / 2 % 3"), ("%ctaid.z", "b / 6"),
-        ("%nctaid.x", "2"), ("%nctaid.y", "3"), ("%nctaid.z", "2"),
-        ("%laneid", "t % 32"), ("%warpid", "t / 32"),
-        ("%lanemask_eq", "eq"), ("%lanemask_le", "le"), ("%lanemask_lt", "lt"), ("%lanemask_ge", "ge"), ("%lanemask_gt", "gt"),
-        ("%dynamic_smem_size", "64"), ("%total_smem_size", "96"), ("%envreg7", "0"), ("%pm3", "0"),
+        ("%tid.x", "t % 8"),
+        ("%tid.y", "t / 8 % 4"),
+        ("%tid.z", "t / 32"),
+        ("%ntid.x", "8"),
+        ("%ntid.y", "4"),
+        ("%ntid.z", "2"),
+        ("%ctaid.x", "b % 2"),
+        ("%ctaid.y", "b / 2 % 3"),
+        ("%ctaid.z", "b / 6"),
+        ("%nctaid.x", "2"),
+        ("%nctaid.y", "3"),
+        ("%nctaid.z", "2"),
+        ("%laneid", "t % 32"),
+        ("%warpid", "t / 32"),
+        ("%lanemask_eq", "eq"),
+        ("%lanemask_le", "le"),
+        ("%lanemask_lt", "lt"),
+        ("%lanemask_ge", "ge"),
+        ("%lanemask_gt", "gt"),
+        ("%dynamic_smem_size", "64"),
+        ("%total_smem_size", "96"),
+        ("%envreg7", "0"),
+        ("%pm3", "0"),
     ];
     let body: String = list32
         .iter()
@@ -306,7 +331,7 @@ fn special_registers() {
          cvt.u32.u32 %r4, %tid.z; mad.lo.u32 %r3, %r4, 32, %r3;\n\
          cvt.u32.u32 %r5, %ctaid.x; cvt.u32.u32 %r6, %ctaid.y; mad.lo.u32 %r5, %r6, 2, %r5;\n\
          cvt.u32.u32 %r6, %ctaid.z; mad.lo.u32 %r5, %r6, 6, %r5; mad.lo.u32 %r3, %r5, 64, %r3;\n\
-         mad.wide.u32 %rd2, %r3, {}, %rd1;\n{body}mov.u32 %r7, fixed; st.shared.u32 [%r7], %r7;",
+         mad.wide.u32 %rd2, %r3, {}, %rd1;\n{body}mov.u32 %r7, fixed;",
         4 * n
     );
     let program = Program { body: &set_up, ..Program::default() };

@@ -74,8 +74,11 @@ fn flushable(name: &str, ty: &str, operands: usize, exact: Exact) {
     let ftzs: &[bool] = if ty == "f32" { &[false, true] } else { &[false] };
     for round in &ROUNDS[1..] {
         for &ftz in ftzs {
-            let code =
-                format!("{name}{round}{}.{ty} d, {};", if ftz { ".ftz" } else { "" }, ["a", "b"][..operands].join(", "));
+            let code = format!(
+                "{name}{round}{}.{ty} d, {};",
+                if ftz { ".ftz" } else { "" },
+                ["a", "b"][..operands].join(", ")
+            );
             let expect = |r: &[u64]| {
                 let values: Vec<Value> = r.iter().map(|v| f.value(if ftz { f.flush(*v) } else { *v })).collect();
                 finish(f, exact(&values, o::round(round)), o::round(round), ftz, false)
@@ -107,7 +110,12 @@ fn signs_and_extremes() {
             check_with(&format!("abs{suffix}.{ty} d, a;"), ty, &[ty], &plain, abs, same(f));
             check_with(&format!("neg{suffix}.{ty} d, a;"), ty, &[ty], &plain, |r| read(r[0]) ^ f.sign(), same(f));
             let options: &[(&str, bool, bool)] = match ty {
-                "f32" => &[("", false, false), (".NaN", true, false), (".xorsign.abs", false, true), (".NaN.xorsign.abs", true, true)],
+                "f32" => &[
+                    ("", false, false),
+                    (".NaN", true, false),
+                    (".xorsign.abs", false, true),
+                    (".NaN.xorsign.abs", true, true),
+                ],
                 _ => &[("", false, false)],
             };
             for (option, nan, xorsign) in options {
@@ -216,7 +224,9 @@ fn approximations_within_the_bounds_of_the_isa() {
         let inverse = |v: &[f64]| if v[0] == 0.0 { f64::INFINITY.copysign(v[0]) } else { 1.0 / v[0].sqrt() };
         approximate(&format!("rsqrt.approx{ftz}.f32 d, a;"), 1, (2f64.powf(-22.4), 0.0), any, inverse);
         approximate(&format!("ex2.approx{ftz}.f32 d, a;"), 1, (2f64.powf(-22.5), 0.0), any, |v| v[0].exp2());
-        approximate(&format!("lg2.approx{ftz}.f32 d, a;"), 1, (2f64.powf(-22.0), 2f64.powf(-22.0)), any, |v| v[0].log2());
+        approximate(&format!("lg2.approx{ftz}.f32 d, a;"), 1, (2f64.powf(-22.0), 2f64.powf(-22.0)), any, |v| {
+            v[0].log2()
+        });
         let turn = |v: &[f64]| v[0].abs() <= std::f64::consts::TAU;
         let bound = (0.0, 2f64.powf(-20.5));
         approximate(&format!("sin.approx{ftz}.f32 d, a;"), 1, bound, turn, |v| v[0].sin());

@@ -35,9 +35,21 @@ fn run(code: &str, ty: &str, operands: usize, expect: impl Fn(&[u64]) -> u64) {
 fn clamp(f: Format, bits: u64, sat: bool, relu: bool) -> u64 {
     let one = f.bits(o::integer(1), Round::Near);
     match f.value(bits) {
-        Value::Nan => if sat { 0 } else { bits },
+        Value::Nan => {
+            if sat {
+                0
+            } else {
+                bits
+            }
+        }
         Value::Zero(true) | Value::Finite(true, ..) | Value::Infinite(true) if sat || relu => 0,
-        _ => if sat { bits.min(one) } else { bits },
+        _ => {
+            if sat {
+                bits.min(one)
+            } else {
+                bits
+            }
+        }
     }
 }
 
@@ -66,7 +78,8 @@ fn arithmetic() {
             for round in rounds {
                 for flush in flushes {
                     for end in ends {
-                        let code = format!("{name}{round}{flush}{end}.{ty} d, {};", ["a", "b", "c"][..operands].join(", "));
+                        let code =
+                            format!("{name}{round}{flush}{end}.{ty} d, {};", ["a", "b", "c"][..operands].join(", "));
                         run(&code, ty, operands, |r| {
                             let ftz = *flush == ".ftz";
                             let read = |v: &u64| f.value(if ftz { f.flush(*v) } else { *v });
@@ -89,9 +102,12 @@ fn signs_and_extremes() {
             let read = |v: u64| if flush.is_empty() { v } else { f.flush(v) };
             run(&format!("abs{flush}.{ty} d, a;"), ty, 1, |r| read(r[0]) & !f.sign());
             run(&format!("neg{flush}.{ty} d, a;"), ty, 1, |r| read(r[0]) ^ f.sign());
-            for (option, nan, xorsign) in
-                [("", false, false), (".NaN", true, false), (".xorsign.abs", false, true), (".NaN.xorsign.abs", true, true)]
-            {
+            for (option, nan, xorsign) in [
+                ("", false, false),
+                (".NaN", true, false),
+                (".xorsign.abs", false, true),
+                (".NaN.xorsign.abs", true, true),
+            ] {
                 for name in ["min", "max"] {
                     run(&format!("{name}{flush}{option}.{ty} d, a, b;"), ty, 2, |r| {
                         extreme(f, name == "max", nan, xorsign, read(r[0]), read(r[1]))
@@ -107,15 +123,29 @@ fn approximate(code: &str, ty: &str, bound: (f64, f64), exact: impl Fn(f64) -> f
     let f = o::format(ty);
     let host = |v: u64| match f.value(v) {
         Value::Nan => f64::NAN,
-        Value::Infinite(s) => if s { f64::NEG_INFINITY } else { f64::INFINITY },
-        Value::Zero(s) => if s { -0.0 } else { 0.0 },
+        Value::Infinite(s) => {
+            if s {
+                f64::NEG_INFINITY
+            } else {
+                f64::INFINITY
+            }
+        }
+        Value::Zero(s) => {
+            if s {
+                -0.0
+            } else {
+                0.0
+            }
+        }
         Value::Finite(s, m, e) => (if s { -1.0 } else { 1.0 }) * m as f64 * 2f64.powi(e),
     };
     let pairs = ty.ends_with("x2");
     let near = |input: u64, found: u64| {
         let (w, x) = (exact(host(input)), host(found));
         let unit = 2f64.powi(-24);
-        w.is_nan() && x.is_nan() || w == x || x.is_infinite() && w > 65504.0
+        w.is_nan() && x.is_nan()
+            || w == x
+            || x.is_infinite() && w > 65504.0
             || (x - w).abs() <= (w.abs() * bound.0).max(bound.1).max(unit)
     };
     let rows = rows(&[ty], 800);

@@ -56,7 +56,9 @@ fn form(statement: &str) -> Option<String> {
         "mov" if operands.starts_with('{') => format!(" unpack{}", count(&operands[..operands.find('}')?])),
         "mov" if operands.contains('{') => format!(" pack{}", count(&operands[operands.find('{')?..])),
         "setp" | "shfl" | "match" if operands.split(',').next()?.contains('|') => " |p".into(),
-        "bar" | "barrier" | "mbarrier" | "cp" | "createpolicy" if count(operands) > 1 => format!(" {}", count(operands)),
+        "bar" | "barrier" | "mbarrier" | "cp" | "createpolicy" if count(operands) > 1 => {
+            format!(" {}", count(operands))
+        }
         "mov" | "cvt" => special(operands).map_or(String::new(), |s| format!(" {s}")),
         _ => String::new(),
     };
@@ -236,14 +238,10 @@ pub fn check_with(
     expect: impl Fn(&[u64]) -> u64,
     same: impl Fn(u64, u64) -> bool,
 ) {
-    let target = if code.contains("// sm_90") { 90 } else { 80 };
+    let target = if code.contains(".xorsign") { 86 } else { 80 };
     for (row, found) in rows.iter().zip(eval(target, code, &[out], ins, rows)) {
         let wanted = expect(row);
-        assert!(
-            same(wanted, found[0]),
-            "{code}\n  of {row:x?}\n  gives  {:#x}\n  wanted {wanted:#x}",
-            found[0]
-        );
+        assert!(same(wanted, found[0]), "{code}\n  of {row:x?}\n  gives  {:#x}\n  wanted {wanted:#x}", found[0]);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Matrices across a warp. Every fragment is laid out lane by lane with the formulas of the ISA's section on matrix
 //! multiplication: `groupID = lane >> 2`, `threadID_in_group = lane % 4`.
 
-use crate::harness::{Program, record};
+use crate::harness::Program;
 use crate::oracle::{self as o, BF16, F16, F32, F64, Round};
 use crate::values::Random;
 
@@ -91,10 +91,7 @@ const SHAPES: [Shape; 15] = [
         name: "m16n8k16",
         types: HALVES,
         a: |l, i| {
-            (
-                l / 4 + if i < 2 || (4..6).contains(&i) { 0 } else { 8 },
-                l % 4 * 2 + (i & 1) + if i >= 4 { 8 } else { 0 },
-            )
+            (l / 4 + if i < 2 || (4..6).contains(&i) { 0 } else { 8 }, l % 4 * 2 + (i & 1) + if i >= 4 { 8 } else { 0 })
         },
         b: |l, i| (l % 4 * 2 + (i & 1) + if i >= 2 { 8 } else { 0 }, l / 4),
         c: c_tall,
@@ -245,7 +242,12 @@ fn random_matrix(random: &mut Random, rows: usize, cols: usize, ty: &str) -> Mat
 }
 
 /// The registers of a fragment, per lane, as 64-bit words each: elements packed lowest first into 32 bits (f64: 64).
-fn fragment(matrix: &Matrix, ty: &str, elements: usize, place: impl Fn(usize, usize) -> (usize, usize)) -> Vec<Vec<u64>> {
+fn fragment(
+    matrix: &Matrix,
+    ty: &str,
+    elements: usize,
+    place: impl Fn(usize, usize) -> (usize, usize),
+) -> Vec<Vec<u64>> {
     let per = if ty == "f64" { 1 } else { 32 / bits(ty) };
     (0..32)
         .map(|lane| {
@@ -255,13 +257,23 @@ fn fragment(matrix: &Matrix, ty: &str, elements: usize, place: impl Fn(usize, us
                     encode(matrix[row][col], ty)
                 })
                 .collect();
-            all.chunks(per).map(|c| c.iter().rev().fold(0, |w, v| if per == 1 { *v } else { w << bits(ty) | v })).collect()
+            all.chunks(per)
+                .map(|c| c.iter().rev().fold(0, |w, v| if per == 1 { *v } else { w << bits(ty) | v }))
+                .collect()
         })
         .collect()
 }
 
 /// Runs a matrix instruction over fragments of registers; gives the fragment of D.
-fn multiply(name: &str, a: &[Vec<u64>], b: &[Vec<u64>], c: &[Vec<u64>], types: [&str; 4], extra: &str, e: &[u64]) -> Vec<Vec<u64>> {
+fn multiply(
+    name: &str,
+    a: &[Vec<u64>],
+    b: &[Vec<u64>],
+    c: &[Vec<u64>],
+    types: [&str; 4],
+    extra: &str,
+    e: &[u64],
+) -> Vec<Vec<u64>> {
     let [dt, at, bt, ct] = types;
     let register = |ty: &str, i: usize| match ty {
         "f64" => format!("%fd{i}"),
@@ -269,7 +281,13 @@ fn multiply(name: &str, a: &[Vec<u64>], b: &[Vec<u64>], c: &[Vec<u64>], types: [
         _ => format!("%r{}", i + 10),
     };
     let width = |ty: &str| if ty == "f64" { 64 } else { 32 };
-    let d_registers = if dt == ct { c[0].len() } else if dt == "f16" { c[0].len() / 2 } else { c[0].len() * 2 };
+    let d_registers = if dt == ct {
+        c[0].len()
+    } else if dt == "f16" {
+        c[0].len() / 2
+    } else {
+        c[0].len() * 2
+    };
     let mut next = 0;
     let mut list = |ty: &str, n: usize| -> Vec<String> {
         let names = (0..n).map(|i| register(ty, next + i)).collect();
@@ -279,7 +297,9 @@ fn multiply(name: &str, a: &[Vec<u64>], b: &[Vec<u64>], c: &[Vec<u64>], types: [
     let (da, db, dc, dd) = (list(at, a[0].len()), list(bt, b[0].len()), list(ct, c[0].len()), list(dt, d_registers));
     let stride = 8 * (da.len() + db.len() + dc.len() + dd.len() + 1);
     let mut body = format!("mad.wide.u32 %rd2, %r1, {stride}, %rd1;\n");
-    for (i, (name, ty)) in da.iter().map(|n| (n, at)).chain(db.iter().map(|n| (n, bt))).chain(dc.iter().map(|n| (n, ct))).enumerate() {
+    for (i, (name, ty)) in
+        da.iter().map(|n| (n, at)).chain(db.iter().map(|n| (n, bt))).chain(dc.iter().map(|n| (n, ct))).enumerate()
+    {
         body += &format!("ld.global.b{} {name}, [%rd2+{}];\n", width(ty), 8 * i);
     }
     let at_d = da.len() + db.len() + dc.len();
@@ -380,7 +400,17 @@ fn satfinite_clamps_and_plain_wraps() {
     let fa = fragment(&ones, "s8", 4, shape.a);
     let fb = fragment(&b, "s8", 4, shape.b);
     let c = vec![vec![u64::from(i32::MAX as u32); 2]; 32];
-    let run = |mods: &str| multiply(&format!("mma.sync.aligned.m8n8k16.row.col{mods}.s32.s8.s8.s32"), &fa, &fb, &c, ["s32", "s8", "s8", "s32"], "", &[]);
+    let run = |mods: &str| {
+        multiply(
+            &format!("mma.sync.aligned.m8n8k16.row.col{mods}.s32.s8.s8.s32"),
+            &fa,
+            &fb,
+            &c,
+            ["s32", "s8", "s8", "s32"],
+            "",
+            &[],
+        )
+    };
     assert!(run(".satfinite").iter().flatten().all(|v| *v == u64::from(i32::MAX as u32)));
     let wrapped = i32::MAX.wrapping_add(16 * 127 * 127) as u32;
     assert!(run("").iter().flatten().all(|v| *v == u64::from(wrapped)));
@@ -392,7 +422,11 @@ fn mma_of_quad_pairs() {
     let mut random = Random(77);
     let sets: Vec<[Matrix; 3]> = (0..4)
         .map(|_| {
-            [random_matrix(&mut random, 8, 4, "f16"), random_matrix(&mut random, 4, 8, "f16"), random_matrix(&mut random, 8, 8, "f32")]
+            [
+                random_matrix(&mut random, 8, 4, "f16"),
+                random_matrix(&mut random, 4, 8, "f16"),
+                random_matrix(&mut random, 8, 8, "f32"),
+            ]
         })
         .collect();
     let quad = |lane: usize| lane % 16 / 4;
@@ -407,7 +441,9 @@ fn mma_of_quad_pairs() {
         (0..32)
             .map(|lane| {
                 let all: Vec<u64> = (0..n).map(|i| encode(value(lane, i), ty)).collect();
-                all.chunks(per).map(|c| c.iter().rev().fold(0, |w, v| if per == 1 { *v } else { w << 16 | v })).collect()
+                all.chunks(per)
+                    .map(|c| c.iter().rev().fold(0, |w, v| if per == 1 { *v } else { w << 16 | v }))
+                    .collect()
             })
             .collect()
     };
@@ -444,8 +480,13 @@ fn mma_of_quad_pairs() {
 #[test]
 fn sparse_mma() {
     let forms: [(&str, &str, &str, usize); 7] = [
-        ("m16n8k16", "f16", "f32", 0), ("m16n8k16", "f16", "f16", 0), ("m16n8k32", "f16", "f32", 1), ("m16n8k32", "f16", "f16", 1),
-        ("m16n8k16", "bf16", "f32", 0), ("m16n8k32", "bf16", "f32", 1), ("m16n8k8", "tf32", "f32", 2),
+        ("m16n8k16", "f16", "f32", 0),
+        ("m16n8k16", "f16", "f16", 0),
+        ("m16n8k32", "f16", "f32", 1),
+        ("m16n8k32", "f16", "f16", 1),
+        ("m16n8k16", "bf16", "f32", 0),
+        ("m16n8k32", "bf16", "f32", 1),
+        ("m16n8k8", "tf32", "f32", 2),
     ];
     for (shape, ty, ct, dense) in forms {
         // The fragment of A is that of m16n8k8 or m16n8k16 (tf32: m16n8k4); B is that of the full depth.
@@ -479,7 +520,8 @@ fn sparse(shape: &str, ty: &str, ct: &str, kept_place: Place) {
                 a[row][chunk * per + column] = value;
                 kept[row].push(value);
                 // Two bits an element; for tf32 the two halves of the element, which are 0b0100 or 0b1110.
-                let (code, width) = if tf { (if column == 0 { 0b0100 } else { 0b1110 }, 4) } else { (column as u64, 2) };
+                let (code, width) =
+                    if tf { (if column == 0 { 0b0100 } else { 0b1110 }, 4) } else { (column as u64, 2) };
                 metadata[row] |= code << bit;
                 bit += width;
             }
@@ -491,7 +533,9 @@ fn sparse(shape: &str, ty: &str, ct: &str, kept_place: Place) {
         let e: Vec<u64> = (0..32)
             .map(|lane| {
                 let (group, thread) = (lane / 4, lane % 4);
-                let word = |part: usize| (metadata[group] >> (16 * part) & 0xffff) | (metadata[group + 8] >> (16 * part) & 0xffff) << 16;
+                let word = |part: usize| {
+                    (metadata[group] >> (16 * part) & 0xffff) | (metadata[group + 8] >> (16 * part) & 0xffff) << 16
+                };
                 match (long, thread) {
                     (false, t) if t == selector => word(0),
                     (true, t) if t / 2 == selector => word(t % 2),
@@ -518,35 +562,43 @@ fn sparse(shape: &str, ty: &str, ct: &str, kept_place: Place) {
 /// Load, multiply, store: fragments of wmma are nobody's business, matrices are.
 #[test]
 fn wmma() {
-    let large: [(&str, usize, usize, usize); 3] = [("m16n16k16", 16, 16, 16), ("m8n32k16", 8, 32, 16), ("m32n8k16", 32, 8, 16)];
-    for (shape, m, n, k) in large {
+    for space in ["", ".global", ".shared", ".shared::cta"] {
+        wmma_in(space);
+    }
+}
+
+fn wmma_in(space: &str) {
+    let large: [(&str, (usize, usize, usize)); 3] =
+        [("m16n16k16", (16, 16, 16)), ("m8n32k16", (8, 32, 16)), ("m32n8k16", (32, 8, 16))];
+    for cl in ["row", "col"] {
         for (al, bl) in [("row", "row"), ("row", "col"), ("col", "row"), ("col", "col")] {
-            for cl in ["row", "col"] {
+            let run = |shape: &str, extent, types: [&str; 4], modifier: &str| {
+                whole(shape, extent, [al, bl, cl], types, modifier, space);
+            };
+            for (shape, extent) in large {
                 for (dt, ct) in [("f32", "f32"), ("f16", "f16"), ("f32", "f16"), ("f16", "f32")] {
-                    whole(shape, (m, n, k), [al, bl, cl], [dt, "f16", "f16", ct], "");
+                    run(shape, extent, [dt, "f16", "f16", ct], "");
                 }
-                whole(shape, (m, n, k), [al, bl, cl], ["f32", "bf16", "bf16", "f32"], "");
+                run(shape, extent, ["f32", "bf16", "bf16", "f32"], "");
                 for ty in BYTES {
-                    whole(shape, (m, n, k), [al, bl, cl], ["s32", ty, ty, "s32"], "");
-                    whole(shape, (m, n, k), [al, bl, cl], ["s32", ty, ty, "s32"], ".satfinite");
+                    run(shape, extent, ["s32", ty, ty, "s32"], "");
+                    run(shape, extent, ["s32", ty, ty, "s32"], ".satfinite");
                 }
             }
+            run("m16n16k8", (16, 16, 8), ["f32", "tf32", "tf32", "f32"], "");
+            for round in ["", ".rn", ".rz", ".rm", ".rp"] {
+                run("m8n8k4", (8, 8, 4), ["f64"; 4], round);
+            }
         }
-    }
-    for (al, bl) in [("row", "row"), ("row", "col"), ("col", "row"), ("col", "col")] {
-        for cl in ["row", "col"] {
-            whole("m16n16k8", (16, 16, 8), [al, bl, cl], ["f32", "tf32", "tf32", "f32"], "");
-            whole("m8n8k4", (8, 8, 4), [al, bl, cl], ["f64", "f64", "f64", "f64"], "");
-            whole("m8n8k4", (8, 8, 4), [al, bl, cl], ["f64", "f64", "f64", "f64"], ".rn");
-        }
-    }
-    for cl in ["row", "col"] {
+        let run = |shape: &str, extent, types: [&str; 4], modifier: &str| {
+            whole(shape, extent, ["row", "col", cl], types, modifier, space);
+        };
         for ty in NIBBLES {
-            whole("m8n8k32", (8, 8, 32), ["row", "col", cl], ["s32", ty, ty, "s32"], "");
-            whole("m8n8k32", (8, 8, 32), ["row", "col", cl], ["s32", ty, ty, "s32"], ".satfinite");
+            run("m8n8k32", (8, 8, 32), ["s32", ty, ty, "s32"], "");
+            run("m8n8k32", (8, 8, 32), ["s32", ty, ty, "s32"], ".satfinite");
         }
-        whole("m8n8k128", (8, 8, 128), ["row", "col", cl], ["s32", "b1", "b1", "s32"], ".xor.popc");
-        whole("m8n8k128", (8, 8, 128), ["row", "col", cl], ["s32", "b1", "b1", "s32"], ".and.popc");
+        run("m8n8k128", (8, 8, 128), ["s32", "b1", "b1", "s32"], ".xor.popc");
+        run("m8n8k128", (8, 8, 128), ["s32", "b1", "b1", "s32"], ".and.popc");
     }
 }
 
@@ -569,7 +621,14 @@ fn wmma_registers(which: char, ty: &str, shape: &str) -> usize {
     }
 }
 
-fn whole(shape: &str, (m, n, k): (usize, usize, usize), layouts: [&str; 3], types: [&str; 4], modifier: &str) {
+fn whole(
+    shape: &str,
+    (m, n, k): (usize, usize, usize),
+    layouts: [&str; 3],
+    types: [&str; 4],
+    modifier: &str,
+    space: &str,
+) {
     let [dt, at, bt, ct] = types;
     let mut random = Random(m as u64 * 3 + k as u64);
     let a = random_matrix(&mut random, m, k, at);
@@ -597,7 +656,8 @@ fn whole(shape: &str, (m, n, k): (usize, usize, usize), layouts: [&str; 3], type
         }
         (bytes, stride)
     };
-    let images = [image(&a, at, layouts[0]), image(&b, bt, layouts[1]), image(&c, ct, layouts[2]), image(&d, dt, layouts[2])];
+    let images =
+        [image(&a, at, layouts[0]), image(&b, bt, layouts[1]), image(&c, ct, layouts[2]), image(&d, dt, layouts[2])];
     let mut offsets = Vec::new();
     let mut buffer = Vec::new();
     for (i, (bytes, _)) in images.iter().enumerate() {
@@ -622,15 +682,31 @@ fn whole(shape: &str, (m, n, k): (usize, usize, usize), layouts: [&str; 3], type
     let bit_op = if at == "b1" { modifier } else { "" };
     let modifier = if at == "b1" { "" } else { modifier };
     let [al, bl, cl] = layouts;
+    // In shared memory the buffer is copied there and back, words by 32 lanes.
+    let words = buffer.len() / 4;
+    let copy = |from: &str, to: &str, label: &str| {
+        format!(
+            "mov.u32 %r90, %r1; {label}: shl.b32 %r91, %r90, 2; cvt.u64.u32 %rd20, %r91; add.u64 %rd21, %rd1, %rd20;\n\
+             add.u64 %rd22, %rd23, %rd20; ld.{from}.u32 %r92, [{}]; st.{to}.u32 [{}], %r92; add.u32 %r90, %r90, 32;\n\
+             setp.lt.u32 %p1, %r90, {words}; @%p1 bra {label}; bar.sync 0;\n",
+            if from == "global" { "%rd21" } else { "%rd22" },
+            if to == "global" { "%rd21" } else { "%rd22" },
+        )
+    };
+    let (before, after) = if space.starts_with(".shared") {
+        let declare = format!(".shared .align 256 .b8 area[{}]; mov.u64 %rd23, area;\n", buffer.len());
+        (declare + &copy("global", "shared", "IN"), format!("bar.sync 0;\n{}", copy("shared", "global", "OUT")))
+    } else {
+        ("mov.u64 %rd23, %rd1;\n".to_owned(), String::new())
+    };
     let body = format!(
-        "wmma.load.a.sync.aligned.{al}.{shape}.global.{at} {fa}, [%rd1+{}], {};\n\
-         wmma.load.b.sync.aligned.{bl}.{shape}.{bt} {fb}, [%rd1+{}], {};\n\
-         wmma.load.c.sync.aligned.{cl}.{shape}.global.{ct} {fc}, [%rd1+{}], {};\n\
+        "{before}wmma.load.a.sync.aligned.{al}.{shape}{space}.{at} {fa}, [%rd23+{}], {};\n\
+         wmma.load.b.sync.aligned.{bl}.{shape}{space}.{bt} {fb}, [%rd23+{}], {};\n\
+         wmma.load.c.sync.aligned.{cl}.{shape}{space}.{ct} {fc}, [%rd23+{}], {};\n\
          wmma.mma{bit_op}.sync.aligned.{al}.{bl}.{shape}{modifier}.{types_named} {fd}, {fa}, {fb}, {fc};\n\
-         wmma.store.d.sync.aligned.{cl}.{shape}.global.{dt} [%rd1+{}], {fd}, {};",
+         wmma.store.d.sync.aligned.{cl}.{shape}{space}.{dt} [%rd23+{}], {fd}, {};\n{after}",
         offsets[0], images[0].1, offsets[1], images[1].1, offsets[2], images[2].1, offsets[3], images[3].1
     );
-    record(&body);
     let found = Program { body: &body, ..Program::default() }.run(&buffer);
     let wanted = &images[3].0;
     assert_eq!(&found[offsets[3]..offsets[3] + wanted.len()], wanted.as_slice(), "{body}");

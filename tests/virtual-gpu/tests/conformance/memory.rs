@@ -43,7 +43,8 @@ const THREADS: usize = 64;
 /// Loads with `load` from `[from]` after `before`, keeps the registers, stores with `store` to `[to]`, then runs `after`.
 fn round_trip(globals: &str, load: &str, store: Option<&str>, ty: &str, count: usize, around: [&str; 4]) {
     let [before, from, to, after] = around;
-    let mut body = format!("mad.wide.u32 %rd2, %r1, {STRIDE}, %rd1;\n{before}\n{load} {}, [{from}];\n", list(ty, count));
+    let mut body =
+        format!("mad.wide.u32 %rd2, %r1, {STRIDE}, %rd1;\n{before}\n{load} {}, [{from}];\n", list(ty, count));
     for i in 0..count {
         body += &format!("st.global.b{} [%rd2+{}], {};\n", bits(ty).max(32), 16 + 8 * i, register(ty, i));
     }
@@ -52,9 +53,7 @@ fn round_trip(globals: &str, load: &str, store: Option<&str>, ty: &str, count: u
     }
     body += after;
     let mut random = Random(ty.len() as u64 + count as u64);
-    let data: Vec<u8> = (0..THREADS * STRIDE)
-        .map(|i| if i % STRIDE < 16 { random.next() as u8 } else { 0 })
-        .collect();
+    let data: Vec<u8> = (0..THREADS * STRIDE).map(|i| if i % STRIDE < 16 { random.next() as u8 } else { 0 }).collect();
     let program = Program { globals, body: &body, block: THREADS as u32, ..Program::default() };
     let found = program.run(&data);
     for t in 0..THREADS {
@@ -86,11 +85,19 @@ const COPY_OUT: &str = "st.global.v4.b32 [%rd2+48], {%r40, %r41, %r42, %r43};";
 #[test]
 fn every_type_and_width_in_every_space() {
     each(|ty, count, vec| {
-        let (load, store) = |space: &str| -> (String, String) {
-            (format!("ld{space}{vec}.{ty}"), format!("st{space}{vec}.{ty}"))
-        }(".global");
+        let (load, store) =
+            |space: &str| -> (String, String) { (format!("ld{space}{vec}.{ty}"), format!("st{space}{vec}.{ty}")) }(
+                ".global",
+            );
         round_trip("", &load, Some(&store), ty, count, ["", "%rd2", "%rd2+48", ""]);
-        round_trip("", &format!("ld{vec}.{ty}"), Some(&format!("st{vec}.{ty}")), ty, count, ["", "%rd2", "%rd2+48", ""]);
+        round_trip(
+            "",
+            &format!("ld{vec}.{ty}"),
+            Some(&format!("st{vec}.{ty}")),
+            ty,
+            count,
+            ["", "%rd2", "%rd2+48", ""],
+        );
         round_trip("", &format!("ld.global.nc{vec}.{ty}"), None, ty, count, ["", "%rd2", "", ""]);
         round_trip("", &format!("ldu.global{vec}.{ty}"), None, ty, count, ["", "%rd2", "", ""]);
         for space in ["shared", "local"] {
@@ -182,7 +189,10 @@ fn cache_operators_orders_and_hints() {
         plain(&format!("ld.volatile{space}.b32 %r3, [%rd2];"), &format!("st.volatile{space}.b32 [%rd2+4], %r3;"));
         for scope in [".cta", ".gpu", ".sys"] {
             for (read, write) in [(".relaxed", ".relaxed"), (".acquire", ".release")] {
-                plain(&format!("ld{read}{scope}{space}.b32 %r3, [%rd2];"), &format!("st{write}{scope}{space}.b32 [%rd2+4], %r3;"));
+                plain(
+                    &format!("ld{read}{scope}{space}.b32 %r3, [%rd2];"),
+                    &format!("st{write}{scope}{space}.b32 [%rd2+4], %r3;"),
+                );
             }
         }
     }
@@ -239,7 +249,7 @@ fn shared_orders() {
 #[test]
 fn addressing_of_variables() {
     let globals = ".global .align 16 .u32 table[8] = {10, 11, 12, 13, 14, 15, 16, 17};";
-    let body = ".reg .v4 .u32 v; ld.global.u32 %r3, [table+8]; ld.global.u32 %r4, [table[5]]; mov.u64 %rd2, table;\n\
+    let body = ".reg .v4 .u32 v; ld.global.u32 %r3, [table+8]; ld.global.u32 %r4, table[5]; mov.u64 %rd2, table;\n\
          ld.global.u32 %r5, [%rd2+-4+8]; ld.global.v4.u32 v, [%rd2]; add.u32 %r6, v.w, v.x;\n\
          st.global.v4.u32 [%rd1], {%r3, %r4, %r5, %r6};";
     let found = Program { globals, body, block: 1, ..Program::default() }.words(&[0; 4]);
@@ -251,8 +261,15 @@ fn asynchronous_copies() {
     let wait_all = "cp.async.wait_all;";
     let wait_group = "cp.async.commit_group; cp.async.wait_group 0;";
     for (cop, size) in [("ca", 4), ("ca", 8), ("ca", 16), ("cg", 16)] {
-        for (space, hint) in [("shared", ""), ("shared", ".L2::64B"), ("shared", ".L2::128B"), ("shared", ".L2::256B"), ("shared::cta", "")] {
-            for (wait, extra, kept) in [(wait_all, "", size), (wait_group, ", %r5", size / 2), (wait_group, ", %p3", 0)] {
+        for (space, hint) in [
+            ("shared", ""),
+            ("shared", ".L2::64B"),
+            ("shared", ".L2::128B"),
+            ("shared", ".L2::256B"),
+            ("shared::cta", ""),
+        ] {
+            for (wait, extra, kept) in [(wait_all, "", size), (wait_group, ", %r5", size / 2), (wait_group, ", %p3", 0)]
+            {
                 if (!hint.is_empty() || space != "shared") && !extra.is_empty() {
                     continue;
                 }
@@ -279,7 +296,7 @@ fn asynchronous_copies() {
     }
     let body = "createpolicy.fractional.L2::evict_first.b64 %rd9; .shared .align 16 .b8 area[512]; mov.u32 %r3, area;\n\
          mad.lo.u32 %r3, %r1, 16, %r3; mad.wide.u32 %rd2, %r1, 16, %rd1;\n\
-         cp.async.cg.shared.global.L2::cache_hint [%r3], [%rd2], 16, %rd9;\n\
+         cp.async.cg.shared.global.L2::cache_hint [%r3], [%rd2], 16, %rd9; cp.async.wait_all;\n\
          cp.async.ca.shared.global.L2::cache_hint [%r3], [%rd2], 16, %rd9; cp.async.wait_all;\n\
          ld.shared.b32 %r4, [%r3+12]; st.global.b32 [%rd2], %r4;";
     let input: Vec<u32> = (0..128).collect();

@@ -202,7 +202,13 @@ fn stretch(m: u128, e: i32) -> (u128, i32) {
 pub fn add(a: Value, b: Value, round: Round) -> Value {
     match (a, b) {
         (Nan, _) | (_, Nan) => Nan,
-        (Infinite(s), Infinite(t)) => if s == t { a } else { Nan },
+        (Infinite(s), Infinite(t)) => {
+            if s == t {
+                a
+            } else {
+                Nan
+            }
+        }
         (Infinite(_), _) => a,
         (_, Infinite(_)) => b,
         (Zero(s), Zero(t)) => Zero(if s == t { s } else { round == Round::Down }),

@@ -25,7 +25,11 @@ fn block_barriers_order_shared_memory() {
             for (red, out) in [("popc.u32", "%r11"), ("and.pred", "%p5"), ("or.pred", "%p5")] {
                 let predicate = "setp.lt.u32 %p4, %r1, 100;";
                 exchange(&format!("{predicate} {name}.red.{}{aligned}.{} {out}, 0, %p4;", split(red).0, split(red).1));
-                exchange(&format!("{predicate} {name}.red.{}{aligned}.{} {out}, 2, 128, !%p4;", split(red).0, split(red).1));
+                exchange(&format!(
+                    "{predicate} {name}.red.{}{aligned}.{} {out}, 2, 128, !%p4;",
+                    split(red).0,
+                    split(red).1
+                ));
             }
         }
     }
@@ -82,16 +86,27 @@ fn warp_barriers_order_shared_memory() {
 #[test]
 fn fences_publish() {
     for fence in [
-        "membar.cta", "membar.gl", "membar.sys", "fence.sc.cta", "fence.sc.gpu", "fence.sc.sys", "fence.acq_rel.cta",
-        "fence.acq_rel.gpu", "fence.acq_rel.sys", "fence.cta", "fence.gpu", "fence.sys", "fence.proxy.alias",
+        "membar.cta",
+        "membar.gl",
+        "membar.sys",
+        "fence.sc.cta",
+        "fence.sc.gpu",
+        "fence.sc.sys",
+        "fence.acq_rel.cta",
+        "fence.acq_rel.gpu",
+        "fence.acq_rel.sys",
+        "fence.cta",
+        "fence.gpu",
+        "fence.sys",
+        "fence.proxy.alias",
     ] {
         let grid = if fence.ends_with("cta") || fence.ends_with("alias") { 1 } else { 2 };
         let other = if grid == 1 { "setp.lt.u32 %p1, %r1, 32;" } else { "setp.eq.u32 %p1, %r2, 0;" };
         let body = format!(
             "setp.eq.u32 %p2, %r1, 0; setp.eq.u32 %p3, %r1, 32; {other}\n@%p1 bra WRITE;\n\
-             SPIN: ld.relaxed.gpu.global.u32 %r3, [%rd1]; setp.eq.u32 %p4, %r3, 0; @%p4 bra SPIN;\n\
+             SPIN: ld.relaxed.gpu.global.b32 %r3, [%rd1]; setp.eq.u32 %p4, %r3, 0; @%p4 bra SPIN;\n\
              {fence}; ld.global.u32 %r4, [%rd1+4]; mad.wide.u32 %rd2, %r1, 4, %rd1; st.global.u32 [%rd2+8], %r4; ret;\n\
-             WRITE: @!%p2 ret; st.global.u32 [%rd1+4], 77; {fence}; st.relaxed.gpu.global.u32 [%rd1], 1;"
+             WRITE: @!%p2 ret; st.global.u32 [%rd1+4], 77; {fence}; st.relaxed.gpu.global.b32 [%rd1], 1;"
         );
         let program = Program { body: &body, block: 64, grid, ..Program::default() };
         let found = program.words(&[0; 66]);
@@ -123,9 +138,12 @@ fn mbarriers_count_arrivals() {
         run(&format!("mbarrier.arrive{space}.b64 _, [%rd3];"), &parity, 64);
         run(&format!("mbarrier.arrive_drop{space}.b64 %rd4, [%rd3];"), &token, 64);
         // A second arrival of every thread by one instruction that does not complete the phase.
-        let two = format!("mbarrier.arrive.noComplete{space}.b64 %rd5, [%rd3], 1; mbarrier.arrive{space}.b64 %rd4, [%rd3];");
+        let two =
+            format!("mbarrier.arrive.noComplete{space}.b64 %rd5, [%rd3], 1; mbarrier.arrive{space}.b64 %rd4, [%rd3];");
         run(&two, &token, 128);
-        let drop = format!("mbarrier.arrive_drop.noComplete{space}.b64 %rd5, [%rd3], 1; mbarrier.arrive{space}.b64 %rd4, [%rd3];");
+        let drop = format!(
+            "mbarrier.arrive_drop.noComplete{space}.b64 %rd5, [%rd3], 1; mbarrier.arrive{space}.b64 %rd4, [%rd3];"
+        );
         run(&drop, &token, 128);
     }
     let body = ".shared .align 8 .b64 object; mov.u64 %rd3, object; mbarrier.init.shared.b64 [%rd3], 5;\n\
@@ -139,7 +157,14 @@ fn mbarriers_count_arrivals() {
 /// Copies arrive at an mbarrier when they are done.
 #[test]
 fn copies_arrive_at_mbarriers() {
-    for (space, noinc, count) in [("", "", 32), (".shared", "", 32), (".shared::cta", ".noinc", 64), ("", ".noinc", 64), (".shared", ".noinc", 64), (".shared::cta", "", 32)] {
+    for (space, noinc, count) in [
+        ("", "", 32),
+        (".shared", "", 32),
+        (".shared::cta", ".noinc", 64),
+        ("", ".noinc", 64),
+        (".shared", ".noinc", 64),
+        (".shared::cta", "", 32),
+    ] {
         let address = if space.is_empty() { "cvta.shared.u64 %rd3, object;" } else { "mov.u64 %rd3, object;" };
         let body = format!(
             ".shared .align 8 .b64 object; .shared .align 4 .b32 word[32]; {address} mov.u32 %r3, word;\n\

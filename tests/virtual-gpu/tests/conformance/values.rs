@@ -30,19 +30,19 @@ pub fn corners(ty: &str) -> Vec<u64> {
         let (sign, top) = (1 << (exponent + fraction), (1 << exponent) - 1);
         let one = (top >> 1) << fraction;
         let magnitudes = [
-            0,                                 // zero
-            1,                                 // least subnormal
-            (1 << fraction) - 1,               // largest subnormal
-            1 << fraction,                     // least normal
-            one,                               // 1
-            one + 1,                           // 1 + ε
-            one - 1,                           // 1 - ε/2
-            one | 1 << (fraction - 1),         // 1.5
-            (one + (2 << fraction)) | 5,       // 4 and a bit
-            one - (1 << fraction),             // 0.5
+            0,                                               // zero
+            1,                                               // least subnormal
+            (1 << fraction) - 1,                             // largest subnormal
+            1 << fraction,                                   // least normal
+            one,                                             // 1
+            one + 1,                                         // 1 + ε
+            one - 1,                                         // 1 - ε/2
+            one | 1 << (fraction - 1),                       // 1.5
+            (one + (2 << fraction)) | 5,                     // 4 and a bit
+            one - (1 << fraction),                           // 0.5
             ((top - 1) << fraction) | ((1 << fraction) - 1), // largest
-            top << fraction,                   // infinity
-            (top << fraction) | 1 << (fraction - 1), // NaN
+            top << fraction,                                 // infinity
+            (top << fraction) | 1 << (fraction - 1),         // NaN
         ];
         magnitudes.iter().flat_map(|m| [*m, m | sign]).collect()
     };

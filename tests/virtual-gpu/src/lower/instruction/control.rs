@@ -1,8 +1,8 @@
 //! Branches, calls and the end of threads.
 
 use super::*;
-use crate::lower::names::Entity;
 use crate::lower::Formal;
+use crate::lower::names::Entity;
 use crate::program::{Arg, Call, CallTarget, Space, Src, SymbolKind, Width};
 
 /// `bra` and `brx.idx`.

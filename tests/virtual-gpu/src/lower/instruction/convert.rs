@@ -37,6 +37,9 @@ pub(super) fn cvt<'a>(b: &mut Body<'_, 'a>, i: &Instruction<'a>, m: &mut Modifie
     } else if to == BF16 || from == BF16 {
         b.require(i, "cvt of .bf16", 90)?;
     }
+    if sat && !to.float() && !from.float() && holds(to, from) {
+        return Err(m.refuse(format!(".sat: every {} fits {}", name(from), name(to))));
+    }
     if sat && matches!(to, TF32 | BF16) {
         return Err(m.refuse(format!(".sat does not apply to {}", name(to))));
     }
@@ -52,6 +55,15 @@ pub(super) fn cvt<'a>(b: &mut Body<'_, 'a>, i: &Instruction<'a>, m: &mut Modifie
         None => b.wide_src(x, from)?,
     };
     Ok(Op::Cvt(Cvt { to, from, to_width, from_width, round, ftz, sat, relu, dst, a }))
+}
+
+/// Whether an integer type holds every value of another.
+fn holds(to: Type, from: Type) -> bool {
+    match (to.signed(), from.signed()) {
+        (true, false) => to.bits() > from.bits(),
+        (false, true) => false,
+        _ => to.bits() >= from.bits(),
+    }
 }
 
 /// Which conversions need a rounding, and which may not have one.
@@ -158,7 +170,10 @@ pub(super) fn mov<'a>(b: &mut Body<'_, 'a>, i: &Instruction<'a>, m: &mut Modifie
     }
     let dst = b.dst(d, ty)?;
     if let Some(special) = special_register(b, x)? {
-        if ty.float() || special.width() == Width::W64 && width != Width::W64 || width == Width::W64 && special.width() != width {
+        if ty.float()
+            || special.width() == Width::W64 && width != Width::W64
+            || width == Width::W64 && special.width() != width
+        {
             return Err(m.refuse(format!("this special register has {} bits", special.width().bits())));
         }
         return Ok(Op::MovSpecial { width, dst, special });
@@ -203,7 +218,8 @@ pub(super) fn address<'a>(b: &mut Body<'_, 'a>, i: &Instruction<'a>, m: &mut Mod
     let [d, x] = exactly(i)?;
     if i.opcode == "isspacep" {
         let register = b.register(x)?.filter(|r| !r.ty.float() && matches!(r.ty.bits(), 32 | 64));
-        let register = register.ok_or_else(|| Refusal::new(x.at, "an address in a 32- or 64-bit register is wanted"))?;
+        let register =
+            register.ok_or_else(|| Refusal::new(x.at, "an address in a 32- or 64-bit register is wanted"))?;
         let (wide, a) = (register.ty.bits() == 64, Src::Reg(register.reg));
         return Ok(Op::Isspacep { space, wide, dst: b.dst(d, Type::Pred)?, a });
     }

@@ -195,8 +195,11 @@ pub(super) fn dot<'a>(b: &mut Body<'_, 'a>, i: &Instruction<'a>, m: &mut Modifie
     let bt = m.ty(&[Type::U32, Type::S32])?;
     let (a_signed, b_signed) = (at.signed(), bt.signed());
     let ty = if a_signed || b_signed { Type::S32 } else { Type::U32 };
-    let op =
-        if i.opcode == "dp4a" { IntOp3::Dp4a { a_signed, b_signed } } else { IntOp3::Dp2a { a_signed, b_signed, high } };
+    let op = if i.opcode == "dp4a" {
+        IntOp3::Dp4a { a_signed, b_signed }
+    } else {
+        IntOp3::Dp2a { a_signed, b_signed, high }
+    };
     let [d, x, y, z] = exactly(i)?;
     let (dst, a, y, c) = (b.dst(d, ty)?, b.src(x, Type::B32)?, b.src(y, Type::B32)?, b.src(z, ty)?);
     Ok(Op::Int3 { op, ty, dst, a, b: y, c })

@@ -115,6 +115,9 @@ pub(super) fn mma<'a>(b: &mut Body<'_, 'a>, i: &Instruction<'a>, m: &mut Modifie
         return Err(m.refuse(what.to_lowercase()));
     }
     let ancient = shape == (8, 8, 4) && a_type == F16;
+    if c_type != d_type && !(ancient && d_type == F32) {
+        return Err(m.refuse("C and D have one type"));
+    }
     if !ancient && (a_layout, b_layout) != (Layout::Row, Layout::Col) {
         return Err(m.refuse("this shape takes A by rows and B by columns: .row.col"));
     }
@@ -144,7 +147,21 @@ pub(super) fn mma<'a>(b: &mut Body<'_, 'a>, i: &Instruction<'a>, m: &mut Modifie
     };
     let round = round.unwrap_or(Round::Near);
     Ok(Op::Mma(Box::new(Mma {
-        shape, a_layout, b_layout, a_type, b_type, c_type, d_type, saturate, and_popc, wmma: false, round, d, a, b: bs, c,
+        shape,
+        a_layout,
+        b_layout,
+        a_type,
+        b_type,
+        c_type,
+        d_type,
+        saturate,
+        and_popc,
+        wmma: false,
+        round,
+        d,
+        a,
+        b: bs,
+        c,
         sparse,
     })))
 }
@@ -204,11 +221,23 @@ fn wmma_registers(matrix: WmmaMatrix, ty: Type, shape: Shape) -> usize {
         _ => long,
     };
     match ty {
-        F16 if large => if operand { 8 } else { 4 },
+        F16 if large => {
+            if operand {
+                8
+            } else {
+                4
+            }
+        }
         BF16 if large && operand => by_shape(2, 4, 8),
         U8 | S8 if large && operand => by_shape(1, 2, 4),
         TF32 if shape == (16, 16, 8) && operand => 4,
-        F64 if shape == (8, 8, 4) => if operand { 1 } else { 2 },
+        F64 if shape == (8, 8, 4) => {
+            if operand {
+                1
+            } else {
+                2
+            }
+        }
         U4 | S4 if shape == (8, 8, 32) && operand => 1,
         B1 if shape == (8, 8, 128) && operand => 1,
         F32 if (large || shape == (16, 16, 8)) && !operand => 8,
@@ -246,6 +275,10 @@ pub(super) fn wmma<'a>(b: &mut Body<'_, 'a>, i: &Instruction<'a>, m: &mut Modifi
     use Type::*;
     let ty = m.ty(&[F16, BF16, TF32, F32, F64, U8, S8, U4, S4, B1, S32])?;
     let count = counted(m, matrix, ty, shape)?;
+    let narrow = ty.bits() < 8;
+    if narrow && layout != if matrix == WmmaMatrix::A { Layout::Row } else { Layout::Col } {
+        return Err(m.refuse("types below a byte take A by rows and B by columns"));
+    }
     between(i, 2, 3)?;
     let (fragment, place) = if kind == 0 { (0, 1) } else { (1, 0) };
     let address = b.address(&i.operands[place], space)?;
@@ -277,6 +310,9 @@ fn wmma_mma<'a>(b: &mut Body<'_, 'a>, i: &Instruction<'a>, m: &mut Modifiers<'a>
         _ => return Err(m.refuse("'wmma.mma' takes two or four types")),
     };
     check_types(m, a_type, b_type, c_type, d_type, saturate, round)?;
+    if a_type.bits() < 8 && (a_layout, b_layout) != (Layout::Row, Layout::Col) {
+        return Err(m.refuse("types below a byte take A by rows and B by columns"));
+    }
     if (a_type == B1) != bit_op.is_some() {
         return Err(m.refuse(".xor.popc or .and.popc goes with .b1, and only with it"));
     }
@@ -287,7 +323,21 @@ fn wmma_mma<'a>(b: &mut Body<'_, 'a>, i: &Instruction<'a>, m: &mut Modifiers<'a>
     let c = b.srcs(c, counted(m, WmmaMatrix::C, c_type, shape)?, register_type(c_type))?;
     let (and_popc, round) = (bit_op == Some(true), round.unwrap_or(Round::Near));
     Ok(Op::Mma(Box::new(Mma {
-        shape, a_layout, b_layout, a_type, b_type, c_type, d_type, saturate, and_popc, wmma: true, round, d, a, b: bs, c,
+        shape,
+        a_layout,
+        b_layout,
+        a_type,
+        b_type,
+        c_type,
+        d_type,
+        saturate,
+        and_popc,
+        wmma: true,
+        round,
+        d,
+        a,
+        b: bs,
+        c,
         sparse: None,
     })))
 }

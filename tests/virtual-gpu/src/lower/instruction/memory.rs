@@ -7,8 +7,21 @@ use crate::program::{Address, Atom, AtomOp, CpAsync, Load, Mbarrier, Order, Scop
 const SCOPES: [(&str, Scope); 3] = [("cta", Scope::Cta), ("gpu", Scope::Gpu), ("sys", Scope::Sys)];
 /// Modifiers that tell caches what to keep.
 const CACHE: [&str; 15] = [
-    "ca", "cg", "cs", "cv", "lu", "wb", "wt", "L1::evict_normal", "L1::evict_unchanged", "L1::evict_first",
-    "L1::evict_last", "L1::no_allocate", "L2::64B", "L2::128B", "L2::256B",
+    "ca",
+    "cg",
+    "cs",
+    "cv",
+    "lu",
+    "wb",
+    "wt",
+    "L1::evict_normal",
+    "L1::evict_unchanged",
+    "L1::evict_first",
+    "L1::evict_last",
+    "L1::no_allocate",
+    "L2::64B",
+    "L2::128B",
+    "L2::256B",
 ];
 
 fn space(m: &mut Modifiers<'_>) -> Space {
@@ -38,20 +51,27 @@ fn policy<'a>(b: &mut Body<'_, 'a>, i: &Instruction<'a>, m: &mut Modifiers<'a>) 
 }
 
 const STORABLE: [Type; 14] = [
-    Type::B8, Type::B16, Type::B32, Type::B64, Type::U8, Type::U16, Type::U32, Type::U64, Type::S8, Type::S16,
-    Type::S32, Type::S64, Type::F32, Type::F64,
+    Type::B8,
+    Type::B16,
+    Type::B32,
+    Type::B64,
+    Type::U8,
+    Type::U16,
+    Type::U32,
+    Type::U64,
+    Type::S8,
+    Type::S16,
+    Type::S32,
+    Type::S64,
+    Type::F32,
+    Type::F64,
 ];
 
 /// `ld`, `ldu`, `st`.
 pub(super) fn load_store<'a>(b: &mut Body<'_, 'a>, i: &Instruction<'a>, m: &mut Modifiers<'a>) -> Lowered<Op> {
     let store = i.opcode == "st";
     let strong = if store { ("release", Order::Release) } else { ("acquire", Order::Acquire) };
-    let order = m.choose(&[
-        ("weak", Order::Weak),
-        ("volatile", Order::Volatile),
-        ("relaxed", Order::Relaxed),
-        strong,
-    ]);
+    let order = m.choose(&[("weak", Order::Weak), ("volatile", Order::Volatile), ("relaxed", Order::Relaxed), strong]);
     let order = order.unwrap_or_default();
     let scope = if matches!(order, Order::Weak | Order::Volatile) { Scope::default() } else { m.need(&SCOPES)? };
     let space = space(m);
@@ -80,7 +100,17 @@ pub(super) fn load_store<'a>(b: &mut Body<'_, 'a>, i: &Instruction<'a>, m: &mut 
         let (dst, width) = b.wide_vector(first, count, ty)?;
         let address = b.address(second, space)?;
         let read_only = nc || i.opcode == "ldu";
-        return Ok(Op::Load(Box::new(Load { space, ty, count: count as u8, width, dst, address, order, scope, read_only })));
+        return Ok(Op::Load(Box::new(Load {
+            space,
+            ty,
+            count: count as u8,
+            width,
+            dst,
+            address,
+            order,
+            scope,
+            read_only,
+        })));
     }
     if space == Space::Const {
         return Err(m.refuse("constant memory cannot be stored to"));
@@ -155,7 +185,8 @@ pub(super) fn atomic<'a>(b: &mut Body<'_, 'a>, i: &Instruction<'a>, m: &mut Modi
     if given != wanted {
         return Err(m.refuse(format!("'{}' takes {wanted} operands here, found {given}", i.opcode)));
     }
-    let (dst, rest) = if red { (None, &i.operands[..]) } else { (b.dst_or_sink(&i.operands[0], ty)?, &i.operands[1..]) };
+    let (dst, rest) =
+        if red { (None, &i.operands[..]) } else { (b.dst_or_sink(&i.operands[0], ty)?, &i.operands[1..]) };
     let address = b.address(&rest[0], space)?;
     let value = b.src(&rest[1], ty)?;
     let c = if op == AtomOp::Cas { Some(b.src(&rest[2], ty)?) } else { None };

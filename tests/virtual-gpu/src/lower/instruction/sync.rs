@@ -175,12 +175,8 @@ fn synchronised(b: &Body<'_, '_>, i: &Instruction<'_>, m: &mut Modifiers<'_>) ->
 
 fn shuffle<'a>(b: &mut Body<'_, 'a>, i: &Instruction<'a>, m: &mut Modifiers<'a>) -> Lowered<Op> {
     let sync = synchronised(b, i, m)?;
-    let mode = m.need(&[
-        ("up", ShflMode::Up),
-        ("down", ShflMode::Down),
-        ("bfly", ShflMode::Bfly),
-        ("idx", ShflMode::Idx),
-    ])?;
+    let mode =
+        m.need(&[("up", ShflMode::Up), ("down", ShflMode::Down), ("bfly", ShflMode::Bfly), ("idx", ShflMode::Idx)])?;
     m.ty(&[Type::B32])?;
     between(i, 4 + usize::from(sync), 4 + usize::from(sync))?;
     let o = &i.operands;
