@@ -260,6 +260,27 @@ fn dot_products() {
 }
 
 #[test]
+fn absolute_differences() {
+    for (name, n) in [("vabsdiff4", 8), ("vabsdiff2", 16)] {
+        for ty in ["u32", "s32"] {
+            let types = [ty, ty, "u32"];
+            let element = format!("{}{n}", &ty[..1]);
+            let difference = |r: &[u64], i: u64| {
+                let part = |v: u64| int(v >> (i * n), &element);
+                (part(r[0]) - part(r[1])).unsigned_abs() as u64
+            };
+            let rows = rows(&types, 300);
+            check(&format!("{name}.u32.{ty}.{ty} d, a, b, c;"), "u32", &types, &rows, |r| {
+                (0..32 / n).fold(0, |d, i| d | (difference(r, i) & mask(n as u32)) << (i * n))
+            });
+            check(&format!("{name}.u32.{ty}.{ty}.add d, a, b, c;"), "u32", &types, &rows, |r| {
+                (0..32 / n).fold(r[2], |d, i| d + difference(r, i)) & mask(32)
+            });
+        }
+    }
+}
+
+#[test]
 fn logic_and_shifts() {
     for ty in ["b16", "b32", "b64"] {
         two("and", ty, |a, b| a & b);
@@ -346,6 +367,7 @@ pub fn all() {
     carries();
     bit_fields();
     dot_products();
+    absolute_differences();
     logic_and_shifts();
     permutations();
 }
