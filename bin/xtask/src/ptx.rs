@@ -123,6 +123,7 @@ fn compile(nvrtc: &Nvrtc, tools: &Toolchain, root: &Path, unit: &Unit) -> Result
         "--generate-line-info".into(),
         format!("--include-path={}", root.join("kernels/src/ops").display()),
         format!("--include-path={}", tools.headers.display()),
+        format!("--include-path={}", tools.compiler_headers.display()),
     ];
     Ok(portable(&nvrtc.compile(&unit.source.to_string_lossy(), &source, &options)?, root))
 }

@@ -11,6 +11,8 @@ const REQUIREMENTS: &str = include_str!("../toolchain.txt");
 pub struct Toolchain {
     pub nvrtc: PathBuf,
     pub headers: PathBuf,
+    /// Headers that come with the compiler: the fragments of `mma.h`.
+    pub compiler_headers: PathBuf,
     pub ptxas: PathBuf,
 }
 
@@ -30,7 +32,7 @@ impl Toolchain {
         std::fs::write(&list, REQUIREMENTS).map_err(|e| format!("cannot write {}: {e}", list.display()))?;
         install(&list, &home)?;
         let tools = Toolchain::at(&home);
-        for tool in [&tools.nvrtc, &tools.headers, &tools.ptxas] {
+        for tool in [&tools.nvrtc, &tools.headers, &tools.compiler_headers, &tools.ptxas] {
             if !tool.exists() {
                 return Err(format!("the wheels of bin/xtask/toolchain.txt hold no {}", tool.display()));
             }
@@ -45,6 +47,7 @@ impl Toolchain {
         Toolchain {
             nvrtc: home.join("cuda_nvrtc/lib/libnvrtc.so.12"),
             headers: home.join("cuda_runtime/include"),
+            compiler_headers: home.join("cuda_nvcc/include"),
             ptxas: home.join("cuda_nvcc/bin/ptxas"),
         }
     }

@@ -3,7 +3,7 @@
 //! One code path serves every device. An operation allocates its outputs and workspace through [`Device::alloc`], then
 //! hands [`Device::run`] its [`Cost`] and a closure that computes. On the CPU the closure runs; on Meta it does not, and
 //! nothing is allocated, but the same bytes are accounted and the same costs recorded. A plan read from Meta therefore
-//! cannot drift from what the CPU does. On a GPU an operation hands [`Device::launch`] the launch of its kernels instead.
+//! cannot drift from what the CPU does. On a GPU an operation hands `Device::launch` the launch of its kernels instead.
 
 mod accountant;
 mod buffer;

@@ -18,7 +18,7 @@ pub enum Kind {
     UninitialisedGlobal,
     /// Bytes of shared memory that no thread of the block has written.
     UninitialisedShared,
-    /// Bytes of local memory that the thread has not written.
+    /// A value in local memory none of whose bytes the thread has written (copies of structures read their padding).
     UninitialisedLocal,
     /// A register that the thread has not written.
     UninitialisedRegister,

@@ -8,11 +8,13 @@ static KERNELS: Source = Source { name: "layer_norm", ptx: include_str!("../../.
 
 /// As in layer_norm.cu.
 const MAX_THREADS: usize = 640;
-/// Threads of an SM that forward fills: fewer than it holds, for their registers.
-const SM_THREADS: usize = 1024;
+/// Blocks of forward that an SM holds: 48 registers a thread.
+const FORWARD_BLOCKS_PER_SM: usize = 2;
 /// Rows that a block of backward takes at least: its part of dw and db, written and read, is the traffic of 2.7 rows of bf16
 /// (through L2, which holds it), and fewer blocks would leave SMs idle at 2,048 tokens.
 const BACKWARD_ROWS: usize = 16;
+/// Rows that each team of a block of backward takes at least.
+const BACKWARD_ROUNDS: usize = 2;
 /// Blocks of backward at most: two for each SM of an A100.
 const BACKWARD_BLOCKS: usize = 256;
 
@@ -21,7 +23,10 @@ struct Layout {
     dtype: DType,
     /// By vectors of 16 bytes.
     whole: bool,
+    /// Threads of a team, which takes a row.
     threads: usize,
+    /// Teams of a block.
+    teams: usize,
     /// Columns a thread.
     columns: usize,
 }
@@ -39,7 +44,31 @@ impl Layout {
                 reason: format!("rows of {cols} features, a GPU takes {most} of {dtype}"),
             });
         }
-        Ok(Layout { dtype, whole, threads, columns })
+        Ok(Layout { dtype, whole, threads, teams: MAX_THREADS / threads, columns })
+    }
+
+    fn block(&self) -> [usize; 3] {
+        [self.threads, self.teams, 1]
+    }
+
+    /// Columns of a parameter as the kernels lay them out: at least a row's.
+    fn places(&self) -> usize {
+        self.threads * self.columns
+    }
+
+    /// Bytes of dynamic shared memory: two parameters' columns.
+    fn shared(&self) -> usize {
+        2 * self.places() * 4
+    }
+
+    /// Elements of a vector.
+    fn vector(&self) -> usize {
+        if self.whole { 16 / self.dtype.size() } else { 1 }
+    }
+
+    /// Blocks of backward for `rows` rows, whatever the GPU.
+    fn backward_blocks(&self, rows: usize) -> usize {
+        rows.div_ceil(BACKWARD_ROWS.max(BACKWARD_ROUNDS * self.teams)).min(BACKWARD_BLOCKS)
     }
 
     fn forward(&self) -> &'static str {
@@ -87,11 +116,12 @@ pub(super) fn forward(
     if rows == 0 {
         return Ok(());
     }
-    let resident = gpu.multiprocessors() * (SM_THREADS / layout.threads).max(1);
+    let resident = gpu.multiprocessors() * FORWARD_BLOCKS_PER_SM;
     let launch = gpu
         .launch(&KERNELS, layout.forward())?
-        .grid([rows.min(resident), 1, 1])
-        .block([layout.threads, 1, 1])
+        .grid([rows.div_ceil(layout.teams).min(resident), 1, 1])
+        .block(layout.block())
+        .shared(layout.shared())
         .read(input.x)
         .read(input.weight)
         .read(input.bias)
@@ -113,14 +143,18 @@ pub(super) struct Saved<'a> {
     pub rstd: &'a Buffer,
 }
 
-fn blocks(rows: usize) -> usize {
-    rows.div_ceil(BACKWARD_ROWS).min(BACKWARD_BLOCKS)
-}
-
-/// Each block's part of dw and db, `[blocks, 2, cols]`; empty where neither is wanted.
-pub(super) fn partials(device: &Device, rows: usize, cols: usize, gradients: &ParamGradients<'_>) -> Result<Buffer> {
+/// Each block's part of dw and db, `[blocks, 2, places]`; empty where neither is wanted.
+pub(super) fn partials(
+    device: &Device,
+    op: &'static str,
+    x: &Buffer,
+    (rows, cols): (usize, usize),
+    gradients: &ParamGradients<'_>,
+) -> Result<Buffer> {
     let wanted = gradients.weight.is_some() || gradients.bias.is_some();
-    device.alloc(Category::Workspace, DType::F32, if wanted { blocks(rows) * 2 * cols } else { 0 })
+    let layout = Layout::of(op, x.dtype(), cols)?;
+    let len = layout.backward_blocks(rows) * 2 * layout.places();
+    device.alloc(Category::Workspace, DType::F32, if wanted { len } else { 0 })
 }
 
 pub(super) fn backward(
@@ -139,11 +173,12 @@ pub(super) fn backward(
     if rows == 0 || !(input_gradient || param_gradients) {
         return Ok(());
     }
+    let blocks = layout.backward_blocks(rows);
     let launch = gpu
         .launch(&KERNELS, layout.backward())?
-        .grid([blocks(rows), 1, 1])
-        .block([layout.threads, 1, 1])
-        .shared(layout.threads * layout.columns * 4)
+        .grid([blocks, 1, 1])
+        .block(layout.block())
+        .shared(layout.shared())
         .read(dx)
         .read(saved.x)
         .read(saved.weight)
@@ -161,10 +196,13 @@ pub(super) fn backward(
     }
     let launch = gpu
         .launch(&KERNELS, "layer_norm_param_gradients")?
-        .grid([cols.div_ceil(32), 2, 1])
+        .grid([layout.places().div_ceil(32), 2, 1])
         .block([32, 8, 1])
         .read(partials)
-        .dimension("blocks", blocks(rows))
+        .dimension("blocks", blocks)
+        .dimension("places", layout.places())
+        .dimension("threads", layout.threads)
+        .dimension("elements of a vector", layout.vector())
         .dimension("features", cols)
         .write_or_null(gradients.weight)
         .write_or_null(gradients.bias);

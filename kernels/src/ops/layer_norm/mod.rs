@@ -102,7 +102,7 @@ pub fn backward(
     let read = x.size_bytes() + dx.size_bytes() + weight.size_bytes() + mean.size_bytes() + rstd.size_bytes();
     let cost = Cost::new(OP, 14 * x.len(), read, written);
     let on_gpu = device.backend() == Backend::Cuda;
-    let partials = on_gpu.then(|| cuda::partials(device, rows, cols, &gradients)).transpose()?;
+    let partials = on_gpu.then(|| cuda::partials(device, OP, x, (rows, cols), &gradients)).transpose()?;
     if let (Some(_), Some(mut partials)) = (device.gpu(), partials) {
         let saved = cuda::Saved { x, weight, mean, rstd };
         device.launch(cost, |gpu| {

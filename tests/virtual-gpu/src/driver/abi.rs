@@ -23,7 +23,7 @@ impl Handle {
     pub const NULL: Handle = Handle(0);
 
     /// True for the null handle.
-    pub fn is_null(&self) -> bool {
+    pub fn is_null(self) -> bool {
         self.0 == 0
     }
 }
@@ -100,7 +100,7 @@ pub struct In<T>(*const T);
 
 impl<T: Copy> In<T> {
     /// True for a null pointer.
-    pub fn is_null(&self) -> bool {
+    pub fn is_null(self) -> bool {
         self.0.is_null()
     }
 
@@ -188,7 +188,7 @@ pub struct HostPtr(pub usize);
 
 impl HostPtr {
     /// True for a null pointer.
-    pub fn is_null(&self) -> bool {
+    pub fn is_null(self) -> bool {
         self.0 == 0
     }
 

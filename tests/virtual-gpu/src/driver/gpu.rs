@@ -152,8 +152,8 @@ pub struct Gpu {
     memory: GlobalMemory,
     /// The context of each allocation that a program made, by address.
     owners: Mutex<HashMap<u64, Handle>>,
-    /// Page-locked host memory as the device sees it, by allocation id.
-    host: Mutex<HashMap<u64, Range<u64>>>,
+    /// Page-locked host memory as the device sees it: first address by allocation id.
+    host: Mutex<HashMap<u64, u64>>,
 }
 
 impl std::fmt::Debug for Gpu {
@@ -273,7 +273,7 @@ impl Gpu {
         let mapped = unsafe { self.memory.register_host(pointer, len as u64) };
         let Ok(base) = mapped else { return false };
         if let Some(found) = self.memory.find(base) {
-            locked(&self.host).insert(found.id, base..base + len as u64);
+            locked(&self.host).insert(found.id, base);
         }
         true
     }
@@ -281,7 +281,7 @@ impl Gpu {
     /// Undoes [`Gpu::map_host`].
     pub fn unmap_host(&self, address: HostPtr) {
         let base = address.0 as u64;
-        locked(&self.host).retain(|_, range| range.start != base);
+        locked(&self.host).retain(|_, of| *of != base);
         if let Err(error) = self.memory.free(base) {
             report::warn(&error.what);
         }
@@ -359,10 +359,17 @@ impl Gpu {
         Ok(KernelRan { touched, work: outcome.counters.thread_instructions.total(), host_write })
     }
 
-    fn touched<'a>(&'a self, ids: &'a [u64], access: Access) -> impl Iterator<Item = Touched> + 'a {
-        ids.iter().map(move |&id| match locked(&self.host).get(&id) {
-            Some(range) => (Space::Host, range.clone(), access),
-            None => (Space::Device { device: self.number, allocation: id }, 0..u64::MAX, access),
+    fn touched<'a>(
+        &'a self,
+        ranges: &'a [(u64, Range<u64>)],
+        access: Access,
+    ) -> impl Iterator<Item = Touched> + use<'a> {
+        ranges.iter().map(move |(id, range)| {
+            let space = match locked(&self.host).contains_key(id) {
+                true => Space::Host,
+                false => Space::Device { device: self.number, allocation: *id },
+            };
+            (space, range.clone(), access)
         })
     }
 }

@@ -7,6 +7,7 @@
 
 mod abi;
 mod api;
+mod background;
 mod capture;
 mod core;
 mod exports;

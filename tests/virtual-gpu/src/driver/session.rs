@@ -329,7 +329,12 @@ impl Session {
 
     /// Queues a job on a stream of the schedule, outside any capture.
     pub fn enqueue(&mut self, id: StreamId, job: Job) -> Result<Clock> {
-        self.schedule.enqueue(id, job).ok_or(Status::INVALID_HANDLE)
+        let calls_program = matches!(job.action, Action::Host(_));
+        let clock = self.schedule.enqueue(id, job).ok_or(Status::INVALID_HANDLE)?;
+        if calls_program {
+            super::background::bring_about(clock.clone());
+        }
+        Ok(clock)
     }
 
     /// Runs work that waits, may touch these bytes, and is not ordered before or after `clock`'s work `epoch` of

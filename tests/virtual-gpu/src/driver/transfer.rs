@@ -1,6 +1,6 @@
 //! Copies and fills, as they run, and calls of the program.
 
-use std::hash::{DefaultHasher, Hasher};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::gpu::Gpu;
@@ -9,6 +9,8 @@ use super::status::Status;
 
 /// Device memory is filled through a buffer of at most this many bytes.
 const CHUNK: u64 = 1 << 16;
+/// Copies between host and device pass through a buffer of at most this many bytes.
+const PIECE: u64 = 4 << 20;
 
 /// Runs a copy; true where it wrote page-locked memory of the host.
 ///
@@ -32,11 +34,22 @@ fn copy_row(devices: &[Arc<Gpu>], copy: &Copy, src: u64, dst: u64) -> Result<(),
     {
         return Gpu::copy(&devices[*from], src_address + src, &devices[*to], dst_address + dst, len);
     }
-    let bytes: std::borrow::Cow<'_, [u8]> = match &copy.src.end {
+    let mut done = 0;
+    while done < len {
+        let piece = (len - done).min(PIECE);
+        copy_piece(devices, copy, src + done, dst + done, piece)?;
+        done += piece;
+    }
+    Ok(())
+}
+
+fn copy_piece(devices: &[Arc<Gpu>], copy: &Copy, src: u64, dst: u64, len: u64) -> Result<(), String> {
+    let bytes: Cow<'_, [u8]> = match &copy.src.end {
         End::Device { device, address, .. } => devices[*device].read(address + src, len)?.into(),
         End::Host { address, .. } => address.offset(src as usize).read(len as usize).into(),
         End::Bytes(bytes) => {
-            bytes.get(src as usize..(src + len) as usize).ok_or_else(|| "the copied bytes end early".to_owned())?.into()
+            let piece = bytes.get(src as usize..(src + len) as usize);
+            piece.ok_or_else(|| "the copied bytes end early".to_owned())?.into()
         }
     };
     match &copy.dst.end {
@@ -67,25 +80,43 @@ pub fn fill(gpu: &Gpu, fill: &Fill) -> Result<(), String> {
     Ok(())
 }
 
-/// A digest of the host bytes that a copy reads.
+/// A digest of the host bytes that a copy reads: to notice a change, not to resist an attack.
 pub fn digest(copy: &Copy) -> u64 {
-    let mut hasher = DefaultHasher::new();
+    let mut digest = copy.width;
     if let End::Host { address, .. } = &copy.src.end {
         for row in copy.rows(&copy.src) {
-            hasher.write(&address.offset(row as usize).read(copy.width as usize));
+            for start in (0..copy.width).step_by(PIECE as usize) {
+                let len = (copy.width - start).min(PIECE);
+                let bytes = address.offset((row + start) as usize).read(len as usize);
+                digest = mix(digest, &bytes);
+            }
         }
     }
-    hasher.finish()
+    digest
+}
+
+fn mix(digest: u64, bytes: &[u8]) -> u64 {
+    /// The golden ratio's fraction: an odd number whose multiples are spread evenly.
+    const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let step = |digest: u64, word: u64| (digest.rotate_left(5) ^ word).wrapping_mul(SPREAD);
+    let words = bytes.chunks_exact(8);
+    let rest = words.remainder().iter().fold(0, |rest, byte| rest << 8 | u64::from(*byte));
+    let words = words.map(|word| u64::from_le_bytes(word.try_into().expect("chunks of 8 bytes")));
+    words.chain([rest]).fold(digest, step)
 }
 
 /// The bytes that a copy reads from the host, packed, in place of the host's memory.
 pub fn snapshot(copy: &mut Copy) {
     let End::Host { address, .. } = copy.src.end else { return };
-    let bytes: Vec<u8> = copy
-        .rows(&copy.src)
-        .into_iter()
-        .flat_map(|row| address.offset(row as usize).read(copy.width as usize))
-        .collect();
+    let mut bytes = Vec::new();
+    for row in copy.rows(&copy.src) {
+        let row = address.offset(row as usize).read(copy.width as usize);
+        if bytes.is_empty() {
+            bytes = row;
+        } else {
+            bytes.extend_from_slice(&row);
+        }
+    }
     copy.src = Side { end: End::Bytes(bytes.into()), pitch: copy.width, slice: copy.width * copy.height };
 }
 

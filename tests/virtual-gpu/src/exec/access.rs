@@ -128,7 +128,7 @@ impl Worker<'_> {
         if let Some(r) = self.ctx.regions.get(self.cached) {
             let offset = a.wrapping_sub(r.allocation.base);
             if offset < r.allocation.size && u64::from(n) <= r.allocation.size - offset {
-                self.touched[self.cached] |= touch;
+                self.touched[self.cached].note(touch, offset, n);
                 return Ok((self.cached, offset));
             }
         }
@@ -141,7 +141,7 @@ impl Worker<'_> {
                     return Err(self.ctx.memory.explain(a, n.into()));
                 }
                 self.cached = i;
-                self.touched[i] |= touch;
+                self.touched[i].note(touch, offset, n);
                 Ok((i, offset))
             }
             _ => Err(self.ctx.memory.explain(a, n.into())),
@@ -313,7 +313,7 @@ impl Worker<'_> {
         let found = inside(self.cached)
             .or_else(|| inside(regions.partition_point(|r| r.allocation.base <= a).wrapping_sub(1)))?;
         self.cached = found.0;
-        self.touched[found.0] |= touch;
+        self.touched[found.0].note(touch, found.1, n);
         Some(found)
     }
 

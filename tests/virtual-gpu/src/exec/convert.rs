@@ -111,11 +111,12 @@ fn double(a: u64, ty: Type) -> f64 {
     f64::from_bits(if ty == Type::F64 { a } else { soft::convert(a, format(ty), F64, Round::Near) })
 }
 
-/// Out of range clamps to the ends of the type, NaN is 0.
+/// Out of range clamps to the ends of the type. NaN is 0, or the top bit alone where a double or 64-bit integer takes part.
 fn to_int(c: &Cvt, a: u64) -> u64 {
     let x = integral(double(source(c, a), c.from), c.round.or(Some(Round::IntZero)));
     if x.is_nan() {
-        return 0;
+        let bits = c.to.bits();
+        return if c.from == Type::F64 || bits == 64 { 1 << (bits - 1) } else { 0 };
     }
     // The cast saturates and the clamp cuts to the type.
     low(clamp(x as i128, c.to) as u64, c.to.bits())

@@ -259,10 +259,25 @@ fn scalar3(op: IntOp3, ty: Type, a: u64, b: u64, c: u64) -> u64 {
             let sum = (0..2).map(|i| word(i) * byte(b32, first + i, b_signed)).sum::<i32>();
             c32.wrapping_add(sum as u32).into()
         }
+        AbsDiff { lanes, signed, add } => abs_diff(a32, b32, c32, u32::from(lanes.max(1)), signed, add).into(),
         Fns => fns(a32, b32, c32 as i32).into(),
         // These have run over all lanes.
         Bfe | Lop3(_) | Shf { .. } => 0,
     }
+}
+
+/// Differences of `lanes` parts of two words, packed or summed up.
+fn abs_diff(a: u32, b: u32, c: u32, lanes: u32, signed: bool, add: bool) -> u32 {
+    let width = 32 / lanes;
+    let part = |v: u32, i: u32| {
+        let v = v << (32 - width * (i + 1));
+        if signed { i64::from(v as i32 >> (32 - width)) } else { i64::from(v >> (32 - width)) }
+    };
+    let difference = |i: u32| (part(a, i) - part(b, i)).unsigned_abs() as u32;
+    if add {
+        return (0..lanes).fold(c, |sum, i| sum.wrapping_add(difference(i)));
+    }
+    (0..lanes).fold(0, |d, i| d | difference(i) << (width * i))
 }
 
 fn byte(v: u32, i: u32, signed: bool) -> i32 {

@@ -404,7 +404,7 @@ fn operands<T: Copy + Default>(
     let b = elements(v, m.b.iter().copied(), m.b_type);
     if m.wmma {
         let a_at = |lane: usize, i: usize| wmma_place(lane, i, a.len(), maps.rows, maps.k);
-        let b_at = |lane: usize, i: usize| wmma_place(lane, i, b.len(), maps.k, maps.cols);
+        let b_at = |lane: usize, i: usize| wmma_element(m.b_type, true, (lane, i), b.len(), (maps.k, maps.cols));
         return Ok((gather(&a, maps.rows, maps.k, a_at, a_number), gather(&b, maps.k, maps.cols, b_at, b_number)));
     }
     let held = if m.sparse.is_some() { maps.k / 2 } else { maps.k };
@@ -492,6 +492,21 @@ fn wmma_place(lane: usize, i: usize, held: usize, rows: usize, cols: usize) -> (
     (at / cols, at % cols)
 }
 
+/// The same for any fragment: B of types below a byte, which lies by columns in memory, is held by columns.
+fn wmma_element(
+    ty: Type,
+    b: bool,
+    (lane, i): (usize, usize),
+    held: usize,
+    (rows, cols): (usize, usize),
+) -> (usize, usize) {
+    if b && ty.bits() < 8 {
+        let (col, row) = wmma_place(lane, i, held, cols, rows);
+        return (row, col);
+    }
+    wmma_place(lane, i, held, rows, cols)
+}
+
 fn wmma_move(worker: &mut Worker<'_>, v: &mut View<'_>, m: &WmmaMove, load: bool) -> Result<(), Trouble> {
     let (rows, cols) = extent(m);
     let (bits, e) = (m.ty.bits(), packed(m.ty));
@@ -516,8 +531,7 @@ fn wmma_move(worker: &mut Worker<'_>, v: &mut View<'_>, m: &WmmaMove, load: bool
     for i in (0..held).step_by(unit) {
         let mut at = [0u64; LANES];
         for (lane, at) in at.iter_mut().enumerate() {
-            let (r, c) = wmma_place(lane, i, held, rows, cols);
-            let (r, c) = if bits < 8 && m.layout == Layout::Col { (c, r) } else { (r, c) };
+            let (r, c) = wmma_element(m.ty, m.matrix == WmmaMatrix::B, (lane, i), held, (rows, cols));
             let offset = if m.layout == Layout::Row {
                 r as u64 * u64::from(stride[lane]) + c as u64
             } else {

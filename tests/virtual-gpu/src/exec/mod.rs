@@ -24,6 +24,7 @@ mod warp;
 mod tests;
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
@@ -31,12 +32,12 @@ use std::time::Instant;
 use crate::counters::{Classes, Counters, Tally};
 use crate::device::Description;
 use crate::fault::{Fault, Kind};
-use crate::memory::{GlobalMemory, OutOfMemory, Snapshot};
+use crate::memory::{Allocation, GlobalMemory, OutOfMemory, Snapshot};
 use crate::program::{Directives, Module, Space, SymbolKind};
 use block::{Block, Progress};
 use link::Kernel;
 use regs::LANES;
-use warp::Worker;
+use warp::{Extent, Worker};
 
 pub use link::FUNCTIONS;
 
@@ -152,13 +153,17 @@ impl LoadedModule {
     }
 }
 
+/// Registers of a multiprocessor of every GPU of compute capability 5.0 and later.
+const REGISTERS: u32 = 65_536;
+
 /// Registers a thread: what is live at once, within what directives and the device allow (`ptxas` would spill).
 fn registers(k: &Kernel, device: Option<&Description>) -> u32 {
     let Directives { max_threads, required_threads, min_blocks, max_registers } = k.directives;
     let mut cap = device.map_or(255, |d| d.max_registers_per_thread);
-    if let (Some(t), Some(d)) = (required_threads.or(max_threads), device) {
+    if let Some(t) = required_threads.or(max_threads) {
         let warps = t.iter().product::<u32>().div_ceil(32).max(1);
-        let per_block = (d.registers_per_sm / min_blocks.unwrap_or(1).max(1)).min(d.registers_per_block);
+        let (per_sm, per_block) = device.map_or((REGISTERS, REGISTERS), |d| (d.registers_per_sm, d.registers_per_block));
+        let per_block = (per_sm / min_blocks.unwrap_or(1).max(1)).min(per_block);
         cap = cap.min((per_block / warps / 32 / 8 * 8).max(16));
     }
     k.registers.min(max_registers.unwrap_or(cap).min(cap)).max(1)
@@ -191,10 +196,10 @@ pub struct Launch<'a> {
 pub struct Outcome {
     /// The counts.
     pub counters: Counters,
-    /// Ids of the allocations read.
-    pub read: Vec<u64>,
-    /// Ids of the allocations written.
-    pub written: Vec<u64>,
+    /// The allocations read: id, and the addresses from the first byte read to the last.
+    pub read: Vec<(u64, Range<u64>)>,
+    /// The allocations written, in the same way.
+    pub written: Vec<(u64, Range<u64>)>,
     /// What the kernel printed.
     pub output: String,
 }
@@ -303,11 +308,15 @@ pub fn launch(l: &Launch<'_>) -> Result<Outcome, Fault> {
         ..Counters::default()
     };
     counters.add(&tally);
-    let ids = |bit: u8| {
-        let hit = regions.iter().zip(&touched).filter(|(_, t)| **t & bit != 0);
-        hit.map(|(r, _)| r.allocation.id).collect()
-    };
-    let (read, written) = (ids(1), ids(2));
+    let (mut read, mut written) = (Vec::new(), Vec::new());
+    for (region, extent) in regions.iter().zip(&touched) {
+        let Allocation { base, id, .. } = region.allocation;
+        for (list, range) in [&mut read, &mut written].into_iter().zip(extent.ranges(base)) {
+            if !range.is_empty() {
+                list.push((id, range));
+            }
+        }
+    }
     let output = std::mem::take(&mut *lock(&ctx.output));
     Ok(Outcome { counters, read, written, output })
 }
@@ -367,7 +376,7 @@ struct Grid<'a> {
     resident: AtomicU64,
     waiting: Mutex<VecDeque<Block>>,
     fault: Mutex<Option<Fault>>,
-    sum: Mutex<(Tally, Vec<u8>)>,
+    sum: Mutex<(Tally, Vec<Extent>)>,
 }
 
 impl<'a> Grid<'a> {
@@ -380,11 +389,11 @@ impl<'a> Grid<'a> {
             resident: AtomicU64::new(0),
             waiting: Mutex::new(VecDeque::new()),
             fault: Mutex::new(None),
-            sum: Mutex::new((Tally::default(), vec![0; ctx.regions.len()])),
+            sum: Mutex::new((Tally::default(), vec![Extent::NONE; ctx.regions.len()])),
         }
     }
 
-    fn run(self) -> Result<(Tally, Vec<u8>), Fault> {
+    fn run(self) -> Result<(Tally, Vec<Extent>), Fault> {
         let host = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
         let threads = number(THREADS_VARIABLE).unwrap_or(host).clamp(1, 256).min(self.total);
         std::thread::scope(|s| {
@@ -405,7 +414,7 @@ impl<'a> Grid<'a> {
             ctx: self.ctx,
             alu: alu::best(),
             tally: Tally::default(),
-            touched: vec![0; self.ctx.regions.len()],
+            touched: vec![Extent::NONE; self.ctx.regions.len()],
             cached: 0,
             patience: 0,
         };
@@ -430,7 +439,7 @@ impl<'a> Grid<'a> {
         }
         let mut sum = lock(&self.sum);
         sum.0.merge(&worker.tally);
-        sum.1.iter_mut().zip(&worker.touched).for_each(|(a, b)| *a |= b);
+        sum.1.iter_mut().zip(&worker.touched).for_each(|(a, b)| a.join(b));
     }
 
     fn take(&self, worker: &mut Worker<'_>) -> Option<Block> {

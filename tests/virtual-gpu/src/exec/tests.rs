@@ -254,3 +254,20 @@ fn a_matrix_product_is_the_dense_one() {
     assert_eq!(run.words(), expect);
     assert_eq!(outcome.counters.tensor_fma, 16 * 8 * 8);
 }
+
+/// The compiler gives a kernel no more registers than blocks of `.maxntid` threads can have: what it needs beyond, it
+/// spills. A kernel's attributes must not say otherwise, for drivers derive the largest block from them.
+#[test]
+fn blocks_of_maxntid_threads_have_registers_whatever_is_live() {
+    let loads: String = (0..100).map(|i| format!("ld.global.u32 %r{i}, [%rd1+{}];\n", 4 * i)).collect();
+    let sums: String = (1..100).map(|i| format!("xor.b32 %r0, %r0, %r{i};\n")).collect();
+    let ptx = format!(
+        ".version 8.2\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 p)\n.maxntid 1024, 1, 1\n{{\n\
+         .reg .b32 %r<100>;\n.reg .b64 %rd<2>;\nld.param.u64 %rd1, [p];\n{loads}{sums}st.global.u32 [%rd1], %r0;\nret;\n}}\n"
+    );
+    let memory = GlobalMemory::new(1 << 30);
+    let module = crate::lower::load(&ptx).unwrap_or_else(|e| panic!("{e}"));
+    let loaded = LoadedModule::load(Arc::new(module), &memory).unwrap();
+    let attributes = loaded.attributes(loaded.module().function("k").unwrap()).unwrap();
+    assert_eq!((attributes.max_threads, attributes.registers), (Some(1024), 64));
+}

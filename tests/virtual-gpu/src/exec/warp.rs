@@ -1,5 +1,7 @@
 //! A warp: its registers, its memory, and the groups of lanes that are at the same place.
 
+use std::ops::Range;
+
 use super::Context;
 use super::alu::Alu;
 use super::link::Kernel;
@@ -136,13 +138,41 @@ pub(super) fn behind(k: &Kernel, a: &Group, b: &Group) -> std::cmp::Ordering {
     std::cmp::Ordering::Equal
 }
 
+/// The bytes of a region from the first to the last that were read, and the same for those written.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Extent([(u64, u64); 2]);
+
+impl Extent {
+    /// Nothing.
+    pub const NONE: Extent = Extent([(u64::MAX, 0); 2]);
+
+    /// `touch` is 1 for a read and 2 for a write of `n` bytes.
+    #[inline(always)]
+    pub fn note(&mut self, touch: u8, offset: u64, n: u32) {
+        let (first, end) = &mut self.0[usize::from(touch >> 1 & 1)];
+        *first = offset.min(*first);
+        *end = (offset + u64::from(n)).max(*end);
+    }
+
+    pub fn join(&mut self, other: &Extent) {
+        for (own, other) in self.0.iter_mut().zip(other.0) {
+            *own = (own.0.min(other.0), own.1.max(other.1));
+        }
+    }
+
+    /// What was read and what was written, as addresses; empty where nothing was.
+    pub fn ranges(&self, base: u64) -> [Range<u64>; 2] {
+        self.0.map(|(first, end)| if first < end { base + first..base + end } else { 0..0 })
+    }
+}
+
 /// One host thread's state while it runs blocks of a launch.
 pub(super) struct Worker<'a> {
     pub ctx: &'a Context<'a>,
     pub alu: Alu,
     pub tally: Tally,
-    /// Per region: 1 read, 2 written.
-    pub touched: Vec<u8>,
+    /// Per region: what of it was touched.
+    pub touched: Vec<Extent>,
     /// The region hit last.
     pub cached: usize,
     /// Falls with every access that might be polling; below zero others get a turn.

@@ -146,7 +146,7 @@ impl<'a> Body<'_, 'a> {
 
     /// Addresses have 64 bits; within shared, local and parameter space 32 suffice.
     fn address_fits(&self, variable: &Variable, ty: Type, name: &str, at: Position) -> Lowered<()> {
-        let narrow = matches!(variable.space, Space::Shared | Space::Local | Space::Param | Space::Const);
+        let narrow = matches!(variable.space, Space::Shared | Space::Local | Space::Param);
         if ty.float() || !(ty.bits() == 64 || ty.bits() == 32 && narrow) {
             return Err(Refusal::new(at, format!("the address of '{name}' does not fit {}", types::name(ty))));
         }
@@ -167,10 +167,20 @@ impl<'a> Body<'_, 'a> {
         }
     }
 
-    /// `[…]` in `space`.
+    /// `[…]` in `space`, or `name[index]`.
     pub(super) fn address(&mut self, op: &Operand<'a>, space: Space) -> Lowered<Address> {
-        let OperandKind::Address(address) = &op.kind else {
-            return Err(Refusal::new(op.at, "an address in brackets is wanted here"));
+        let address = match &op.kind {
+            OperandKind::Address(address) => address,
+            OperandKind::Name { name, member: None, offset, index: Some(index) } => {
+                return match self.find(name, op.at)? {
+                    Entity::Variable(variable) => {
+                        let offset = element_offset(&variable, Some(*index), *offset);
+                        self.variable_address(name, &variable, offset, space, op.at)
+                    }
+                    _ => Err(Refusal::new(op.at, format!("'{name}' is not an array"))),
+                };
+            }
+            _ => return Err(Refusal::new(op.at, "an address in brackets is wanted here")),
         };
         if !address.rest.is_empty() {
             return Err(Refusal::new(op.at, "only textures have coordinates"));
@@ -190,22 +200,25 @@ impl<'a> Body<'_, 'a> {
                 }
                 Ok(Address { base: Src::Reg(reg), wide: ty.bits() == 64, offset: address.offset })
             }
-            Entity::Variable(variable) => {
-                let addressed = match (variable.space, space) {
-                    (a, b) if a == b => true,
-                    (Space::Global, Space::Generic) => true,
-                    _ => false,
-                };
-                if !addressed {
-                    let what = format!("'{name}' is in {:?} space, the instruction's is {space:?}", variable.space);
-                    return Err(Refusal::new(op.at, what));
-                }
-                let offset = element_offset(&variable, address.index, address.offset);
-                let symbol = self.symbol(variable.what, 0, op.at)?;
-                Ok(Address { base: Src::Symbol(symbol), wide: true, offset })
-            }
+            Entity::Variable(variable) => self.variable_address(name, &variable, address.offset, space, op.at),
             _ => Err(Refusal::new(op.at, format!("'{name}' is not an address"))),
         }
+    }
+
+    /// A variable's address where the instruction works in `space`; only global memory is its own generic address.
+    fn variable_address(
+        &mut self,
+        name: &str,
+        variable: &Variable,
+        offset: i64,
+        space: Space,
+        at: Position,
+    ) -> Lowered<Address> {
+        if variable.space != space && (variable.space, space) != (Space::Global, Space::Generic) {
+            let what = format!("'{name}' is in {:?} space, the instruction's is {space:?}", variable.space);
+            return Err(Refusal::new(at, what));
+        }
+        Ok(Address { base: Src::Symbol(self.symbol(variable.what, 0, at)?), wide: true, offset })
     }
 
     /// The operands of `{ … }`, of a vector register, or of a scalar.

@@ -63,11 +63,10 @@ impl PerLane {
         }
     }
 
-    /// Forgets what was written in a range of one lane.
+    /// Forgets what was written in a range of one lane: whole frames, which begin at multiples of 8 and are padded.
     pub fn forget(&mut self, lane: usize, at: u32, n: u32) {
-        let base = lane * self.bytes + at as usize;
-        for i in base..base + n as usize {
-            self.init[i / 8] &= !(1 << (i % 8));
-        }
+        let base = lane * self.bytes;
+        let (from, to) = (base + at as usize, base + (at as usize + n as usize).next_multiple_of(8).min(self.bytes));
+        self.init[from / 8..to / 8].fill(0);
     }
 }

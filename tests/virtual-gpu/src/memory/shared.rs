@@ -215,7 +215,8 @@ impl SharedMemory {
                     return Err(Race { thread: Some(by), warp: by / 32, wrote_at: Some(r.write_pc) });
                 }
             }
-            if r.read_warps != 0 && r.read_stamp >= all && !(strong && r.read_strong) {
+            let own = r.read_warps == 1 << (me / 32) && r.read_lanes == 1 << (me % 32);
+            if r.read_warps != 0 && r.read_stamp >= all && !own && !(strong && r.read_strong) {
                 unordered_reader(r, clocks, me)?;
             }
             *r = Record { write_stamp: now, write_pc: pc, writer, ..FRESH };
@@ -224,20 +225,28 @@ impl SharedMemory {
     }
 }
 
+/// Indices of the set bits.
+fn bits(mut m: u32) -> impl Iterator<Item = u32> {
+    std::iter::from_fn(move || {
+        let i = m.trailing_zeros();
+        m &= m.wrapping_sub(1);
+        (i < 32).then_some(i)
+    })
+}
+
 /// Adds a reader to those of an earlier interval: those ordered before it need not be remembered. What stays keeps the
 /// older stamp, so a race can be missed among several partial barriers but none invented.
 #[cold]
 fn add_reader(r: &mut Record, clocks: &Clocks, me: u32) {
     let (warp, lane) = (me / 32, 1u32 << (me % 32));
     let mut stays = 0;
-    for v in (0..32).filter(|v| r.read_warps >> v & 1 == 1 && *v != warp) {
+    for v in bits(r.read_warps & !(1 << warp)) {
         if !clocks.ordered(v * 32, r.read_stamp, me) {
             stays |= 1 << v;
         }
     }
     let own = if u32::from(r.read_warp) == warp {
-        let earlier =
-            (0..32).filter(|l| r.read_lanes >> l & 1 == 1 && !clocks.ordered(warp * 32 + l, r.read_stamp, me));
+        let earlier = bits(r.read_lanes).filter(|l| !clocks.ordered(warp * 32 + l, r.read_stamp, me));
         earlier.fold(0, |m, l| m | 1 << l)
     } else {
         0
@@ -251,10 +260,10 @@ fn add_reader(r: &mut Record, clocks: &Clocks, me: u32) {
 }
 
 fn unordered_reader(r: &Record, clocks: &Clocks, me: u32) -> Result<(), Race> {
-    for v in (0..32).filter(|v| r.read_warps >> v & 1 == 1) {
+    for v in bits(r.read_warps) {
         if v == me / 32 {
             let lanes = if u32::from(r.read_warp) == v { r.read_lanes } else { 0 };
-            for l in (0..32).filter(|l| lanes >> l & 1 == 1) {
+            for l in bits(lanes) {
                 let by = v * 32 + l;
                 if by != me && !clocks.ordered(by, r.read_stamp, me) {
                     return Err(Race { thread: Some(by), warp: v, wrote_at: None });

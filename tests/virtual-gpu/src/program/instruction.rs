@@ -135,6 +135,12 @@ pub enum IntOp3 {
         b_signed: bool,
         high: bool,
     },
+    /// `vabsdiff2`, `vabsdiff4`: `lanes` differences of halves or bytes; with `add` their sum and `c`, else packed.
+    AbsDiff {
+        lanes: u8,
+        signed: bool,
+        add: bool,
+    },
     /// `fns.b32`: mask, base, offset. `ty` is B32.
     Fns,
 }

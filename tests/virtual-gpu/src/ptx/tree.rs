@@ -282,8 +282,6 @@ pub struct Address<'a> {
     pub base: Option<&'a str>,
     /// Bytes added, or the address itself.
     pub offset: i64,
-    /// `[base[index]]`, counted in elements.
-    pub index: Option<u64>,
     /// Coordinates of a texture, after a comma.
     pub rest: Vec<Operand<'a>>,
 }

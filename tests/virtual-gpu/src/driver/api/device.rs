@@ -5,7 +5,7 @@ use std::ffi::{c_char, c_int, c_uint};
 use crate::device::Description;
 use crate::driver::abi::{DeviceNumber, DeviceProperties, Handle, Out, Text};
 use crate::driver::exports::{aliases, exports, unsupported};
-use crate::driver::session::driver;
+use crate::driver::session::{Session, driver};
 use crate::driver::state::{Primary, current_stack};
 use crate::driver::status::{Result, Status};
 
@@ -283,7 +283,7 @@ exports! {
         let primary = cuda.primary[device as usize];
         match primary.count {
             0 => Err(Status::INVALID_CONTEXT),
-            1 => reset(device),
+            1 => reset(&mut cuda, device),
             _ => {
                 cuda.primary[device as usize].count -= 1;
                 Ok(())
@@ -292,8 +292,9 @@ exports! {
     }
 
     fn cuDevicePrimaryCtxReset_v2(device: DeviceNumber) {
-        driver()?.device(device)?;
-        reset(device)
+        let mut cuda = driver()?;
+        cuda.device(device)?;
+        reset(&mut cuda, device)
     }
 
     fn cuDevicePrimaryCtxSetFlags_v2(device: DeviceNumber, flags: c_uint) {
@@ -316,8 +317,7 @@ exports! {
 }
 
 /// Runs what the primary context still owes, and destroys it.
-fn reset(device: DeviceNumber) -> Result {
-    let mut cuda = driver()?;
+fn reset(cuda: &mut Session, device: DeviceNumber) -> Result {
     if let Some(context) = cuda.primary[device as usize].context {
         let goal = cuda.all_of(context);
         cuda.wait_for(&goal);

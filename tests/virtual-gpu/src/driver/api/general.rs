@@ -17,17 +17,19 @@ const VERSION_NOT_SUFFICIENT: c_int = 2;
 /// `CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM`.
 const PER_THREAD_DEFAULT_STREAM: u64 = 2;
 
-/// Functions whose later versions have another signature: base name, version, first CUDA version that means it.
-const VERSIONED: &[(&str, &str, c_int)] = &[
-    ("cuCtxCreate", "cuCtxCreate_v3", 11040),
-    ("cuGraphAddKernelNode", "cuGraphAddKernelNode_v2", 12000),
-    ("cuGraphKernelNodeGetParams", "cuGraphKernelNodeGetParams_v2", 12000),
-    ("cuGraphKernelNodeSetParams", "cuGraphKernelNodeSetParams_v2", 12000),
-    ("cuGraphExecKernelNodeSetParams", "cuGraphExecKernelNodeSetParams_v2", 12000),
-    ("cuGraphExecUpdate", "cuGraphExecUpdate_v2", 12000),
-    ("cuGetProcAddress", "cuGetProcAddress_v2", 12000),
-    ("cuDeviceGetUuid", "cuDeviceGetUuid_v2", 11040),
-    ("cuStreamGetCaptureInfo", "cuStreamGetCaptureInfo_v2", 11030),
+/// Names that mean another function since some version: base name, that version, the function since, and before.
+const VERSIONED: &[(&str, c_int, &str, &str)] = &[
+    ("cuCtxCreate", 11040, "cuCtxCreate_v3", "cuCtxCreate_v2"),
+    ("cuDeviceGetUuid", 11040, "cuDeviceGetUuid_v2", "cuDeviceGetUuid"),
+    ("cuGetProcAddress", 12000, "cuGetProcAddress_v2", "cuGetProcAddress"),
+    ("cuGraphAddKernelNode", 12000, "cuGraphAddKernelNode_v2", "cuGraphAddKernelNode"),
+    ("cuGraphExecKernelNodeSetParams", 12000, "cuGraphExecKernelNodeSetParams_v2", "cuGraphExecKernelNodeSetParams"),
+    ("cuGraphExecUpdate", 12000, "cuGraphExecUpdate_v2", "cuGraphExecUpdate"),
+    ("cuGraphInstantiate", 12000, "cuGraphInstantiateWithFlags", "cuGraphInstantiate_v2"),
+    ("cuGraphKernelNodeGetParams", 12000, "cuGraphKernelNodeGetParams_v2", "cuGraphKernelNodeGetParams"),
+    ("cuGraphKernelNodeSetParams", 12000, "cuGraphKernelNodeSetParams_v2", "cuGraphKernelNodeSetParams"),
+    ("cuMemAdvise", c_int::MAX, "cuMemAdvise_v2", "cuMemAdvise"),
+    ("cuMemPrefetchAsync", c_int::MAX, "cuMemPrefetchAsync_v2", "cuMemPrefetchAsync"),
 ];
 
 /// The address of an entry point as a program of CUDA version `version` means it.
@@ -35,11 +37,11 @@ fn find(name: &str, version: c_int) -> Option<*const ()> {
     let exact = |name: &str| {
         super::ALL.iter().flat_map(|list| list.iter()).find(|(known, _)| *known == name).map(|(_, address)| *address)
     };
-    if let Some((_, versioned, _)) = VERSIONED.iter().find(|(base, _, from)| *base == name && version >= *from) {
-        return exact(versioned);
+    match VERSIONED.iter().find(|row| row.0 == name) {
+        Some((_, from, since, before)) => exact(if version >= *from { since } else { before }),
+        // A bare name means the `_v2` of it, where there is one, since CUDA 3.2, 4.0 or 10.1.
+        None => exact(&format!("{name}_v2")).or_else(|| exact(name)),
     }
-    // Since CUDA 3.2 and 4.0 a bare name means the `_v2` of it, where there is one.
-    exact(&format!("{name}_v2")).filter(|_| !VERSIONED.iter().any(|row| row.0 == name)).or_else(|| exact(name))
 }
 
 exports! {

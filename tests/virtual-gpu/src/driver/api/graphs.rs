@@ -241,5 +241,7 @@ exports! {
 }
 
 aliases! {
-    cuGraphInstantiate = cuGraphInstantiateWithFlags(exec: Out<Handle>, graph: Handle, flags: u64);
+    cuGraphInstantiate = cuGraphInstantiate_v2(
+        exec: Out<Handle>, graph: Handle, error_node: Out<Handle>, log: Out<u8>, log_size: usize,
+    );
 }

@@ -101,7 +101,11 @@ fn setp<'a>(b: &mut Body<'_, 'a>, i: &Instruction<'a>, m: &mut Modifiers<'a>) ->
     let ftz = matches!(ty, Type::F32 | Type::F16 | Type::F16x2) && m.take("ftz");
     let (p, x, y, combine) = operands(b, i, m, parts.combine)?;
     let (dst, other) = b.dst_pair(p, Type::Pred)?;
-    if matches!(ty, Type::F16x2 | Type::BF16x2) && !matches!(p.kind, OperandKind::Pair(..)) {
+    let two = matches!(p.kind, OperandKind::Pair(..));
+    if two && matches!(ty, Type::F16 | Type::BF16) {
+        return Err(m.refuse("a comparison of halves writes one predicate"));
+    }
+    if matches!(ty, Type::F16x2 | Type::BF16x2) && !two {
         return Err(m.refuse("a comparison of pairs writes two predicates, p|q"));
     }
     let comparison = Comparison { compare: parts.compare, ty, ftz, a: b.src(x, ty)?, b: b.src(y, ty)?, combine };

@@ -37,6 +37,9 @@ pub(super) fn cvt<'a>(b: &mut Body<'_, 'a>, i: &Instruction<'a>, m: &mut Modifie
     } else if to == BF16 || from == BF16 {
         b.require(i, "cvt of .bf16", 90)?;
     }
+    if sat && !to.float() && !from.float() && holds(to, from) {
+        return Err(m.refuse(format!(".sat: every {} fits {}", name(from), name(to))));
+    }
     if sat && matches!(to, TF32 | BF16) {
         return Err(m.refuse(format!(".sat does not apply to {}", name(to))));
     }
@@ -52,6 +55,15 @@ pub(super) fn cvt<'a>(b: &mut Body<'_, 'a>, i: &Instruction<'a>, m: &mut Modifie
         None => b.wide_src(x, from)?,
     };
     Ok(Op::Cvt(Cvt { to, from, to_width, from_width, round, ftz, sat, relu, dst, a }))
+}
+
+/// Whether an integer type holds every value of another.
+fn holds(to: Type, from: Type) -> bool {
+    match (to.signed(), from.signed()) {
+        (true, false) => to.bits() > from.bits(),
+        (false, true) => false,
+        _ => to.bits() >= from.bits(),
+    }
 }
 
 /// Which conversions need a rounding, and which may not have one.

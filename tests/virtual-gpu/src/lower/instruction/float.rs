@@ -37,6 +37,9 @@ pub(super) fn arithmetic<'a>(b: &mut Body<'_, 'a>, i: &Instruction<'a>, m: &mut 
                 xorsign_abs: ty != Type::F64 && m.take("xorsign") && m.take("abs"),
                 ..FloatMode::default()
             };
+            if mode.xorsign_abs {
+                b.require(i, ".xorsign.abs", 86)?;
+            }
             let op = if i.opcode == "min" { FloatOp2::Min } else { FloatOp2::Max };
             return two(b, i, op, ty, mode);
         }

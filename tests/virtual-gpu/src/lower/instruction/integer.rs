@@ -205,6 +205,24 @@ pub(super) fn dot<'a>(b: &mut Body<'_, 'a>, i: &Instruction<'a>, m: &mut Modifie
     Ok(Op::Int3 { op, ty, dst, a, b: y, c })
 }
 
+/// `vabsdiff2` and `vabsdiff4`, the video instructions that compilers write, without selectors and masks.
+pub(super) fn absolute_differences<'a>(
+    b: &mut Body<'_, 'a>,
+    i: &Instruction<'a>,
+    m: &mut Modifiers<'a>,
+) -> Lowered<Op> {
+    m.ty(&[Type::U32])?;
+    let signed = m.ty(&[Type::U32, Type::S32])?.signed();
+    if m.ty(&[Type::U32, Type::S32])?.signed() != signed {
+        return Err(m.refuse(format!("'{}' takes two operands of one type", i.opcode)));
+    }
+    let add = m.take("add");
+    let [d, x, y, z] = exactly(i)?;
+    let (dst, a, y, c) = (b.dst(d, Type::U32)?, b.src(x, Type::B32)?, b.src(y, Type::B32)?, b.src(z, Type::U32)?);
+    let lanes = if i.opcode == "vabsdiff4" { 4 } else { 2 };
+    Ok(Op::Int3 { op: IntOp3::AbsDiff { lanes, signed, add }, ty: Type::U32, dst, a, b: y, c })
+}
+
 /// Logic, shifts and permutation.
 pub(super) fn logic<'a>(b: &mut Body<'_, 'a>, i: &Instruction<'a>, m: &mut Modifiers<'a>) -> Lowered<Op> {
     let bits_or_pred = [Type::Pred, Type::B16, Type::B32, Type::B64];

@@ -115,6 +115,9 @@ pub(super) fn mma<'a>(b: &mut Body<'_, 'a>, i: &Instruction<'a>, m: &mut Modifie
         return Err(m.refuse(what.to_lowercase()));
     }
     let ancient = shape == (8, 8, 4) && a_type == F16;
+    if c_type != d_type && !(ancient && d_type == F32) {
+        return Err(m.refuse("C and D have one type"));
+    }
     if !ancient && (a_layout, b_layout) != (Layout::Row, Layout::Col) {
         return Err(m.refuse("this shape takes A by rows and B by columns: .row.col"));
     }
@@ -272,6 +275,10 @@ pub(super) fn wmma<'a>(b: &mut Body<'_, 'a>, i: &Instruction<'a>, m: &mut Modifi
     use Type::*;
     let ty = m.ty(&[F16, BF16, TF32, F32, F64, U8, S8, U4, S4, B1, S32])?;
     let count = counted(m, matrix, ty, shape)?;
+    let narrow = ty.bits() < 8;
+    if narrow && layout != if matrix == WmmaMatrix::A { Layout::Row } else { Layout::Col } {
+        return Err(m.refuse("types below a byte take A by rows and B by columns"));
+    }
     between(i, 2, 3)?;
     let (fragment, place) = if kind == 0 { (0, 1) } else { (1, 0) };
     let address = b.address(&i.operands[place], space)?;
@@ -303,6 +310,9 @@ fn wmma_mma<'a>(b: &mut Body<'_, 'a>, i: &Instruction<'a>, m: &mut Modifiers<'a>
         _ => return Err(m.refuse("'wmma.mma' takes two or four types")),
     };
     check_types(m, a_type, b_type, c_type, d_type, saturate, round)?;
+    if a_type.bits() < 8 && (a_layout, b_layout) != (Layout::Row, Layout::Col) {
+        return Err(m.refuse("types below a byte take A by rows and B by columns"));
+    }
     if (a_type == B1) != bit_op.is_some() {
         return Err(m.refuse(".xor.popc or .and.popc goes with .b1, and only with it"));
     }

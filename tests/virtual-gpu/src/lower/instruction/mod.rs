@@ -57,6 +57,7 @@ fn operation<'a>(b: &mut Body<'_, 'a>, i: &Instruction<'a>, m: &mut Modifiers<'a
         "mad" | "madc" | "mad24" => integer::multiply_add(b, i, m),
         "div" | "rem" | "min" | "max" | "sad" | "abs" | "neg" => integer::plain(b, i, m),
         "popc" | "clz" | "brev" | "bfind" | "fns" | "bfe" | "bfi" | "szext" | "bmsk" => integer::bit_fields(b, i, m),
+        "vabsdiff2" | "vabsdiff4" => integer::absolute_differences(b, i, m),
         "dp4a" | "dp2a" => integer::dot(b, i, m),
         "and" | "or" | "xor" | "not" | "cnot" | "lop3" | "shl" | "shr" | "shf" | "prmt" => integer::logic(b, i, m),
         "setp" | "set" | "selp" | "slct" => compare::lower(b, i, m),

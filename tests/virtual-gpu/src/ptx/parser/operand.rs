@@ -79,7 +79,7 @@ impl<'a> Parser<'_, 'a> {
 
     /// What follows `[`.
     fn address_operand(&mut self) -> Parsed<Address<'a>> {
-        let mut address = Address { base: None, offset: 0, index: None, rest: Vec::new() };
+        let mut address = Address { base: None, offset: 0, rest: Vec::new() };
         match self.kind() {
             Kind::Name(name) if name != "WARP_SZ" => {
                 self.next += 1;
@@ -87,7 +87,6 @@ impl<'a> Parser<'_, 'a> {
                 if let Kind::Dot(_) = self.kind() {
                     return Err(Refusal::new(self.at(), "an element of a vector cannot be an address"));
                 }
-                address.index = self.index()?;
                 address.offset = self.offset()?;
             }
             _ => {

@@ -1,0 +1,86 @@
+//! AdamW over lists of tensors.
+
+use kernels::ops::adamw::{Slot, Step, apply_mask, reference, step};
+use kernels::{Buffer, Category, DType, Device};
+
+use crate::support::{assert_close, gpu, random, upload};
+
+fn numbers(t: usize) -> Step {
+    Step { lr: 0.01, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, step: t, grad_scale: 0.5 }
+}
+
+/// One list, stepped; the buffers of w, m, v.
+pub fn steps(device: &Device, sizes: &[usize], steps: usize) -> [Vec<Buffer>; 3] {
+    let list = |seed: u64| -> Vec<Buffer> {
+        sizes.iter().enumerate().map(|(i, n)| upload(device, DType::F32, &tensor(*n, seed + i as u64))).collect()
+    };
+    let mut w = list(0);
+    let zeros = || -> Vec<Buffer> {
+        sizes.iter().map(|n| device.zeros(Category::Optimizer, DType::F32, *n).unwrap()).collect()
+    };
+    let (mut m, mut v) = (zeros(), zeros());
+    for t in 1..=steps {
+        let g = list(1000 * t as u64);
+        let state = m.iter_mut().zip(&mut v);
+        let pairs = w.iter_mut().zip(&g).zip(state);
+        let mut slots: Vec<Slot<'_>> = pairs.map(|((value, grad), (m, v))| Slot { value, grad, m, v }).collect();
+        step(device, &mut slots, numbers(t)).unwrap();
+    }
+    [w, m, v]
+}
+
+fn tensor(len: usize, seed: u64) -> Vec<f64> {
+    random(DType::F32, len, seed)
+}
+
+/// Each step adds about ten roundings of 2⁻²⁴ to numbers near 1, and an update of 1/100 that is within 2 ulp: three steps
+/// of them stay below 3e-6.
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_steps_equal_the_reference_for_lists_of_any_length() {
+    // A chunk is 4,096 elements, a vector 4.
+    for sizes in [&[][..], &[0, 1, 2, 3], &[5, 4096, 0, 4097, 7], &[12_291, 63, 8192]] {
+        let [w, m, v] = steps(&gpu(), sizes, 3);
+        for (i, len) in sizes.iter().enumerate() {
+            let mut state: Vec<_> = tensor(*len, i as u64).into_iter().map(|w| (w, 0.0, 0.0)).collect();
+            for t in 1..=3 {
+                for (state, g) in state.iter_mut().zip(tensor(*len, 1000 * t as u64 + i as u64)) {
+                    *state = reference::step(state.0, g, state.1, state.2, &numbers(t));
+                }
+            }
+            let of = |pick: fn(&(f64, f64, f64)) -> f64| state.iter().map(pick).collect::<Vec<_>>();
+            assert_close("w", &w[i], &of(|s| s.0), 3e-6);
+            assert_close("m", &m[i], &of(|s| s.1), 3e-6);
+            assert_close("v", &v[i], &of(|s| s.2), 3e-6);
+        }
+    }
+}
+
+/// The root and the quotient are approximate, but not where v is too small for a normal f32: a gradient of 1e-20 has a
+/// square of 1e-40, and moves w by η/(1 + ε/|g|) all the same.
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_gradients_whose_squares_are_subnormal_move_the_weights() {
+    let device = gpu();
+    let [mut w, mut m, mut v] = [0, 0, 0].map(|_| device.zeros(Category::Optimizer, DType::F32, 4).unwrap());
+    let g = upload(&device, DType::F32, &[1e-20, -1e-20, 0.0, 1.0]);
+    let numbers = Step { eps: 1e-20, weight_decay: 0.0, grad_scale: 1.0, ..numbers(1) };
+    step(&device, &mut [Slot { value: &mut w, grad: &g, m: &mut m, v: &mut v }], numbers).unwrap();
+    // (1 − β₂)·1e-40 = 1e-43 is 71 times the smallest subnormal number: v is right to 1 %, its root to half of that.
+    assert_close("w", &w, &[-0.005, 0.005, 0.0, -0.01], 1e-4);
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_a_mask_zeroes_what_it_does_not_keep() {
+    let device = gpu();
+    for len in [0usize, 1, 63, 64, 65, 1027] {
+        let words: Vec<u64> =
+            (0..len.div_ceil(64) as u64).map(|i| 0x9e37_79b9_7f4a_7c15u64.rotate_left(i as u32)).collect();
+        let values = tensor(len, 5);
+        let mut buffer = upload(&device, DType::F32, &values);
+        apply_mask(&mut buffer, &device.upload(Category::Masks, &words).unwrap()).unwrap();
+        let want = values.iter().enumerate().map(|(i, x)| if words[i / 64] >> (i % 64) & 1 == 1 { *x } else { 0.0 });
+        assert_close("masked", &buffer, &want.collect::<Vec<_>>(), 0.0);
+    }
+}

@@ -1,0 +1,174 @@
+//! The device itself: memory, copies, accounts, errors.
+
+use kernels::device::{CudaError, Source};
+use kernels::ops::add::add_assign;
+use kernels::{Backend, Buffer, Category, DType, Device, Error};
+
+use crate::support::{gpu, upload};
+use crate::{adamw, layer_norm, linear};
+
+/// More than two pinned pieces of 4 MiB, and lengths around their edges.
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_what_is_uploaded_comes_back() {
+    let device = gpu();
+    for len in [0, 1, 4 << 20, (4 << 20) + 1, (10 << 20) + 3] {
+        let bytes: Vec<u8> = (0..len).map(|i| (i * 31 / 128) as u8).collect();
+        let buffer = device.upload(Category::Weights, &bytes).unwrap();
+        let copy = buffer.duplicate(Category::Activations).unwrap();
+        drop(buffer);
+        assert!(copy.download::<u8>().unwrap() == bytes);
+    }
+    let zeros = device.zeros(Category::Gradients, DType::F32, 1000).unwrap();
+    assert_eq!(zeros.download::<f32>().unwrap(), [0.0; 1000]);
+}
+
+/// What Meta plans is what the GPU does: the same buffers, the tables and partial sums of kernels included.
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_memory_peaks_where_meta_says() {
+    let peaks = [Device::meta(Backend::Cuda, 2), Device::cuda(0).unwrap()].map(|device| {
+        {
+            let state = adamw::steps(&device, &[5000, 17], 2);
+            let norm = layer_norm::pass(&device, DType::BF16, 40, 64);
+            let product = linear::pass(&device, DType::BF16, (9, 24, 16));
+            drop((state, norm, product));
+        }
+        assert_eq!(device.memory().in_use(), 0);
+        device.memory().peak()
+    });
+    assert_eq!(peaks[0], peaks[1]);
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_more_memory_than_there_is_is_refused_and_not_accounted() {
+    let device = Device::cuda(0).unwrap();
+    let total = device.gpu().unwrap().total_memory();
+    let _some = device.alloc(Category::Weights, DType::U8, 1000).unwrap();
+    let error = device.alloc(Category::Activations, DType::U8, total).unwrap_err();
+    let Error::OutOfMemory { requested, category, in_use, limit } = error else { panic!("{error}") };
+    assert_eq!((requested, category, in_use, limit), (total as u64, "activations", 1000, total as u64));
+    assert_eq!(device.memory().in_use(), 1000);
+    device.alloc(Category::Activations, DType::U8, 1000).unwrap();
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_times_are_taken_while_a_profile_is() {
+    let device = Device::cuda(0).unwrap();
+    device.start_profile();
+    layer_norm::pass(&device, DType::BF16, 64, 256);
+    let rows = device.take_profile();
+    let names: Vec<_> = rows.iter().map(|row| (row.kernel, row.calls)).collect();
+    assert_eq!(names, [("layer_norm_forward", 1), ("layer_norm_backward", 1)]);
+    assert!(rows.iter().all(|row| row.seconds > 0.0 && row.seconds < 10.0), "{rows:?}");
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_operations_without_a_kernel_are_refused() {
+    let device = gpu();
+    let [mut sum, x] = [0, 0].map(|_| upload(&device, DType::F32, &[1.0; 4]));
+    let error = add_assign(&mut sum, &x).unwrap_err().to_string();
+    assert_eq!(error, "add: the operation is not available on cuda; use the CPU");
+}
+
+/// Stores a number through its first parameter.
+static STORE: Source = Source {
+    name: "store",
+    ptx: "\
+.version 8.2
+.target sm_80
+.address_size 64
+.visible .entry store(
+	.param .u64 store_param_0,
+	.param .u32 store_param_1
+)
+{
+	.reg .b32 %r<2>;
+	.reg .b64 %rd<3>;
+	ld.param.u64 %rd1, [store_param_0];
+	ld.param.u32 %r1, [store_param_1];
+	cvta.to.global.u64 %rd2, %rd1;
+	st.global.u32 [%rd2], %r1;
+	ret;
+}
+",
+};
+
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_launches_whose_arguments_do_not_fit_are_refused() {
+    let device = gpu();
+    let gpu = device.gpu().unwrap();
+    let mut there = device.zeros(Category::Workspace, DType::U32, 1).unwrap();
+    let on_host = Device::cpu().zeros(Category::Workspace, DType::U32, 1).unwrap();
+    let store = || gpu.launch(&STORE, "store").unwrap();
+    // SAFETY: none of these launches is made.
+    let refused = |launch: kernels::device::Launch<'_>| match unsafe { launch.run() } {
+        Err(CudaError::Launch { kernel, reason }) => format!("{kernel}: {reason}"),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(refused(store().write(&mut there)), "store: arguments of [8] bytes given, [8, 4] declared");
+    assert_eq!(
+        refused(store().write(&mut there).value(1u64)),
+        "store: arguments of [8, 8] bytes given, [8, 4] declared"
+    );
+    let elsewhere = refused(store().read(&on_host).value(1u32));
+    assert!(elsewhere.starts_with("store: Buffer(1 u32 on cpu, workspace) is not on "), "{elsewhere}");
+    let threads = refused(store().write(&mut there).value(1u32).block([1025, 1, 1]));
+    assert_eq!(threads, "store: blocks of 1025 threads, 1 to 1024 are possible");
+    let blocks = refused(store().write(&mut there).value(1u32).grid([1, 65_536, 1]));
+    assert_eq!(blocks, "store: 65536 blocks along y, 1 to 65535 are possible");
+    let shared = refused(store().write(&mut there).value(1u32).shared(1 << 20));
+    assert!(shared.starts_with("store: 1048576 bytes of shared memory a block, the GPU has "), "{shared}");
+    assert_eq!(gpu.launch(&STORE, "restore").err().unwrap().to_string(), "restore: no such kernel in store");
+    // SAFETY: the kernel writes the one number that `there` holds.
+    unsafe { store().write(&mut there).value(7u32).run() }.unwrap();
+    assert_eq!(there.download::<u32>().unwrap(), [7]);
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_kernels_that_the_driver_cannot_compile_are_told_with_its_log() {
+    static BROKEN: Source = Source {
+        name: "broken",
+        ptx: ".version 8.2\n.target sm_80\n.address_size 64\n.visible .entry broken()\n{\n\tfrobnicate.u32 %r1;\n\tret;\n}\n",
+    };
+    let error = gpu().gpu().unwrap().launch(&BROKEN, "broken").err().unwrap();
+    let CudaError::Load { module: "broken", log } = error else { panic!("{error}") };
+    assert!(log.contains("frobnicate"), "{log}");
+}
+
+/// On its own, for it leaves the process without a GPU.
+#[test]
+#[ignore = "ends the process's use of the GPU; `emulated` runs it"]
+fn a_kernel_that_writes_where_nothing_is_stops_the_device() {
+    let device = Device::cuda(0).unwrap();
+    let gpu = device.gpu().unwrap();
+    let kept: Buffer = device.zeros(Category::Weights, DType::U32, 4).unwrap();
+    // SAFETY: none; that is the test. The store hits an address that no allocation has.
+    unsafe { gpu.launch(&STORE, "store").unwrap().value(64u64).value(1u32).run() }.unwrap();
+    for error in [device.synchronize().unwrap_err(), kept.download::<u32>().unwrap_err()] {
+        assert!(matches!(error, Error::Cuda(CudaError::Lost { .. })), "{error}");
+        assert!(error.to_string().contains("last checkpoint"), "{error}");
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_numbers_that_no_gpu_has_are_refused() {
+    let error = Device::cuda(99).unwrap_err();
+    assert!(matches!(error, Error::Cuda(CudaError::NoGpu { ordinal: 99, .. })), "{error}");
+}
+
+/// `emulated` describes such a GPU.
+#[test]
+#[ignore = "wants a GPU of compute capability 7.5; `emulated` runs it"]
+fn an_old_device_is_refused_by_name() {
+    let error = Device::cuda(0).unwrap_err().to_string();
+    let want =
+        "Old has compute capability 7.5, the kernels need 8.0 (A100, RTX 30 and newer): use another GPU or the CPU";
+    assert_eq!(error, want);
+}

@@ -1,0 +1,115 @@
+//! The tests of this program on the virtual GPU, in processes of their own: a process looks for `libcuda.so` once.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::traffic::{ADAMW_SIZES, LAYER_NORM, LINEAR};
+
+/// Runs the ignored tests that `filter` picks. `what` names the run, `device` what the virtual GPU is.
+fn run(what: &str, filter: &[&str], device: &str) -> PathBuf {
+    let report = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{what}.jsonl"));
+    let _ = std::fs::remove_file(&report);
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--test-threads=2"])
+        .args(filter)
+        .env("LD_LIBRARY_PATH", virtual_gpu::library_folder())
+        .env("VIRTUAL_GPU_DEVICE", device)
+        .env("VIRTUAL_GPU_REPORT", &report)
+        .output()
+        .unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{what} fails on the virtual GPU:\n{stdout}\n{stderr}");
+    assert!(!stdout.contains(" 0 passed"), "{filter:?} picks no test");
+    report
+}
+
+#[test]
+fn every_test_of_a_gpu_passes_on_a_virtual_a100() {
+    run("all", &["gpu_"], "a100-80gb");
+}
+
+#[test]
+fn a_fault_and_an_old_gpu_are_told() {
+    run("fault", &["--exact", "device::a_kernel_that_writes_where_nothing_is_stops_the_device"], "a100-40gb");
+    let old = include_str!("../../../tests/virtual-gpu/src/device/rtx-4090.toml")
+        .replace("NVIDIA GeForce RTX 4090\"", "Old\"")
+        .replace("[8, 9]", "[7, 5]");
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("old.toml");
+    std::fs::write(&path, old).unwrap();
+    run("old", &["--exact", "device::an_old_device_is_refused_by_name"], path.to_str().unwrap());
+}
+
+/// What the virtual GPU counted in one launch.
+struct Counts(serde_json::Value);
+
+impl Counts {
+    /// The launches of one ignored test, in order.
+    fn of(test: &str) -> Vec<Counts> {
+        let report = run(test.trim_start_matches("traffic::"), &["--exact", test], "a100-80gb");
+        let lines = virtual_gpu::report::read(&report).unwrap();
+        lines.into_iter().map(|mut line| Counts(line["launch"].take())).collect()
+    }
+
+    fn kernel(&self) -> &str {
+        self.0["kernel"].as_str().unwrap()
+    }
+
+    fn count(&self, pointer: &str) -> u64 {
+        self.0["counters"].pointer(pointer).unwrap_or_else(|| panic!("{pointer} in {}", self.0)).as_u64().unwrap()
+    }
+
+    /// Bytes between the SMs and global memory, in the sectors that it moves.
+    fn bytes(&self) -> usize {
+        32 * (self.count("/global_load/sectors") + self.count("/global_store/sectors")) as usize
+    }
+
+    fn bank_conflicts(&self) -> u64 {
+        self.count("/shared_load/conflicts") + self.count("/shared_store/conflicts")
+    }
+}
+
+/// Asserts that a launch moves at most `share` of the least.
+fn assert_traffic(what: &str, moved: usize, least: usize, share: f64) {
+    let ratio = moved as f64 / least as f64;
+    assert!((1.0..=share).contains(&ratio), "{what} moves {moved} bytes, {ratio:.3} of the least, {least}");
+}
+
+#[test]
+fn adamw_moves_little_more_than_its_tensors() {
+    let counts = Counts::of("traffic::gpu_adamw_once");
+    let [step] = &counts[..] else { panic!("one launch for all tensors, not {}", counts.len()) };
+    assert_eq!(step.kernel(), "adamw_step");
+    assert_traffic("adamw", step.bytes(), 28 * ADAMW_SIZES.iter().sum::<usize>(), 1.1);
+}
+
+#[test]
+fn layer_norm_moves_little_more_than_its_rows() {
+    let counts = Counts::of("traffic::gpu_layer_norm_once");
+    let (rows, cols) = LAYER_NORM;
+    let [forward, backward, sums] = &counts[..] else { panic!("three launches, not {}", counts.len()) };
+    assert_traffic("forward", forward.bytes(), 4 * rows * cols + 8 * rows + 8 * cols, 1.1);
+    // The partial sums of dw and db are a fixed cost, written by one kernel and read by the other.
+    let least = 6 * rows * cols + 8 * rows + 4 * cols + 16 * cols;
+    assert_traffic("backward", backward.bytes() + sums.bytes(), least, 1.1);
+    for launch in &counts {
+        assert_eq!(launch.bank_conflicts(), 0, "{}", launch.kernel());
+    }
+}
+
+#[test]
+fn linear_has_no_bank_conflicts_and_moves_whole_sectors() {
+    let counts = Counts::of("traffic::gpu_linear_once");
+    let (n, cols, rows) = LINEAR;
+    let tiles = |features: usize| (n / 128) * (features / 128);
+    let [forward, _, backward] = &counts[..] else { panic!("three launches, not {}", counts.len()) };
+    for (launch, k, features, bias) in [(forward, cols, rows, true), (backward, rows, cols, false)] {
+        let what = launch.kernel();
+        assert_eq!(launch.bank_conflicts(), 0, "{what}");
+        assert_eq!(launch.count("/tensor_fma") as usize, n * cols * rows, "{what}");
+        // Each tile reads its 128 rows of A and 128 columns of B once, and C is written once. The bias: each warp asks
+        // twice, for even and for odd columns, for each 8 columns of its 64, which are one sector.
+        let operands = tiles(features) * (128 + 128) * k * 2 + n * features * 2;
+        let bias = if bias { tiles(features) * 4 * 8 * 2 * 32 } else { 0 };
+        assert_eq!(launch.bytes(), operands + bias, "{what}");
+    }
+}

@@ -1,0 +1,168 @@
+//! LayerNorm, forward and backward.
+
+use kernels::ops::layer_norm::{ParamGradients, backward, forward, reference};
+use kernels::{Buffer, DType, Device};
+
+use crate::support::{assert_close, differences, dot, gpu, random, upload};
+
+const EPS: f32 = 1e-5;
+
+struct Operands {
+    x: Vec<f64>,
+    dy: Vec<f64>,
+    weight: Vec<f64>,
+    bias: Vec<f64>,
+}
+
+impl Operands {
+    fn new(dtype: DType, rows: usize, cols: usize) -> Operands {
+        Operands {
+            x: random(dtype, rows * cols, 1),
+            dy: random(dtype, rows * cols, 2),
+            weight: random(DType::F32, cols, 3),
+            bias: random(DType::F32, cols, 4),
+        }
+    }
+
+    /// dx, dw, db by the formulas of the operation's contract.
+    fn gradients(&self) -> [Vec<f64>; 3] {
+        let cols = self.weight.len();
+        let (mut dx, mut dw, mut db) = (Vec::new(), vec![0.0; cols], vec![0.0; cols]);
+        for (x, dy) in self.x.chunks(cols).zip(self.dy.chunks(cols)) {
+            let n = cols as f64;
+            let mean = x.iter().sum::<f64>() / n;
+            let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
+            let rstd = 1.0 / (variance + f64::from(EPS)).sqrt();
+            let normal: Vec<f64> = x.iter().map(|x| (x - mean) * rstd).collect();
+            let g: Vec<f64> = dy.iter().zip(&self.weight).map(|(dy, w)| dy * w).collect();
+            let (g_mean, g_dot) = (g.iter().sum::<f64>() / n, dot(&g, &normal) / n);
+            dx.extend(g.iter().zip(&normal).map(|(g, normal)| rstd * (g - g_mean - normal * g_dot)));
+            for i in 0..cols {
+                dw[i] += dy[i] * normal[i];
+                db[i] += dy[i];
+            }
+        }
+        [dx, dw, db]
+    }
+}
+
+/// y, dx, dw, db of one pass; dw and db are added to ones.
+pub fn pass(device: &Device, dtype: DType, rows: usize, cols: usize) -> [Buffer; 4] {
+    let operands = Operands::new(dtype, rows, cols);
+    let [x, dy] = [&operands.x, &operands.dy].map(|t| upload(device, dtype, t));
+    let [weight, bias] = [&operands.weight, &operands.bias].map(|t| upload(device, DType::F32, t));
+    let [mut dw, mut db] = [0, 0].map(|_| upload(device, DType::F32, &vec![1.0; cols]));
+    let out = forward(&x, &weight, &bias, EPS).unwrap();
+    let gradients = ParamGradients { weight: Some(&mut dw), bias: Some(&mut db) };
+    let dx = backward(dy, &x, &weight, (&out.mean, &out.rstd), gradients, true).unwrap().unwrap();
+    [out.y, dx, dw, db]
+}
+
+/// What the formulas of `Operands::gradients` are held against: nothing but the forward formula.
+#[test]
+fn the_gradients_of_these_tests_are_the_derivatives_of_the_reference() {
+    let operands = Operands::new(DType::F32, 3, 11);
+    let [dx, dw, db] = operands.gradients();
+    let Operands { x, dy, weight, bias } = &operands;
+    let objective = |x: &[f64], w: &[f64], b: &[f64]| dot(&reference::forward(x, w, b, f64::from(EPS)), dy);
+    let all = [
+        (dx, differences(x, 1e-5, |x| objective(x, weight, bias))),
+        (dw, differences(weight, 1e-5, |w| objective(x, w, bias))),
+        (db, differences(bias, 1e-5, |b| objective(x, weight, b))),
+    ];
+    for (formula, differences) in all {
+        formula.iter().zip(differences).for_each(|(a, b)| assert!((a - b).abs() < 1e-6, "{a} {b}"));
+    }
+}
+
+/// Sums of at most 5,000 terms in f32, by threads, warps and blocks: each partial sum has at most some 30 terms, so that
+/// 1e-5 is a few times the roundings of 2⁻²⁴ that a result collects. Rows of few, nearly equal features have steep
+/// derivatives, r is up to 1/√ε ≈ 316: their dx, and dw through x̂, is so much less exact.
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_forward_and_gradients_equal_the_reference_in_every_type_and_shape() {
+    let shapes = [(1, 1), (3, 2), (2, 8), (5, 7), (9, 64), (17, 293), (37, 520), (20, 768), (7, 2561), (3, 5120)];
+    for dtype in [DType::F32, DType::BF16, DType::F16] {
+        for (rows, cols) in shapes {
+            let operands = Operands::new(dtype, rows, cols);
+            let want = reference::forward(&operands.x, &operands.weight, &operands.bias, f64::from(EPS));
+            let [want_x, want_w, want_b] = operands.gradients();
+            let plus_one = |d: Vec<f64>| d.into_iter().map(|d| d + 1.0).collect::<Vec<_>>();
+            let [y, dx, dw, db] = pass(&gpu(), dtype, rows, cols);
+            let what = |name: &str| format!("{name} of {rows}×{cols} {dtype}");
+            let steep: f64 = if cols < 16 { 2e-3 } else { 2e-5 };
+            assert_close(&what("y"), &y, &want, steep.min(1e-4));
+            assert_close(&what("dx"), &dx, &want_x, steep);
+            assert_close(&what("dw"), &dw, &plus_one(want_w), steep);
+            assert_close(&what("db"), &db, &plus_one(want_b), 1e-5);
+        }
+    }
+}
+
+/// 16-bit rows of the greatest length, and more rows than backward has blocks.
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_the_longest_rows_and_many_rows_equal_the_reference() {
+    for (rows, cols) in [(2, 10_240), (4200, 24)] {
+        let operands = Operands::new(DType::BF16, rows, cols);
+        let want = reference::forward(&operands.x, &operands.weight, &operands.bias, f64::from(EPS));
+        let [want_x, want_w, want_b] = operands.gradients();
+        let plus_one = |d: Vec<f64>| d.into_iter().map(|d| d + 1.0).collect::<Vec<_>>();
+        let [y, dx, dw, db] = pass(&gpu(), DType::BF16, rows, cols);
+        assert_close("y", &y, &want, 1e-5);
+        assert_close("dx", &dx, &want_x, 2e-5);
+        assert_close("dw", &dw, &plus_one(want_w), 1e-4);
+        assert_close("db", &db, &plus_one(want_b), 1e-4);
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_a_large_mean_does_not_drown_the_deviations() {
+    let (rows, cols) = (3, 512);
+    let x: Vec<f64> = random(DType::F32, rows * cols, 1).iter().map(|x| f64::from((1000.0 + x) as f32)).collect();
+    let (weight, bias) = (random(DType::F32, cols, 3), random(DType::F32, cols, 4));
+    let device = gpu();
+    let [xb, wb, bb] = [&x, &weight, &bias].map(|t| upload(&device, DType::F32, t));
+    let out = forward(&xb, &wb, &bb, EPS).unwrap();
+    // The mean of numbers near 1000 is right to some 2⁻²⁴·1000 = 6e-5, against deviations near 0.6.
+    assert_close("y", &out.y, &reference::forward(&x, &weight, &bias, f64::from(EPS)), 3e-4);
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_gradients_that_are_not_wanted_are_not_computed() {
+    let device = gpu();
+    let operands = Operands::new(DType::BF16, 6, 40);
+    let [_, want_w, want_b] = operands.gradients();
+    let x = upload(&device, DType::BF16, &operands.x);
+    let [weight, bias] = [&operands.weight, &operands.bias].map(|t| upload(&device, DType::F32, t));
+    let out = forward(&x, &weight, &bias, EPS).unwrap();
+    let pass = |gradients: ParamGradients<'_>, input| {
+        let dy = upload(&device, DType::BF16, &operands.dy);
+        backward(dy, &x, &weight, (&out.mean, &out.rstd), gradients, input).unwrap()
+    };
+    let zeros = || upload(&device, DType::F32, &[0.0; 40]);
+    let (mut dw, mut db) = (zeros(), zeros());
+    assert!(pass(ParamGradients { weight: Some(&mut dw), bias: None }, false).is_none());
+    assert!(pass(ParamGradients { weight: None, bias: Some(&mut db) }, true).is_some());
+    assert!(pass(ParamGradients::default(), false).is_none());
+    assert_close("dw", &dw, &want_w, 1e-4);
+    assert_close("db", &db, &want_b, 1e-5);
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_gradients_have_the_same_bits_every_time() {
+    let run = || pass(&gpu(), DType::BF16, 100, 264).map(|buffer| crate::support::download(&buffer));
+    assert_eq!(run(), run());
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_rows_that_are_too_long_are_refused() {
+    let device = gpu();
+    let [x, w] = [10_248, 10_248].map(|len| upload(&device, DType::F32, &vec![1.0; len]));
+    let error = forward(&x, &w, &w, EPS).unwrap_err().to_string();
+    assert_eq!(error, "layer_norm_forward: rows of 10248 features, a GPU takes 5120 of f32");
+}

@@ -1,0 +1,18 @@
+//! The Cuda device and its kernels, against the f64 references.
+//!
+//! The tests whose names hold `gpu` need one, and are ignored where `cargo test` is not asked for them:
+//!
+//! ```text
+//! cargo test --release --workspace -- --ignored gpu      # on a machine with a GPU
+//! ```
+//!
+//! Everywhere else `emulated` runs them: it starts this program again with the virtual GPU's `libcuda.so` on the library
+//! path, and holds what that GPU counted against the least that an operation must move.
+
+mod adamw;
+mod device;
+mod emulated;
+mod layer_norm;
+mod linear;
+mod support;
+mod traffic;

@@ -1,0 +1,88 @@
+//! Operands, rounded as their element type asks, and comparisons.
+
+use std::sync::OnceLock;
+
+use half::{bf16, f16};
+use kernels::{Buffer, Category, DType, Device};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+/// The first GPU, opened once: loading kernels takes longer than running them here.
+pub fn gpu() -> Device {
+    static GPU: OnceLock<Device> = OnceLock::new();
+    GPU.get_or_init(|| Device::cuda(0).expect("a GPU, real or virtual")).clone()
+}
+
+/// Numbers in [−1, 1) that `dtype` holds exactly.
+pub fn random(dtype: DType, len: usize, seed: u64) -> Vec<f64> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    (0..len).map(|_| round(dtype, f64::from((rng.next_u32() >> 8) as f32 / (1 << 23) as f32 - 1.0))).collect()
+}
+
+/// The nearest number of the type.
+pub fn round(dtype: DType, x: f64) -> f64 {
+    match dtype {
+        DType::BF16 => bf16::from_f64(x).to_f64(),
+        DType::F16 => f16::from_f64(x).to_f64(),
+        _ => f64::from(x as f32),
+    }
+}
+
+/// The largest relative error of rounding to the type.
+pub fn rounding(dtype: DType) -> f64 {
+    match dtype {
+        DType::BF16 => 2f64.powi(-8),
+        DType::F16 => 2f64.powi(-11),
+        _ => 2f64.powi(-24),
+    }
+}
+
+pub fn upload(device: &Device, dtype: DType, values: &[f64]) -> Buffer {
+    let category = Category::Activations;
+    match dtype {
+        DType::BF16 => device.upload(category, &values.iter().map(|x| bf16::from_f64(*x)).collect::<Vec<_>>()),
+        DType::F16 => device.upload(category, &values.iter().map(|x| f16::from_f64(*x)).collect::<Vec<_>>()),
+        _ => device.upload(category, &values.iter().map(|x| *x as f32).collect::<Vec<_>>()),
+    }
+    .unwrap()
+}
+
+pub fn download(buffer: &Buffer) -> Vec<f64> {
+    match buffer.dtype() {
+        DType::BF16 => buffer.download::<bf16>().unwrap().into_iter().map(bf16::to_f64).collect(),
+        DType::F16 => buffer.download::<f16>().unwrap().into_iter().map(f16::to_f64).collect(),
+        _ => buffer.download::<f32>().unwrap().into_iter().map(f64::from).collect(),
+    }
+}
+
+/// Every value within rounding to the buffer's type, plus `tolerance` for what came before (relative above 1).
+pub fn assert_close(what: &str, got: &Buffer, want: &[f64], tolerance: f64) {
+    let rounding = rounding(got.dtype());
+    let got = download(got);
+    assert_eq!(got.len(), want.len(), "{what}: length");
+    for (i, (got, want)) in got.iter().zip(want).enumerate() {
+        let allowed = rounding * want.abs() + tolerance * want.abs().max(1.0);
+        assert!((got - want).abs() <= allowed, "{what}[{i}] = {got}, not {want} ± {allowed}");
+    }
+}
+
+/// Central differences of `objective` in each entry of `values`.
+pub fn differences(values: &[f64], step: f64, objective: impl Fn(&[f64]) -> f64) -> Vec<f64> {
+    let mut values = values.to_vec();
+    (0..values.len())
+        .map(|i| {
+            let x = values[i];
+            values[i] = x + step;
+            let high = objective(&values);
+            values[i] = x - step;
+            let low = objective(&values);
+            values[i] = x;
+            (high - low) / (2.0 * step)
+        })
+        .collect()
+}
+
+/// Σ a·b
+pub fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}

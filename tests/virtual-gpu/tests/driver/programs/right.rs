@@ -1,0 +1,132 @@
+//! Programs that do everything right: none of the checks may stop them.
+
+use cudarc::driver::{PushKernelArg, sys};
+
+use super::{blocks_for, open, scale};
+
+#[test]
+#[ignore = "needs a GPU"]
+fn a_kernel_on_a_stream_of_its_own() {
+    let (_context, stream, function) = open("scale");
+    let mut x = stream.clone_htod(&(0..100).map(|i| i as f32).collect::<Vec<_>>()).unwrap();
+    scale(&stream, &function, &mut x, 2.0, 100);
+    let y = stream.clone_dtoh(&x).unwrap();
+    assert!(y.iter().enumerate().all(|(i, y)| *y == 2.0 * i as f32));
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn a_kernel_on_the_default_stream() {
+    let (context, _, function) = open("scale");
+    let stream = context.default_stream();
+    let mut x = stream.alloc_zeros::<f32>(64).unwrap();
+    scale(&stream, &function, &mut x, 2.0, 64);
+    assert_eq!(stream.clone_dtoh(&x).unwrap(), [0.0; 64]);
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn two_streams_that_wait_for_each_other() {
+    let (context, first, function) = open("scale");
+    let second = context.new_stream().unwrap();
+    let mut x = first.clone_htod(&[1.0f32; 64]).unwrap();
+    scale(&first, &function, &mut x, 2.0, 64);
+    second.join(&first).unwrap();
+    scale(&second, &function, &mut x, 3.0, 64);
+    first.join(&second).unwrap();
+    assert_eq!(first.clone_dtoh(&x).unwrap(), [6.0; 64]);
+    assert_eq!(second.clone_dtoh(&x).unwrap(), [6.0; 64]);
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn events_come_in_order_and_count_work() {
+    let (context, stream, function) = open("scale");
+    let mut x = stream.clone_htod(&[1.0f32; 64]).unwrap();
+    stream.synchronize().unwrap();
+    let flags = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
+    let start = stream.record_event(flags).unwrap();
+    scale(&stream, &function, &mut x, 2.0, 64);
+    let middle = stream.record_event(flags).unwrap();
+    for _ in 0..3 {
+        scale(&stream, &function, &mut x, 2.0, 64);
+    }
+    let end = stream.record_event(flags).unwrap();
+    assert!(!end.is_complete(), "nothing has run yet");
+    end.synchronize().unwrap();
+    assert!(end.is_complete() && middle.is_complete());
+    let (one, three) = (start.elapsed_ms(&middle).unwrap(), middle.elapsed_ms(&end).unwrap());
+    assert!(one > 0.0 && (three - 3.0 * one).abs() < one / 2.0, "{one} {three}");
+    drop(context);
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn pinned_memory_shows_old_data_until_the_host_waits() {
+    let (context, stream, function) = open("scale");
+    // SAFETY: written below before it is read.
+    let mut pinned = unsafe { context.alloc_pinned::<f32>(64) }.unwrap();
+    pinned.as_mut_slice().unwrap().fill(1.0);
+    let mut x = stream.clone_htod(&pinned).unwrap();
+    scale(&stream, &function, &mut x, 5.0, 64);
+    let raw = pinned.as_mut_ptr().unwrap();
+    stream.memcpy_dtoh(&x, &mut pinned).unwrap();
+    // SAFETY: the pointer is that of the buffer; to read it here is the mistake that this shows.
+    assert_eq!(unsafe { *raw }, 1.0, "the copy waits for someone to wait for it");
+    stream.synchronize().unwrap();
+    assert_eq!(pinned.as_slice().unwrap(), [5.0; 64]);
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn threads_share_a_context() {
+    let (_context, stream, function) = open("scale");
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut x = stream.clone_htod(&[1.0f32; 32]).unwrap();
+                for _ in 0..10 {
+                    scale(&stream, &function, &mut x, 2.0, 32);
+                }
+                assert_eq!(stream.clone_dtoh(&x).unwrap(), [1024.0; 32]);
+            });
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn halves_of_one_allocation_on_two_streams() {
+    let (context, a, function) = open("scale");
+    let b = context.new_stream().unwrap();
+    // SAFETY: this thread alone orders the streams below.
+    unsafe { context.disable_event_tracking() };
+    let mut x = a.alloc_zeros::<f32>(64).unwrap();
+    a.synchronize().unwrap();
+    let (mut low, mut high) = x.split_at_mut(32);
+    for (stream, half, value) in [(&a, &mut low, 1.0f32), (&b, &mut high, 2.0)] {
+        stream.memcpy_htod(&[value; 32], half).unwrap();
+        let mut launch = stream.launch_builder(&function);
+        launch.arg(half).arg(&2.0f32).arg(&32u32);
+        // SAFETY: the arguments are those of `scale`.
+        unsafe { launch.launch(blocks_for(32)) }.unwrap();
+    }
+    context.synchronize().unwrap();
+    assert_eq!(a.clone_dtoh(&x).unwrap()[31..33], [2.0, 4.0]);
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn memory_comes_back_and_the_limit_is_the_devices() {
+    let (context, stream, _) = open("scale");
+    let (free, total) = context.mem_get_info().unwrap();
+    assert!(free <= total && total == context.total_mem().unwrap());
+    let most = free / 4 * 3;
+    for _ in 0..3 {
+        // SAFETY: never read.
+        let half = unsafe { stream.alloc::<u8>(most) }.unwrap();
+        drop(half); // in stream order: the next allocation finds the room
+    }
+    stream.synchronize().unwrap();
+    assert_eq!(context.mem_get_info().unwrap().0, free);
+}
