@@ -162,7 +162,8 @@ fn registers(k: &Kernel, device: Option<&Description>) -> u32 {
     let mut cap = device.map_or(255, |d| d.max_registers_per_thread);
     if let Some(t) = required_threads.or(max_threads) {
         let warps = t.iter().product::<u32>().div_ceil(32).max(1);
-        let (per_sm, per_block) = device.map_or((REGISTERS, REGISTERS), |d| (d.registers_per_sm, d.registers_per_block));
+        let (per_sm, per_block) =
+            device.map_or((REGISTERS, REGISTERS), |d| (d.registers_per_sm, d.registers_per_block));
         let per_block = (per_sm / min_blocks.unwrap_or(1).max(1)).min(per_block);
         cap = cap.min((per_block / warps / 32 / 8 * 8).max(16));
     }

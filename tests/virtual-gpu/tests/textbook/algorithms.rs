@@ -26,7 +26,8 @@ fn reduction() {
     gpu.run("extremes", 40, 256, params![px, ends, ends + 4, n]);
     assert_eq!(gpu.download::<i32>(ends, 2), [*x.iter().min().unwrap(), *x.iter().max().unwrap()]);
 
-    let (a, b): (Vec<f64>, Vec<f64>) = (0..n).map(|_| ((random.next() % 64) as f64, (random.next() % 64) as f64)).unzip();
+    let (a, b): (Vec<f64>, Vec<f64>) =
+        (0..n).map(|_| ((random.next() % 64) as f64, (random.next() % 64) as f64)).unzip();
     let (pa, pb, partial, out) = (gpu.upload(&a), gpu.upload(&b), gpu.alloc::<f64>(13), gpu.alloc::<f64>(1));
     for _ in 0..2 {
         gpu.run("dot", 13, 128, params![pa, pb, partial, out, n]);
@@ -78,8 +79,7 @@ fn tiled_product() {
     let mut random = Random(4);
     let mut matrix = |len: usize| -> Vec<i32> { (0..len).map(|_| (random.next() % 21) as i32 - 10).collect() };
     let (a, b) = (matrix(m * k), matrix(k * n));
-    let expect: Vec<i32> =
-        (0..m * n).map(|i| (0..k).map(|j| a[i / n * k + j] * b[j * n + i % n]).sum()).collect();
+    let expect: Vec<i32> = (0..m * n).map(|i| (0..k).map(|j| a[i / n * k + j] * b[j * n + i % n]).sum()).collect();
     let (grid, block) = ([n.div_ceil(16) as u32, m.div_ceil(16) as u32, 1], [16, 16, 1]);
     let singles = |x: &[i32]| gpu.upload(&x.iter().map(|v| *v as f32).collect::<Vec<_>>());
     let c = gpu.alloc::<f32>(m * n);

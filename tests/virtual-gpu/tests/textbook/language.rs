@@ -88,7 +88,12 @@ fn printf() {
     let expect: Vec<String> = (0..3i64)
         .map(|t| {
             let letter = (b'a' + t as u8) as char;
-            format!("thread {t} of 32: {:5.2} text {letter} {:x} {} %", t as f64 * 0.25, 255u32 << t, -1_234_567_890_123 * t)
+            format!(
+                "thread {t} of 32: {:5.2} text {letter} {:x} {} %",
+                t as f64 * 0.25,
+                255u32 << t,
+                -1_234_567_890_123 * t
+            )
         })
         .collect();
     assert_eq!(lines, expect);
@@ -125,7 +130,8 @@ fn divergent_loops() {
     let found: Vec<u8> = gpu.download(out, width * height);
     let inside = found.iter().filter(|v| **v == 100).count();
     for (i, v) in found.iter().enumerate() {
-        let (cx, cy) = (-2.0 + 3.0 * (i % width) as f64 / width as f64, -1.2 + 2.4 * (i / width) as f64 / height as f64);
+        let (cx, cy) =
+            (-2.0 + 3.0 * (i % width) as f64 / width as f64, -1.2 + 2.4 * (i / width) as f64 / height as f64);
         let (mut x, mut y, mut n) = (0f64, 0f64, 0);
         while n < 12 && x * x + y * y < 4.0 {
             (x, y) = (x * x - y * y + cx, 2.0 * x * y + cy);

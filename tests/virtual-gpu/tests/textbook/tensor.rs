@@ -38,8 +38,7 @@ fn mma_behind_a_pipeline_of_copies() {
         let grid = [n as u32 / 32, m as u32 / 64, 1];
         let outcome =
             gpu.run_3d("mma_product", grid, [128, 1, 1], 0, params![brains(&a), brains(&b), c, n as i32, k as i32]);
-        let expect: Vec<f32> =
-            (0..m * n).map(|i| (0..k).map(|j| a[i / n * k + j] * b[i % n * k + j]).sum()).collect();
+        let expect: Vec<f32> = (0..m * n).map(|i| (0..k).map(|j| a[i / n * k + j] * b[i % n * k + j]).sum()).collect();
         assert_eq!(gpu.download::<f32>(c, m * n), expect);
         assert_eq!(outcome.counters.tensor_fma, (m * n * k) as u64);
     }
