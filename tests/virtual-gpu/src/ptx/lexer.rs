@@ -226,7 +226,7 @@ impl<'a> Lexer<'a> {
         while self.peek(0).is_ascii_digit() {
             self.next += 1;
         }
-        let fraction = self.peek(0) == b'.' && !(is_word(self.peek(1)) && !self.peek(1).is_ascii_digit());
+        let fraction = self.peek(0) == b'.' && (!is_word(self.peek(1)) || self.peek(1).is_ascii_digit());
         let exponent = |l: &Self| {
             matches!(l.peek(0), b'e' | b'E')
                 && (l.peek(1).is_ascii_digit() || (matches!(l.peek(1), b'+' | b'-') && l.peek(2).is_ascii_digit()))
