@@ -213,7 +213,7 @@ fn atomics() {
         all.clone().map(hash).max().unwrap(),
         all.clone().map(hash).min().unwrap(),
         512 % 100,
-        (100 - 512 % 100) % 100,
+        100 - 512 % 100,
         !(u32::MAX >> 1),
         (1 << 29) - 1,
         all.clone().fold(0, |a, b| a ^ b),
