@@ -132,10 +132,9 @@ fn one(op: &str, named: &str, ty: &str, space: &str, returning: bool) {
         format!("{name} [{target}], {b}{third};")
     };
     let shared = [
-        format!(
-            ".shared .align 8 .b8 area[512]; mov.u32 %r3, area; mad.lo.u32 %r3, %r1, 8, %r3;\n\
-             ld.global.b64 %rd9, [%rd2]; st.shared.b64 [%r3], %rd9;"
-        ),
+        ".shared .align 8 .b8 area[512]; mov.u32 %r3, area; mad.lo.u32 %r3, %r1, 8, %r3;\n\
+         ld.global.b64 %rd9, [%rd2]; st.shared.b64 [%r3], %rd9;"
+            .to_owned(),
         "ld.shared.b64 %rd9, [%r3]; st.global.b64 [%rd2], %rd9;".to_owned(),
     ];
     let [before, after] = if space == ".shared" { shared } else { [String::new(), String::new()] };

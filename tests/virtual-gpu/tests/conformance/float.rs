@@ -54,6 +54,9 @@ fn arithmetic(name: &str, ty: &str, operands: usize, rounds: &[&str], modes: boo
     }
 }
 
+/// Whether a number of a format is of some class.
+type Test = fn(Format, u64) -> bool;
+
 #[test]
 fn exact_arithmetic() {
     for (ty, modes) in [("f32", true), ("f64", false)] {
@@ -128,7 +131,7 @@ fn signs_and_extremes() {
         }
         let pairs = rows(&[ty, ty], 100);
         check(&format!("copysign.{ty} d, a, b;"), ty, &[ty, ty], &pairs, |r| r[0] & f.sign() | r[1] & !f.sign());
-        let tests: [(&str, fn(Format, u64) -> bool); 6] = [
+        let tests: [(&str, Test); 6] = [
             ("finite", |f, v| matches!(f.value(v), Value::Finite(..) | Value::Zero(_))),
             ("infinite", |f, v| matches!(f.value(v), Value::Infinite(_))),
             ("number", |f, v| !f.is_nan(v)),

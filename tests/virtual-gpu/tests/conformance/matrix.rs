@@ -643,15 +643,14 @@ fn whole(
         // Rows begin a multiple of 16 bytes apart, with room between them.
         let stride = if bits(ty) < 8 { inner } else { inner + 128 / bits(ty) };
         let mut bytes = vec![0u8; outer * stride * bits(ty) / 8];
-        for o in 0..outer {
-            for i in 0..inner {
-                let v = encode(if layout == "row" { x[o][i] } else { x[i][o] }, ty);
-                let bit = (o * stride + i) * bits(ty);
-                if bits(ty) < 8 {
-                    bytes[bit / 8] |= (v as u8) << (bit % 8);
-                } else {
-                    bytes[bit / 8..bit / 8 + bits(ty) / 8].copy_from_slice(&v.to_le_bytes()[..bits(ty) / 8]);
-                }
+        for at in 0..outer * inner {
+            let (o, i) = (at / inner, at % inner);
+            let v = encode(if layout == "row" { x[o][i] } else { x[i][o] }, ty);
+            let bit = (o * stride + i) * bits(ty);
+            if bits(ty) < 8 {
+                bytes[bit / 8] |= (v as u8) << (bit % 8);
+            } else {
+                bytes[bit / 8..bit / 8 + bits(ty) / 8].copy_from_slice(&v.to_le_bytes()[..bits(ty) / 8]);
             }
         }
         (bytes, stride)

@@ -85,10 +85,7 @@ const COPY_OUT: &str = "st.global.v4.b32 [%rd2+48], {%r40, %r41, %r42, %r43};";
 #[test]
 fn every_type_and_width_in_every_space() {
     each(|ty, count, vec| {
-        let (load, store) =
-            |space: &str| -> (String, String) { (format!("ld{space}{vec}.{ty}"), format!("st{space}{vec}.{ty}")) }(
-                ".global",
-            );
+        let (load, store) = (format!("ld.global{vec}.{ty}"), format!("st.global{vec}.{ty}"));
         round_trip("", &load, Some(&store), ty, count, ["", "%rd2", "%rd2+48", ""]);
         round_trip(
             "",
