@@ -321,11 +321,7 @@ impl Worker<'_> {
         if a >= CALL_PARAMS {
             let a = a - CALL_PARAMS;
             lane_bounds("parameter", a, n, v.warp.frame.bytes())?;
-            let (value, written) = v.warp.frame.load(lane, a, n);
-            if written == 0 {
-                return Err(AccessError::new(Kind::UninitialisedLocal, "a call's parameter that was not set"));
-            }
-            return Ok(value);
+            return Ok(v.warp.frame.load(lane, a, n).0);
         }
         let params = self.ctx.params;
         lane_bounds("parameter", a, n, params.len() as u64)?;
@@ -340,7 +336,77 @@ impl Worker<'_> {
         for (values, src) in values[..s.count as usize].iter_mut().zip(&s.src) {
             *values = v.warp.regs.wide(*src, s.width.class());
         }
-        self.place(v, s.space, s.order, s.ty.bytes(), s.count as usize, a, m, &values)
+        let (n, count) = (s.ty.bytes(), s.count as usize);
+        let mut written = [m; 4];
+        if s.padded() {
+            for (written, src) in written[..count].iter_mut().zip(&s.src) {
+                if let Src::Reg(reg) = src {
+                    *written &= v.warp.regs.init[v.warp.regs.init_index(*reg, s.width.class())];
+                }
+            }
+        }
+        if written[..count].iter().all(|w| *w == m) {
+            return self.place(v, s.space, s.order, n, count, a, m, &values);
+        }
+        self.place_written(v, s, &a, m, &written, &values)
+    }
+
+    /// Stores the elements of vectors and parameters that were written. Compilers pass the padding of structures along; what
+    /// of it was never written leaves memory as it is, and parameters unwritten.
+    fn place_written(
+        &mut self,
+        v: &mut View<'_>,
+        s: &Store,
+        a: &[u64; LANES],
+        m: u32,
+        written: &[u32; 4],
+        values: &[[u64; LANES]; 4],
+    ) -> Done {
+        let n = s.ty.bytes();
+        let nothing = m & !written[..s.count as usize].iter().fold(0, |all, w| all | w);
+        // Whole vectors of padding occur as bytes alone.
+        if nothing != 0 && s.space != Space::Param && n > 1 {
+            let names = s.src[..s.count as usize].iter().filter_map(|src| match src {
+                Src::Reg(reg) => Some(v.warp.regs.init_index(*reg, s.width.class())),
+                _ => None,
+            });
+            let function = v.code[v.pc as usize].function;
+            let names: Vec<_> = names.map(|slot| self.ctx.register_name(function, slot as u32)).collect();
+            let what = format!("registers {} are read, but the thread has written none of them", names.join(", "));
+            return Err(at(nothing.trailing_zeros() as usize)(AccessError::new(Kind::UninitialisedRegister, what)));
+        }
+        for (e, (written, values)) in written[..s.count as usize].iter().zip(values).enumerate() {
+            let a = a.map(|a| a.wrapping_add(u64::from(n) * e as u64));
+            self.place(v, s.space, s.order, n, 1, a, m & written, &[*values, [0; LANES], [0; LANES], [0; LANES]])?;
+            if s.space != Space::Param {
+                continue;
+            }
+            for lane in lanes(m & !written) {
+                let at = a[lane].wrapping_sub(CALL_PARAMS);
+                if at.checked_add(n.into()).is_some_and(|end| end <= v.warp.frame.bytes()) {
+                    v.warp.frame.unwrite(lane, at, n);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Loads parameters; a register whose parameter was never written is none that has been written.
+    pub(super) fn load_params(&mut self, v: &mut View<'_>, l: &Load, m: u32) -> Done {
+        let a = addresses(&v.warp.regs, &l.address);
+        let n = l.ty.bytes();
+        self.load(v, l, m)?;
+        for (e, d) in l.dst[..l.count as usize].iter().enumerate() {
+            let Some(d) = d else { continue };
+            let written = lanes(m).filter(|lane| match a[*lane].checked_sub(CALL_PARAMS) {
+                Some(at) => v.warp.frame.load(*lane, at + u64::from(n) * e as u64, n).1 != 0,
+                None => true,
+            });
+            let written = written.fold(0, |w, lane| w | 1 << lane);
+            let init = v.warp.regs.init_index(*d, l.width.class());
+            v.warp.regs.init[init] = v.warp.regs.init[init] & !m | written;
+        }
+        Ok(())
     }
 
     /// One value a lane, for all lanes.

@@ -335,6 +335,10 @@ impl<'a> Worker<'a> {
                 split(&mut b.warps[w], g, exec, *target, pc + 1);
                 return Ok(Next::Choose);
             }
+            Op::Load(l) if l.space == Space::Param => {
+                self.load_params(&mut b.view(&k.code, w, pc), l, exec)?;
+                return Ok(Next::Jump(pc + 1));
+            }
             Op::Load(l) => self.load(&mut b.view(&k.code, w, pc), l, exec)?,
             Op::Store(s) => self.store(&mut b.view(&k.code, w, pc), s, exec)?,
             Op::Atom(a) => self.atom(&mut b.view(&k.code, w, pc), a, exec)?,

@@ -339,6 +339,12 @@ fn place(
         }
         check(&op).map_err(|e| format!("line {}: {e}", code.line))?;
         k.fences |= ordered(&op);
+        if let Op::Store(s) = &op
+            && s.padded()
+        {
+            // The address comes first; the store itself looks at the values.
+            uses.truncate(usize::from(matches!(s.address.base, Src::Reg(_))));
+        }
         uses.sort_unstable();
         uses.dedup();
         let from = k.operands.len() as u32;

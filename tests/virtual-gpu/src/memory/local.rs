@@ -52,6 +52,12 @@ impl PerLane {
         self.init[at / 8] |= ((((1u32 << n) - 1) << (at % 8)) & 0xff) as u8;
     }
 
+    /// Takes back that a range of `n` bytes (1 to 8, aligned) was written.
+    pub fn unwrite(&mut self, lane: usize, at: u64, n: u32) {
+        let at = lane * self.bytes + at as usize;
+        self.init[at / 8] &= !((((1u32 << n) - 1) << (at % 8)) & 0xff) as u8;
+    }
+
     /// Copies bytes, written or not, from one lane-relative range to another.
     pub fn copy(&mut self, lane: usize, from: u32, to: u32, n: u32) {
         let base = lane * self.bytes;

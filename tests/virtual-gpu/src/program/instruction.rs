@@ -413,6 +413,13 @@ pub struct Store {
     pub scope: Scope,
 }
 
+impl Store {
+    /// Whether some of the values may be padding that nothing has written: elements of vectors, and parameters.
+    pub fn padded(&self) -> bool {
+        self.count > 1 || self.space == Space::Param
+    }
+}
+
 /// `atom` and `red`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Atom {
