@@ -125,23 +125,25 @@ fn compile(nvrtc: &Nvrtc, tools: &Toolchain, root: &Path, unit: &Unit) -> Result
         format!("--include-path={}", tools.headers.display()),
         format!("--include-path={}", tools.compiler_headers.display()),
     ];
-    Ok(portable(&nvrtc.compile(&unit.source.to_string_lossy(), &source, &options)?, root))
+    let toolkit = [tools.headers.as_path(), &tools.compiler_headers];
+    Ok(portable(&nvrtc.compile(&unit.source.to_string_lossy(), &source, &options)?, root, &toolkit))
 }
 
 /// PTX that is the same on every machine and no larger than it must be: source files by their names within the workspace,
-/// without sizes and times; of `.loc` the line, without the names of inlined functions, which are half of the text.
-fn portable(ptx: &str, root: &Path) -> String {
-    let prefix = format!("{}/", root.display());
+/// headers of the toolkit, wherever it is installed, by their file's alone, without sizes and times; of `.loc` the line, without the names of inlined functions, which are half of the text.
+fn portable(ptx: &str, root: &Path, toolkit: &[&Path]) -> String {
     let mut out = String::with_capacity(ptx.len());
     let mut lines = ptx.trim_end().lines();
     while let Some(line) = lines.next() {
         let words = line.trim_start();
         if let Some((number, rest)) = words.strip_prefix(".file").and_then(|rest| rest.split_once('"')) {
-            let path = rest.split('"').next().unwrap_or_default();
-            let path = path.strip_prefix(&prefix).unwrap_or(path);
-            // A header of the toolkit is named by its file alone.
-            let path = if path.starts_with('/') { path.rsplit('/').next().unwrap_or(path) } else { path };
-            out.push_str(&format!(".file {} \"{path}\"", number.trim()));
+            let path = Path::new(rest.split('"').next().unwrap_or_default());
+            let own = path.strip_prefix(root).ok().filter(|_| !toolkit.iter().any(|headers| path.starts_with(headers)));
+            let path = match own {
+                None if path.is_absolute() => Path::new(path.file_name().unwrap_or_default()),
+                own => own.unwrap_or(path),
+            };
+            out.push_str(&format!(".file {} \"{}\"", number.trim(), path.display()));
         } else if words.starts_with(".section") && words.contains(".debug_str") {
             lines.by_ref().take_while(|line| line.trim() != "}").for_each(drop);
             continue;
@@ -181,6 +183,7 @@ mod tests {
 ld.global.u8 %rs1, [table];
 \t.file\t1 \"/home/me/perp/kernels/a.cuh\", 1700000000, 420
 .file 2 \"/opt/x/cuda_fp16.hpp\"
+.file 3 \"/home/me/perp/target/cuda/include/mma.h\"
 \t.section\t.debug_str
 \t{
 $L__info_string0:
@@ -194,7 +197,9 @@ $L__info_string0:
 ld.global.u8 %rs1, [table];
 .file 1 \"kernels/a.cuh\"
 .file 2 \"cuda_fp16.hpp\"
+.file 3 \"mma.h\"
 ";
-        assert_eq!(portable(ptx, Path::new("/home/me/perp")), want);
+        let toolkit = Path::new("/home/me/perp/target/cuda/include");
+        assert_eq!(portable(ptx, Path::new("/home/me/perp"), &[toolkit]), want);
     }
 }
