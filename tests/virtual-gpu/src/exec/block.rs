@@ -469,8 +469,7 @@ impl<'a> Worker<'a> {
 
     /// Lanes leave for good.
     pub fn exit(&mut self, b: &mut Block, w: usize, g: usize, pc: u32, exec: u32) {
-        // Copies in flight land; nobody of this thread reads them.
-        let _ = b.view(&self.ctx.kernel.code, w, pc).finish_copies(exec, |_, _| true);
+        // Copies in flight stay so: no one can know any more when they land.
         let warp = &mut b.warps[w];
         if warp.groups[g].worked && barrier_waits(warp, &self.ctx.kernel.code) {
             warp.deserters |= exec;
