@@ -50,7 +50,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let evaluation = Evaluation { console: &console, tokens: &tokens, seq_len, batch: args.windows.batch, max_windows };
     let mut seconds = 0.0;
     let perplexity = evaluation.run("model", &*model, &mut seconds)?;
-    let sparsity = model::sparsity(&mut *model);
+    let sparsity = model::sparsity(&mut *model)?;
     let windows = (tokens.len() / seq_len).min(max_windows.unwrap_or(usize::MAX));
     if let Some(path) = &args.machine.report {
         let report = json!({

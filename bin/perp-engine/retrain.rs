@@ -212,7 +212,7 @@ impl Run<'_> {
             self.cycle(cycle, &mut *model, &mut sampler, &mut outcome)?;
         }
         outcome.counts = model::count(&mut *model);
-        outcome.sparsity = model::sparsity(&mut *model);
+        outcome.sparsity = model::sparsity(&mut *model)?;
         Ok((model, outcome))
     }
 

@@ -42,7 +42,7 @@ pub struct NewTensor<'a> {
     name: String,
     dtype: Dtype,
     shape: Vec<usize>,
-    bytes: Box<dyn FnOnce() -> Cow<'a, [u8]> + 'a>,
+    bytes: Box<dyn FnOnce() -> kernels::Result<Cow<'a, [u8]>> + 'a>,
 }
 
 impl<'a> NewTensor<'a> {
@@ -52,7 +52,7 @@ impl<'a> NewTensor<'a> {
         name: impl Into<String>,
         dtype: DType,
         shape: impl Into<Vec<usize>>,
-        bytes: impl FnOnce() -> Cow<'a, [u8]> + 'a,
+        bytes: impl FnOnce() -> kernels::Result<Cow<'a, [u8]>> + 'a,
     ) -> NewTensor<'a> {
         let dtype = match dtype {
             DType::F32 => Dtype::F32,
@@ -67,12 +67,12 @@ impl<'a> NewTensor<'a> {
 
     /// An f32 tensor from its values.
     pub fn f32(name: impl Into<String>, shape: impl Into<Vec<usize>>, values: &'a [f32]) -> NewTensor<'a> {
-        NewTensor::new(name, DType::F32, shape, move || Cow::Borrowed(bytemuck::cast_slice(values)))
+        NewTensor::new(name, DType::F32, shape, move || Ok(Cow::Borrowed(bytemuck::cast_slice(values))))
     }
 
     /// A tensor of an opened model, unchanged, whatever its element type.
     pub fn unchanged(info: &'a TensorInfo) -> NewTensor<'a> {
-        let bytes = Box::new(move || Cow::Borrowed(info.bytes()));
+        let bytes = Box::new(move || Ok(Cow::Borrowed(info.bytes())));
         NewTensor { name: info.name().into(), dtype: info.stored(), shape: info.shape().to_vec(), bytes }
     }
 
@@ -180,7 +180,10 @@ pub(super) fn write_weight_file(path: &Path, mut tensors: Vec<NewTensor>) -> Res
     write(header.as_bytes())?;
     for tensor in tensors {
         let expected = tensor.size_bytes()?;
-        let bytes = (tensor.bytes)();
+        let bytes = match (tensor.bytes)() {
+            Ok(bytes) => bytes,
+            Err(error) => return Err(Error::BadTensor { tensor: tensor.name, reason: error.to_string() }),
+        };
         if bytes.len() != expected {
             let reason = format!("the shape {:?} needs {expected} bytes, {} came", tensor.shape, bytes.len());
             return Err(Error::BadTensor { tensor: tensor.name, reason });

@@ -68,14 +68,17 @@ impl Weight {
     }
 
     /// Entries that are zero (none on Meta).
-    pub fn zeros(&self) -> usize {
-        match self {
-            Weight::Frozen(weight) if !weight.device().is_meta() => weight.zeros(),
+    ///
+    /// # Errors
+    /// The GPU's.
+    pub fn zeros(&self) -> Result<usize> {
+        Ok(match self {
+            Weight::Frozen(weight) if !weight.device().is_meta() => weight.zeros()?,
             Weight::Trainable(param) if !param.value().device().is_meta() => {
-                param.value().f32().iter().filter(|x| **x == 0.0).count()
+                param.value().download::<f32>()?.iter().filter(|x| **x == 0.0).count()
             }
             _ => 0,
-        }
+        })
     }
 
     /// The same weight as a parameter named `name`, dense in f32. A pruned weight keeps its mask: the entries that a
@@ -89,21 +92,11 @@ impl Weight {
         let mut value = device.alloc(Category::Weights, DType::F32, rows * cols)?;
         let mask = match &weight {
             FrozenWeight::Dense(_) => None,
-            FrozenWeight::Sparse(sparse) => {
-                let mut mask = device.zeros(Category::Masks, DType::U64, (rows * cols).div_ceil(64))?;
-                if !device.is_meta() {
-                    let words = mask.as_mut_slice::<u64>();
-                    for i in (0..rows * cols).filter(|i| sparse.is_kept(i / cols, i % cols)) {
-                        words[i / 64] |= 1 << (i % 64);
-                    }
-                }
-                Some(mask)
-            }
+            _ if device.is_meta() => Some(device.alloc(Category::Masks, DType::U64, (rows * cols).div_ceil(64))?),
+            packed => packed.mask()?.map(|words| device.upload(Category::Masks, &words)).transpose()?,
         };
         if !device.is_meta() {
-            for (row, out) in value.f32_mut().chunks_mut(cols).enumerate() {
-                weight.read(row, 0..cols, out);
-            }
+            value.write(bytemuck::cast_slice(&weight.to_f32()?))?;
         }
         let param = Param::new(name, &[rows, cols], value);
         param.set_mask(mask);

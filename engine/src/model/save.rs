@@ -60,7 +60,7 @@ fn weight_tensor(
     name: String,
     weight: &Weight,
     dtype: Option<DType>,
-    bytes: impl FnOnce() -> Cow<'static, [u8]> + 'static,
+    bytes: impl FnOnce() -> kernels::Result<Cow<'static, [u8]>> + 'static,
 ) -> NewTensor<'static> {
     NewTensor::new(name, dtype.unwrap_or(weight.dtype()), [weight.rows(), weight.cols()], bytes)
 }
@@ -68,15 +68,15 @@ fn weight_tensor(
 fn param_tensor(param: &Arc<Param>, dtype: Option<DType>) -> NewTensor<'static> {
     let held = param.clone();
     let dtype = dtype.unwrap_or(DType::F32);
-    NewTensor::new(param.name(), dtype, param.shape(), move || narrow(held.value().f32(), dtype).into())
+    NewTensor::new(param.name(), dtype, param.shape(), move || Ok(narrow(held.value().f32(), dtype).into()))
 }
 
-fn bytes_of(weight: &Weight, dtype: Option<DType>) -> Cow<'static, [u8]> {
-    match (weight, dtype) {
-        (Weight::Frozen(weight), None) => weight.to_bytes().into(),
-        (Weight::Frozen(weight), Some(dtype)) => narrow(&weight.to_f32(), dtype).into(),
+fn bytes_of(weight: &Weight, dtype: Option<DType>) -> kernels::Result<Cow<'static, [u8]>> {
+    Ok(match (weight, dtype) {
+        (Weight::Frozen(weight), None) => weight.to_bytes()?.into(),
+        (Weight::Frozen(weight), Some(dtype)) => narrow(&weight.to_f32()?, dtype).into(),
         (Weight::Trainable(param), dtype) => narrow(param.value().f32(), dtype.unwrap_or(DType::F32)).into(),
-    }
+    })
 }
 
 /// f32 values in another element type, rounded to nearest.

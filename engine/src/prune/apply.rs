@@ -29,13 +29,13 @@ pub fn prune_linear(linear: &mut Linear, pruning: &Pruning) -> Result<()> {
     match &mut linear.weight {
         Weight::Frozen(weight) => {
             let device = weight.device().clone();
-            let (mask, kept) = choose(&device, pruning, &name, rows, cols, |out| weight.read_all(out))?;
+            let (mask, kept) = choose(&device, pruning, &name, rows, cols, |out| Ok(weight.read_all(out)?))?;
             if kept == rows * cols {
                 return Ok(());
             }
             let pruned = match weight {
                 FrozenWeight::Dense(dense) => FrozenWeight::pruned(&device, dense.values(), rows, cols, &mask, kept)?,
-                FrozenWeight::Sparse(_) => {
+                FrozenWeight::Sparse(_) | FrozenWeight::Blocks(_) => {
                     let dense = expand(&device, weight)?;
                     FrozenWeight::pruned(&device, &dense, rows, cols, &mask, kept)?
                 }
@@ -44,8 +44,10 @@ pub fn prune_linear(linear: &mut Linear, pruning: &Pruning) -> Result<()> {
         }
         Weight::Trainable(param) => {
             let device = param.value().device().clone();
-            let (mask, _) =
-                choose(&device, pruning, &name, rows, cols, |out| out.copy_from_slice(param.value().f32()))?;
+            let (mask, _) = choose(&device, pruning, &name, rows, cols, |out| {
+                out.copy_from_slice(param.value().f32());
+                Ok(())
+            })?;
             kernels::ops::adamw::apply_mask(&mut param.value_mut(), &mask)?;
             param.set_mask(Some(mask));
         }
@@ -85,14 +87,14 @@ fn choose(
     name: &str,
     rows: usize,
     cols: usize,
-    read: impl FnOnce(&mut [f32]),
+    read: impl FnOnce(&mut [f32]) -> Result<()>,
 ) -> Result<(Buffer, usize)> {
     let kept = pruning.pattern.kept(rows, cols, name)?;
     let mut values = device.alloc(Category::Workspace, DType::F32, rows * cols)?;
     let mask = if device.is_meta() {
         device.alloc(Category::Masks, DType::U64, (rows * cols).div_ceil(64))?
     } else {
-        read(values.f32_mut());
+        read(values.f32_mut())?;
         mask_of(device, pruning.criterion, pruning.pattern, values.f32_mut(), cols, name, pruning.seed)?
     };
     Ok((mask, kept))
@@ -103,7 +105,7 @@ fn expand(device: &Device, weight: &FrozenWeight) -> Result<Buffer> {
     let len = weight.rows() * weight.cols();
     let mut dense = device.alloc(Category::Workspace, weight.dtype(), len)?;
     if !device.is_meta() {
-        dense.bytes_mut().copy_from_slice(&weight.to_bytes());
+        dense.write(&weight.to_bytes()?)?;
     }
     Ok(dense)
 }

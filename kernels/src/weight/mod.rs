@@ -2,17 +2,21 @@
 //!
 //! A frozen weight is packed once, when it is loaded, and never touched again by a step. It keeps its file's element type
 //! in memory; a product unpacks a few rows or columns at a time into the cache, for Y = X·Wᵀ and for dX = dY·W alike, so one
-//! copy serves both directions.
+//! copy serves both directions. The device decides the packed form: rows for the CPU, blocks for a GPU.
 
+mod block;
 mod dense;
 mod sparse;
 
 use std::ops::Range;
 
+use half::{bf16, f16};
+
+pub use block::BlockWeight;
 pub use dense::DenseWeight;
 pub use sparse::SparseWeight;
 
-use crate::device::{Buffer, DType, Device};
+use crate::device::{Backend, Buffer, DType, Device, Element};
 use crate::error::{Error, Result, expect_len};
 use crate::simd::{Isa, LANES, transpose, widen_bf16, widen_f16};
 use crate::spmm::{BLOCK, COLUMNS, Columns};
@@ -22,8 +26,10 @@ use crate::spmm::{BLOCK, COLUMNS, Columns};
 pub enum FrozenWeight {
     /// Every entry stored.
     Dense(DenseWeight),
-    /// A bitmap and the kept entries.
+    /// A bitmap and the kept entries, as the CPU reads them.
     Sparse(SparseWeight),
+    /// The same, as GPUs read them.
+    Blocks(BlockWeight),
 }
 
 impl FrozenWeight {
@@ -49,7 +55,10 @@ impl FrozenWeight {
         kept: usize,
     ) -> Result<FrozenWeight> {
         expect_len("pack", "mask", mask.len(), (rows * cols).div_ceil(64))?;
-        Ok(FrozenWeight::Sparse(SparseWeight::pack(device, source, rows, cols, mask, kept)?))
+        Ok(match device.backend() {
+            Backend::Cpu => FrozenWeight::Sparse(SparseWeight::pack(device, source, rows, cols, mask, kept)?),
+            Backend::Cuda => FrozenWeight::Blocks(BlockWeight::pack(device, source, rows, cols, mask, kept)?),
+        })
     }
 
     /// Output features.
@@ -57,6 +66,7 @@ impl FrozenWeight {
         match self {
             FrozenWeight::Dense(w) => w.rows,
             FrozenWeight::Sparse(w) => w.rows,
+            FrozenWeight::Blocks(w) => w.rows,
         }
     }
 
@@ -65,6 +75,7 @@ impl FrozenWeight {
         match self {
             FrozenWeight::Dense(w) => w.cols,
             FrozenWeight::Sparse(w) => w.cols,
+            FrozenWeight::Blocks(w) => w.cols,
         }
     }
 
@@ -73,6 +84,7 @@ impl FrozenWeight {
         match self {
             FrozenWeight::Dense(w) => w.values.dtype(),
             FrozenWeight::Sparse(w) => w.values.dtype(),
+            FrozenWeight::Blocks(w) => w.values.dtype(),
         }
     }
 
@@ -81,6 +93,7 @@ impl FrozenWeight {
         match self {
             FrozenWeight::Dense(w) => w.values.size_bytes(),
             FrozenWeight::Sparse(w) => w.size_bytes(),
+            FrozenWeight::Blocks(w) => w.size_bytes(),
         }
     }
 
@@ -89,6 +102,7 @@ impl FrozenWeight {
         match self {
             FrozenWeight::Dense(w) => w.rows * w.cols,
             FrozenWeight::Sparse(w) => w.values.len(),
+            FrozenWeight::Blocks(w) => w.values.len(),
         }
     }
 
@@ -97,48 +111,91 @@ impl FrozenWeight {
         match self {
             FrozenWeight::Dense(w) => w.values.device(),
             FrozenWeight::Sparse(w) => w.values.device(),
+            FrozenWeight::Blocks(w) => w.values.device(),
         }
     }
 
     /// Writes entries (`row`, `cols`) as f32.
+    ///
+    /// # Panics
+    /// On Meta and on a GPU: that is read as a whole.
     pub fn read(&self, row: usize, cols: Range<usize>, out: &mut [f32]) {
         match self {
             FrozenWeight::Dense(w) => w.read(row, cols, out),
             FrozenWeight::Sparse(w) => w.read(row, cols, out),
+            FrozenWeight::Blocks(w) => w.read(row, cols, out),
         }
     }
 
     /// Writes all entries as f32, row-major.
-    pub fn read_all(&self, out: &mut [f32]) {
+    ///
+    /// # Errors
+    /// The GPU's.
+    pub fn read_all(&self, out: &mut [f32]) -> Result<()> {
+        if self.device().gpu().is_some() {
+            let bytes = self.to_bytes()?;
+            match self.dtype() {
+                DType::F16 => widen_f16(Isa::best(), &elements::<f16>(&bytes), out),
+                DType::BF16 => widen_bf16(&elements::<bf16>(&bytes), out),
+                _ => out.copy_from_slice(&elements::<f32>(&bytes)),
+            }
+            return Ok(());
+        }
         for (row, out) in out.chunks_mut(self.cols().max(1)).enumerate() {
             self.read(row, 0..self.cols(), out);
         }
+        Ok(())
     }
 
     /// All entries as f32, row-major.
-    pub fn to_f32(&self) -> Vec<f32> {
+    ///
+    /// # Errors
+    /// The GPU's.
+    pub fn to_f32(&self) -> Result<Vec<f32>> {
         let mut out = vec![0.0; self.rows() * self.cols()];
-        self.read_all(&mut out);
-        out
+        self.read_all(&mut out)?;
+        Ok(out)
     }
 
     /// All entries in their own element type, row-major, little-endian: what a weight file holds. Bits are preserved.
-    pub fn to_bytes(&self) -> Vec<u8> {
+    ///
+    /// # Errors
+    /// The GPU's.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
         match self {
-            FrozenWeight::Dense(w) => w.values.bytes().to_vec(),
-            FrozenWeight::Sparse(w) => w.to_bytes(),
+            FrozenWeight::Dense(w) => download_bytes(&w.values),
+            FrozenWeight::Sparse(w) => Ok(w.to_bytes()),
+            FrozenWeight::Blocks(w) => w.to_bytes(),
         }
     }
 
+    /// The kept entries of a packed weight as a flat bitmap over the row-major entries; nothing of a dense one.
+    ///
+    /// # Errors
+    /// The GPU's.
+    pub fn mask(&self) -> Result<Option<Vec<u64>>> {
+        Ok(match self {
+            FrozenWeight::Dense(_) => None,
+            FrozenWeight::Sparse(w) => Some(w.mask()),
+            FrozenWeight::Blocks(w) => Some(w.mask()?),
+        })
+    }
+
     /// Entries that are zero.
-    pub fn zeros(&self) -> usize {
+    ///
+    /// # Errors
+    /// The GPU's.
+    pub fn zeros(&self) -> Result<usize> {
+        let count = |values: &[f32]| values.iter().filter(|x| **x == 0.0).count();
+        if self.device().gpu().is_some() {
+            return Ok(count(&self.to_f32()?));
+        }
         let mut row_values = vec![0.0; self.cols()];
-        (0..self.rows())
-            .map(|row| {
-                self.read(row, 0..self.cols(), &mut row_values);
-                row_values.iter().filter(|x| **x == 0.0).count()
-            })
-            .sum()
+        let in_row = |row| {
+            self.read(row, 0..self.cols(), &mut row_values);
+            count(&row_values)
+        };
+        Ok((0..self.rows()).map(in_row).sum())
     }
 }
 
@@ -250,7 +307,7 @@ impl Columns for WeightColumns<'_> {
             WeightRef::Frozen(FrozenWeight::Dense(w)) => (&w.values, w.cols),
             WeightRef::Trainable { value, cols, .. } => (value, cols),
             // Where its values lie is known only by counting; `read` asks for them itself.
-            WeightRef::Frozen(FrozenWeight::Sparse(_)) => return,
+            WeightRef::Frozen(FrozenWeight::Sparse(_) | FrozenWeight::Blocks(_)) => return,
         };
         let (bytes, size) = (values.bytes(), values.dtype().size());
         for row in rows {
@@ -268,6 +325,23 @@ fn check_source(source: &Buffer, rows: usize, cols: usize) -> Result<()> {
     }
 }
 
+/// Packed forms count entries in 32 bits.
+fn check_packed(rows: usize, cols: usize) -> Result<()> {
+    if u32::try_from(rows * cols).is_ok() {
+        return Ok(());
+    }
+    let reason = format!("a matrix of {rows}×{cols} entries is too large: at most 2³² − 1 can be packed");
+    Err(Error::Domain { op: "pack", reason })
+}
+
+fn check_kept(ones: usize, kept: usize) -> Result<()> {
+    if ones == kept {
+        return Ok(());
+    }
+    let reason = format!("the mask keeps {ones} entries, {kept} were announced");
+    Err(Error::Domain { op: "pack", reason })
+}
+
 /// Converts stored entries to f32.
 fn widen(values: &Buffer, range: Range<usize>, out: &mut [f32]) {
     match values.dtype() {
@@ -276,6 +350,22 @@ fn widen(values: &Buffer, range: Range<usize>, out: &mut [f32]) {
         DType::BF16 => widen_bf16(&values.as_slice()[range], out),
         other => unreachable!("a weight of {other} is refused when it is made"),
     }
+}
+
+/// Bytes as what they are.
+fn elements<T: Element>(bytes: &[u8]) -> Vec<T> {
+    let mut elements = vec![T::zeroed(); bytes.len() / T::DTYPE.size()];
+    bytemuck::cast_slice_mut(&mut elements).copy_from_slice(bytes);
+    elements
+}
+
+/// The bytes of a buffer on any device but Meta.
+fn download_bytes(values: &Buffer) -> Result<Vec<u8>> {
+    Ok(match values.dtype() {
+        DType::F16 => bytemuck::cast_slice(&values.download::<f16>()?).to_vec(),
+        DType::BF16 => bytemuck::cast_slice(&values.download::<bf16>()?).to_vec(),
+        _ => bytemuck::cast_slice(&values.download::<f32>()?).to_vec(),
+    })
 }
 
 #[cfg(test)]

@@ -13,9 +13,9 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
-use super::{check_source, widen};
+use super::{check_kept, check_packed, check_source, widen};
 use crate::device::{Buffer, Category, DType, Device, Element};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::simd::Isa;
 
 /// Columns that share one entry of `starts`.
@@ -49,10 +49,7 @@ impl SparseWeight {
     ) -> Result<SparseWeight> {
         device.expect_host("pack")?;
         check_source(source, rows, cols)?;
-        if u32::try_from(rows * cols).is_err() {
-            let reason = format!("a matrix of {rows}×{cols} entries is too large: at most 2³² − 1 can be packed");
-            return Err(Error::Domain { op: "pack", reason });
-        }
+        check_packed(rows, cols)?;
         let mut packed = SparseWeight {
             rows,
             cols,
@@ -62,11 +59,7 @@ impl SparseWeight {
         };
         if !device.is_meta() {
             let mask = mask.as_slice::<u64>();
-            let ones: usize = mask.iter().map(|word| word.count_ones() as usize).sum();
-            if ones != kept {
-                let reason = format!("the mask keeps {ones} entries, {kept} were announced");
-                return Err(Error::Domain { op: "pack", reason });
-            }
+            check_kept(mask.iter().map(|word| word.count_ones() as usize).sum(), kept)?;
             match source.dtype() {
                 DType::F16 => packed.fill::<f16>(source, mask),
                 DType::BF16 => packed.fill::<bf16>(source, mask),
@@ -202,8 +195,17 @@ impl SparseWeight {
         out
     }
 
+    /// The kept entries as a flat bitmap over the row-major entries.
+    pub(super) fn mask(&self) -> Vec<u64> {
+        let mut mask = vec![0u64; (self.rows * self.cols).div_ceil(64)];
+        for i in (0..self.rows * self.cols).filter(|i| self.is_kept(i / self.cols, i % self.cols)) {
+            mask[i / 64] |= 1 << (i % 64);
+        }
+        mask
+    }
+
     /// True where the entry is stored.
-    pub fn is_kept(&self, row: usize, col: usize) -> bool {
+    fn is_kept(&self, row: usize, col: usize) -> bool {
         self.row_bits(row)[col / WORD] >> (col % WORD) & 1 == 1
     }
 }

@@ -46,10 +46,16 @@ proptest! {
         let mask = device.upload(Category::Masks, &mask_of(&keep)).unwrap();
         let packed = FrozenWeight::pruned(&device, &dense, rows, cols, &mask, kept).unwrap();
         let want: Vec<f32> = values.iter().zip(&keep).map(|(x, keep)| if *keep { *x } else { 0.0 }).collect();
-        prop_assert_eq!(packed.to_f32(), want.clone());
-        prop_assert_eq!(packed.to_bytes(), source(&device, dtype, &want).bytes().to_vec());
-        prop_assert_eq!(packed.zeros(), rows * cols - kept);
         prop_assert_eq!(packed.size_bytes(), SparseWeight::bytes_for(rows, cols, dtype, kept));
+        let blocks = BlockWeight::pack(&device, &dense, rows, cols, &mask, kept).unwrap();
+        prop_assert_eq!(blocks.size_bytes(), BlockWeight::bytes_for(rows, cols, dtype, kept));
+        let blocks = FrozenWeight::Blocks(blocks);
+        for packed in [&packed, &blocks] {
+            prop_assert_eq!(packed.to_f32().unwrap(), want.clone());
+            prop_assert_eq!(packed.to_bytes().unwrap(), source(&device, dtype, &want).bytes().to_vec());
+            prop_assert_eq!(packed.zeros().unwrap(), rows * cols - kept);
+            prop_assert_eq!(packed.mask().unwrap(), Some(mask_of(&keep)));
+        }
 
         // Both operand forms, at any offset; `element` gives (row, column) of W for element (p, j) of the block.
         let w = WeightRef::Frozen(&packed);
@@ -74,12 +80,55 @@ proptest! {
         }
 
         // Meta accounts the same bytes from the count alone.
-        let meta = Device::meta(Backend::Cpu, 1);
-        let absent = meta.alloc(Category::Weights, dtype, rows * cols).unwrap();
-        let no_mask = meta.alloc(Category::Masks, DType::U64, mask.len()).unwrap();
-        let planned = FrozenWeight::pruned(&meta, &absent, rows, cols, &no_mask, kept).unwrap();
-        prop_assert_eq!(planned.size_bytes(), packed.size_bytes());
+        for (backend, packed) in [(Backend::Cpu, &packed), (Backend::Cuda, &blocks)] {
+            let meta = Device::meta(backend, 1);
+            let absent = meta.alloc(Category::Weights, dtype, rows * cols).unwrap();
+            let no_mask = meta.alloc(Category::Masks, DType::U64, mask.len()).unwrap();
+            let planned = FrozenWeight::pruned(&meta, &absent, rows, cols, &no_mask, kept).unwrap();
+            prop_assert_eq!(planned.size_bytes(), packed.size_bytes());
+        }
     }
+}
+
+/// The layout of the module's documentation, entry by entry.
+#[test]
+fn blocks_lie_as_documented() {
+    let (rows, cols) = (37, 70);
+    let device = Device::cpu();
+    let values: Vec<f32> = (0..rows * cols).map(|i| i as f32).collect();
+    let keep: Vec<bool> = (0..rows * cols).map(|i| i * i % 7 < 3).collect();
+    let kept = keep.iter().filter(|keep| **keep).count();
+    let mask = device.upload(Category::Masks, &mask_of(&keep)).unwrap();
+    let packed = BlockWeight::pack(&device, &source(&device, DType::F32, &values), rows, cols, &mask, kept).unwrap();
+    let (mut bytes, mut starts, mut packed_values) = (vec![0u8; 2 * 3 * 128], vec![0u32], Vec::new());
+    for tile in 0..2 * 3 {
+        for block in 0..16 {
+            for bit in 0..64 {
+                let row = tile / 3 * 32 + block / 4 * 8 + bit / 8;
+                let col = tile % 3 * 32 + block % 4 * 8 + bit % 8;
+                if row < rows && col < cols && keep[row * cols + col] {
+                    bytes[128 * tile + 8 * block + bit / 8] |= 1 << (bit % 8);
+                    packed_values.push(values[row * cols + col]);
+                }
+            }
+        }
+        starts.push(packed_values.len() as u32);
+    }
+    assert_eq!(packed.bits().bytes(), bytes);
+    assert_eq!(packed.starts().as_slice::<u32>(), starts);
+    assert_eq!(packed.values().f32(), packed_values);
+}
+
+/// Each weight of OPT-30B's layers, and one with edges in both directions.
+#[test]
+fn half_of_a_16_bit_weight_takes_nine_and_a_thirtieth_bits_an_entry_in_blocks() {
+    for (rows, cols) in [(7168, 7168), (28672, 7168), (7168, 28672), (4100, 11008)] {
+        let bytes = BlockWeight::bytes_for(rows, cols, DType::BF16, rows * cols / 2);
+        let bits = bytes as f64 * 8.0 / (rows * cols) as f64;
+        assert!(bits <= 9.2, "{rows}×{cols}: {bits} bits an entry");
+    }
+    let bytes = BlockWeight::bytes_for(1024, 4096, DType::F16, 1024 * 4096 / 2);
+    assert_eq!(bytes - 4, 1024 * 4096 / 8 * 289 / 32, "9 + 1/32 bits an entry, and the number of values");
 }
 
 #[test]

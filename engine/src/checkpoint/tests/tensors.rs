@@ -18,8 +18,8 @@ fn model() -> TempDir {
     let brain: Vec<bf16> = v.iter().map(|&x| bf16::from_f32(x)).collect();
     let tensors = vec![
         NewTensor::f32("f32", [6, 10], &v),
-        NewTensor::new("f16", DType::F16, [6, 10], || Cow::Borrowed(bytemuck::cast_slice(&half))),
-        NewTensor::new("bf16", DType::BF16, [6, 10], || Cow::Borrowed(bytemuck::cast_slice(&brain))),
+        NewTensor::new("f16", DType::F16, [6, 10], || Ok(Cow::Borrowed(bytemuck::cast_slice(&half)))),
+        NewTensor::new("bf16", DType::BF16, [6, 10], || Ok(Cow::Borrowed(bytemuck::cast_slice(&brain)))),
     ];
     write_weight_file(&path, tensors).unwrap();
     dir

@@ -73,7 +73,7 @@ fn tensors_are_asked_for_one_at_a_time_and_copied_unchanged() {
     let folder = OutputFolder::create(dir.path().join("out")).unwrap();
     let fresh = NewTensor::new("c", DType::U8, [3], || {
         asked.set(asked.get() + 1);
-        Cow::Owned(vec![1, 2, 3])
+        Ok(Cow::Owned(vec![1, 2, 3]))
     });
     assert_eq!(asked.get(), 0);
     write_model(&folder, model.tensors().map(NewTensor::unchanged).chain([fresh]), &config(), None, 1 << 20).unwrap();
@@ -105,7 +105,7 @@ fn small_files_come_along_and_other_weights_do_not() {
 fn a_failure_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("made/for/it");
-    let short = || NewTensor::new("a", DType::F32, [4], || Cow::Owned(vec![0; 15]));
+    let short = || NewTensor::new("a", DType::F32, [4], || Ok(Cow::Owned(vec![0; 15])));
     let v = values(4);
     let folder = OutputFolder::create(&out).unwrap();
     assert_message(
@@ -118,7 +118,7 @@ fn a_failure_leaves_nothing() {
     let folder = OutputFolder::create(&out).unwrap();
     let twice = [NewTensor::f32("a", [4], &v), NewTensor::f32("a", [4], &v)];
     assert_message(write_model(&folder, twice, &config(), None, 1 << 20), &["tensor a", "twice"]);
-    let vast = NewTensor::new("v", DType::F32, [usize::MAX, 2], || Cow::Borrowed(&[]));
+    let vast = NewTensor::new("v", DType::F32, [usize::MAX, 2], || Ok(Cow::Borrowed(&[])));
     assert_message(write_model(&folder, [vast], &config(), None, 1 << 20), &["tensor v", "more bytes"]);
     drop(folder);
     assert!(listing(dir.path()).is_empty());

@@ -27,7 +27,9 @@ pub(super) fn entries<'a>(
     }
     let values = match weight {
         WeightRef::Frozen(FrozenWeight::Dense(dense)) => dense.values(),
-        WeightRef::Frozen(FrozenWeight::Sparse(_)) => return unsupported("a packed sparse weight"),
+        WeightRef::Frozen(FrozenWeight::Sparse(_) | FrozenWeight::Blocks(_)) => {
+            return unsupported("a packed sparse weight");
+        }
         WeightRef::Trainable { .. } => return unsupported("a trainable weight"),
     };
     if !matches!(x.dtype(), DType::BF16 | DType::F16) {
