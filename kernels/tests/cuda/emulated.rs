@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::traffic::{ADAMW_SIZES, LAYER_NORM, LINEAR};
+use crate::traffic::{ADAMW_SIZES, ATTENTION, LAYER_NORM, LINEAR};
 
 /// Runs the ignored tests that `filter` picks. `what` names the run, `device` what the virtual GPU is.
 fn run(what: &str, filter: &[&str], device: &str) -> PathBuf {
@@ -112,4 +112,30 @@ fn linear_has_no_bank_conflicts_and_moves_whole_sectors() {
         let bias = if bias { tiles(features) * 4 * 8 * 2 * 32 } else { 0 };
         assert_eq!(launch.bytes(), operands + bias, "{what}");
     }
+}
+
+#[test]
+fn attention_reads_a_tile_once_for_each_that_sees_it() {
+    let counts = Counts::of("traffic::gpu_attention_once");
+    let (tokens, (heads, kv_heads), dim) = ATTENTION;
+    let [forward, delta, key_gradients, query_gradients] = &counts[..] else {
+        panic!("four launches, not {}", counts.len())
+    };
+    // Bytes of a token of one head, in 16 bits and of one statistic.
+    let (row, statistic) = (dim * 2, 4);
+    let queries = heads * tokens;
+    // The first tile of 128 queries sees 128 keys, the second all 256; and so the other way round.
+    let seen = 128 + 256;
+    let of_forward = queries * (2 * row + statistic) + heads * seen * 2 * row;
+    let of_delta = queries * (2 * row + statistic);
+    let of_keys = kv_heads * tokens * 4 * row + heads * seen * (2 * row + 2 * statistic);
+    let of_queries = queries * (3 * row + 2 * statistic) + heads * seen * 2 * row;
+    let launches = [(forward, of_forward), (delta, of_delta), (key_gradients, of_keys), (query_gradients, of_queries)];
+    for (launch, bytes) in launches {
+        assert_eq!(launch.bytes(), bytes, "{}", launch.kernel());
+        assert_eq!(launch.bank_conflicts(), 0, "{}", launch.kernel());
+    }
+    // A warp has 32 queries and skips tiles of 64 keys that none of them sees; each is multiplied with K and with V.
+    let tiles: usize = (0..tokens).step_by(32).map(|first| (first + 32usize).div_ceil(64)).sum();
+    assert_eq!(forward.count("/tensor_fma") as usize, heads * tiles * 2 * 32 * 64 * dim);
 }

@@ -10,6 +10,7 @@
 //! path, and holds what that GPU counted against the least that an operation must move.
 
 mod adamw;
+mod attention;
 mod device;
 mod emulated;
 mod layer_norm;

@@ -58,10 +58,15 @@ pub fn download(buffer: &Buffer) -> Vec<f64> {
 /// Every value within rounding to the buffer's type, plus `tolerance` for what came before (relative above 1).
 pub fn assert_close(what: &str, got: &Buffer, want: &[f64], tolerance: f64) {
     let rounding = rounding(got.dtype());
+    assert_within(what, got, want, |i| rounding * want[i].abs() + tolerance * want[i].abs().max(1.0));
+}
+
+/// Every value within what is allowed at its place.
+pub fn assert_within(what: &str, got: &Buffer, want: &[f64], allowed: impl Fn(usize) -> f64) {
     let got = download(got);
     assert_eq!(got.len(), want.len(), "{what}: length");
     for (i, (got, want)) in got.iter().zip(want).enumerate() {
-        let allowed = rounding * want.abs() + tolerance * want.abs().max(1.0);
+        let allowed = allowed(i);
         assert!((got - want).abs() <= allowed, "{what}[{i}] = {got}, not {want} ± {allowed}");
     }
 }

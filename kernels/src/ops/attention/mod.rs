@@ -14,12 +14,13 @@
 //! No T×T matrix exists anywhere: forward leaves `out` and one number a query, `lse`.
 
 mod cpu;
+mod cuda;
 #[doc(hidden)]
 pub mod reference;
 #[cfg(test)]
 mod tests;
 
-use crate::device::{Buffer, Category, Cost, DType, Device};
+use crate::device::{Backend, Buffer, Category, Cost, DType, Device};
 use crate::error::{Error, Result, expect_buffer};
 use crate::simd::Isa;
 
@@ -101,14 +102,17 @@ impl Attention {
         if !self.scale.is_finite() {
             return domain(format!("the scale is {}, expected a finite number", self.scale));
         }
-        expect_activations(op, "q", q, self.query_len())?;
-        expect_activations(op, "k", k, self.key_len())?;
-        expect_activations(op, "v", v, self.key_len())
+        let dtype = match (q.device().backend(), q.dtype()) {
+            (Backend::Cuda, DType::F32 | DType::F16 | DType::BF16) => q.dtype(),
+            (backend, _) => backend.compute_dtype(),
+        };
+        if q.device().backend() == Backend::Cuda {
+            cuda::check(op, self)?;
+        }
+        expect_buffer(op, "q", q, dtype, self.query_len())?;
+        expect_buffer(op, "k", k, dtype, self.key_len())?;
+        expect_buffer(op, "v", v, dtype, self.key_len())
     }
-}
-
-fn expect_activations(op: &'static str, what: &'static str, buffer: &Buffer, len: usize) -> Result<()> {
-    expect_buffer(op, what, buffer, buffer.device().compute_dtype(), len)
 }
 
 /// One slot of workspace for each thread, and one more part that all share.
@@ -118,15 +122,16 @@ fn workspace(device: &Device, shared: usize, slot: usize) -> Result<Buffer> {
 
 /// Attention's output `[B·T, H·hd]`, and for backward the log-sum-exp of each query's scores, f32 `[B, H, T]`.
 ///
-/// `q` is `[B·T, H·hd]`, `k` and `v` are `[B·T, Hkv·hd]`, all of the device's compute type; head h is columns h·hd to
+/// `q` is `[B·T, H·hd]`, `k` and `v` are `[B·T, Hkv·hd]`, all of one type: f32 on the CPU, bf16, f16 or f32 on a GPU, where
+/// probabilities and the gradients of scores are rounded to it before they are multiplied. Head h is columns h·hd to
 /// (h+1)·hd.
 ///
 /// # Errors
-/// [`Error::Domain`] for heads that do not group, an empty head or window or a scale that is not finite;
+/// [`Error::Domain`] for heads that do not group, an empty head or window or a scale that is not finite; on a GPU also for
+/// heads that are not a multiple of 8 features up to 128, sequences of more than 2³⁰ tokens and a scale that is not above 0;
 /// [`Error::Length`] and [`Error::DType`] for an operand that does not fit; [`Error::OutOfMemory`].
 pub fn forward(attention: &Attention, q: &Buffer, k: &Buffer, v: &Buffer) -> Result<(Buffer, Buffer)> {
     const OP: &str = "attention_forward";
-    q.device().expect_host(OP)?;
     attention.check(OP, q, k, v)?;
     let device = q.device();
     let mut out = device.alloc(Category::Activations, q.dtype(), q.len())?;
@@ -139,6 +144,10 @@ pub fn forward(attention: &Attention, q: &Buffer, k: &Buffer, v: &Buffer) -> Res
         q.size_bytes() + k.size_bytes() + v.size_bytes(),
         out.size_bytes() + lse.size_bytes(),
     );
+    if device.gpu().is_some() {
+        device.launch(cost, |gpu| cuda::forward(gpu, attention, [q, k, v], &mut out, &mut lse))?;
+        return Ok((out, lse));
+    }
     device.run(cost, || {
         let (shared, slots) = work.f32_mut().split_at_mut(shared);
         let output = cpu::forward::Output { out: out.f32_mut(), lse: lse.f32_mut() };
@@ -164,22 +173,28 @@ pub fn backward(
     lse: &Buffer,
 ) -> Result<Gradients> {
     const OP: &str = "attention_backward";
-    q.device().expect_host(OP)?;
     attention.check(OP, q, k, v)?;
-    expect_activations(OP, "d_out", &d_out, q.len())?;
-    expect_activations(OP, "out", out, q.len())?;
+    expect_buffer(OP, "d_out", &d_out, q.dtype(), q.len())?;
+    expect_buffer(OP, "out", out, q.dtype(), q.len())?;
     expect_buffer(OP, "lse", lse, DType::F32, attention.lse_len())?;
     let device = q.device();
     let mut dq = d_out;
     let mut dk = device.alloc(Category::Activations, k.dtype(), k.len())?;
     let mut dv = device.alloc(Category::Activations, v.dtype(), v.len())?;
     let mut work = workspace(device, 0, cpu::backward::slot_len(attention))?;
+    let deltas = if device.backend() == Backend::Cuda { attention.lse_len() } else { 0 };
+    let mut delta = device.alloc(Category::Workspace, DType::F32, deltas)?;
     let cost = Cost::new(
         OP,
         attention.backward_flops(),
         dq.size_bytes() + q.size_bytes() + k.size_bytes() + v.size_bytes() + out.size_bytes() + lse.size_bytes(),
         dq.size_bytes() + dk.size_bytes() + dv.size_bytes(),
     );
+    if device.gpu().is_some() {
+        let saved = cuda::Saved { q, k, v, out, lse };
+        device.launch(cost, |gpu| cuda::backward(gpu, attention, &saved, &mut delta, &mut dq, &mut dk, &mut dv))?;
+        return Ok(Gradients { dq, dk, dv });
+    }
     device.run(cost, || {
         let saved = cpu::backward::Saved { q: q.f32(), k: k.f32(), v: v.f32(), out: out.f32(), lse: lse.f32() };
         let gradients = cpu::backward::Out { dq: dq.f32_mut(), dk: dk.f32_mut(), dv: dv.f32_mut() };

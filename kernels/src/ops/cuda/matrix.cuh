@@ -14,6 +14,13 @@ __device__ inline void copy_async(unsigned shared, const void* global, int bytes
                  : "memory");
 }
 
+// 4 bytes; zeros where they are not `there`.
+__device__ inline void copy_async_word(unsigned shared, const void* global, bool there) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared), "l"(__cvta_generic_to_global(global)),
+                 "r"(there ? 4 : 0)
+                 : "memory");
+}
+
 __device__ inline void copies_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
 // Waits until at most N groups of copies are on their way.
