@@ -4,7 +4,7 @@ mod support;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use kernels::Device;
-use kernels::ops::grad_norm::grad_norm;
+use kernels::ops::grad_norm::{Gradient, grad_norm};
 use support::{group, moves, upload};
 
 const LEN: usize = 8_000_000;
@@ -14,7 +14,10 @@ fn benchmark(c: &mut Criterion) {
     let grad = upload(&device, LEN);
     let mut group = group(c, "grad_norm");
     moves(&mut group, LEN);
-    group.bench_function("one tensor", |bench| bench.iter(|| grad_norm(&device, &[&grad]).expect("no limit")));
+    let gradients = [Gradient { values: &grad, mask: None }];
+    group.bench_function("one tensor", |bench| {
+        bench.iter(|| grad_norm(&device, &gradients, None).and_then(|norm| norm.read()).expect("no limit"));
+    });
     group.finish();
 }
 

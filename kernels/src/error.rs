@@ -1,6 +1,6 @@
 //! What can go wrong inside an operation.
 
-use crate::device::{Buffer, CudaError, DType};
+use crate::device::{Backend, Buffer, CudaError, DType};
 
 /// The result of an operation.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -99,4 +99,12 @@ pub(crate) fn expect_rows(op: &'static str, what: &'static str, len: usize, cols
 /// Checks that an operand has the element type that the operation takes.
 pub(crate) fn expect_dtype(op: &'static str, what: &'static str, got: DType, expected: DType) -> Result<()> {
     if got == expected { Ok(()) } else { Err(Error::DType { op, what, expected, got }) }
+}
+
+/// Checks that activations have an element type that their device computes in: f32 on the CPU, any float on a GPU.
+pub(crate) fn expect_activations(op: &'static str, what: &'static str, x: &Buffer) -> Result<()> {
+    match (x.device().backend(), x.dtype()) {
+        (Backend::Cpu, DType::F32) | (Backend::Cuda, DType::F32 | DType::F16 | DType::BF16) => Ok(()),
+        (backend, got) => Err(Error::DType { op, what, expected: backend.compute_dtype(), got }),
+    }
 }

@@ -1,7 +1,13 @@
 //! AdamW with the gradients clipped together.
+//!
+//! A step is three operations that follow each other on the device: the norm of all gradients, the factor that clips them,
+//! the update, which reads both where they are. The host hears of the norm when it asks, and so it need not wait before it
+//! puts the next work on its way.
+
+use std::sync::Arc;
 
 use kernels::ops::adamw::{self as op, Slot, Step};
-use kernels::ops::grad_norm::grad_norm;
+use kernels::ops::grad_norm::{GradNorm, Gradient, grad_norm};
 use kernels::{Buffer, Category, DType, Device};
 
 use super::{Error, Result};
@@ -38,6 +44,28 @@ pub struct ParamStep<'a> {
     pub mask: Option<&'a Buffer>,
 }
 
+/// A step on its way.
+#[derive(Debug)]
+pub struct PendingStep {
+    norm: GradNorm,
+    names: Arc<[String]>,
+    number: usize,
+}
+
+impl PendingStep {
+    /// Waits for what it did.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`]: no value and no moment has changed then, though the step counts; or the GPU's.
+    pub fn wait(self) -> Result<StepReport> {
+        let norm = self.norm.read()?;
+        match norm.first_non_finite {
+            None => Ok(StepReport { grad_norm: norm.norm }),
+            Some(at) => Err(Error::NonFinite { step: self.number, tensor: self.names[at].clone() }),
+        }
+    }
+}
+
 /// What a step did.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepReport {
@@ -50,7 +78,7 @@ pub struct StepReport {
 pub struct AdamW {
     device: Device,
     config: AdamWConfig,
-    names: Vec<String>,
+    names: Arc<[String]>,
     moments: Vec<(Buffer, Buffer)>,
     steps: usize,
 }
@@ -68,40 +96,38 @@ impl AdamW {
     }
 
     /// One step at learning rate `lr`: masks the gradients, clips them together (as torch's `clip_grad_norm_`: by
-    /// clip/(norm + 1e-6) where that is below 1), and updates every tensor. `tensors` are in the order of creation.
+    /// clip/(norm + 1e-6) where that is below 1), and updates every tensor. `tensors` are in the order of creation. A
+    /// gradient that is not finite is told by [`PendingStep::wait`].
     ///
     /// # Errors
-    /// [`Error::NonFinite`], [`Error::TensorCount`], [`Error::TensorLength`], or a mask or an element type that does not
-    /// fit; no value and no moment has changed then.
-    pub fn step(&mut self, tensors: &mut [ParamStep<'_>], lr: f64) -> Result<StepReport> {
+    /// [`Error::TensorCount`], [`Error::TensorLength`], or a mask or an element type that does not fit; no value and no
+    /// moment has changed then.
+    pub fn step(&mut self, tensors: &mut [ParamStep<'_>], lr: f64) -> Result<PendingStep> {
         self.check(tensors)?;
-        for tensor in tensors.iter_mut() {
-            if let Some(mask) = tensor.mask {
-                op::apply_mask(&mut tensor.grad, mask)?;
-            }
-        }
-        let norm = grad_norm(&self.device, &tensors.iter().map(|tensor| &tensor.grad).collect::<Vec<_>>())?;
-        if let Some(at) = norm.first_non_finite {
-            return Err(Error::NonFinite { step: self.steps + 1, tensor: self.names[at].clone() });
-        }
-        let grad_scale = self.config.clip.map_or(1.0, |clip| (clip / (norm.norm + 1e-6)).min(1.0));
         let mut slots: Vec<Slot<'_>> = tensors
             .iter_mut()
             .zip(&mut self.moments)
-            .map(|(tensor, (m, v))| Slot { value: tensor.value, grad: &tensor.grad, m, v })
+            .map(|(ParamStep { value, grad, mask }, (m, v))| Slot {
+                value,
+                grad: Gradient { values: grad, mask: *mask },
+                m,
+                v,
+            })
             .collect();
+        let gradients: Vec<Gradient<'_>> = slots.iter().map(|slot| slot.grad).collect();
+        let norm = grad_norm(&self.device, &gradients, self.config.clip)?;
         let AdamWConfig { beta1, beta2, eps, weight_decay, .. } = self.config;
-        let step = Step { lr, beta1, beta2, eps, weight_decay, step: self.steps + 1, grad_scale };
-        op::step(&self.device, &mut slots, step)?;
-        self.steps += 1;
-        Ok(StepReport { grad_norm: norm.norm })
+        let number = self.steps + 1;
+        op::step(&self.device, &mut slots, Step { lr, beta1, beta2, eps, weight_decay, step: number }, &norm)?;
+        self.steps = number;
+        Ok(PendingStep { norm, names: self.names.clone(), number })
     }
 
     fn check(&self, tensors: &[ParamStep<'_>]) -> Result<()> {
         if tensors.len() != self.names.len() {
             return Err(Error::TensorCount { expected: self.names.len(), got: tensors.len() });
         }
-        for ((tensor, name), (m, _)) in tensors.iter().zip(&self.names).zip(&self.moments) {
+        for ((tensor, name), (m, _)) in tensors.iter().zip(self.names.iter()).zip(&self.moments) {
             for (what, got) in [("value", tensor.value.len()), ("gradient", tensor.grad.len())] {
                 if got != m.len() {
                     return Err(Error::TensorLength { tensor: name.clone(), what, expected: m.len(), got });
@@ -133,7 +159,7 @@ mod tests {
                 ParamStep { value: a, grad: upload(&device, &[3.0]), mask: None },
                 ParamStep { value: b, grad: upload(&device, &[4.0]), mask: None },
             ];
-            let report = optimizer.step(&mut steps, 1.0).unwrap();
+            let report = optimizer.step(&mut steps, 1.0).unwrap().wait().unwrap();
             assert_eq!(report.grad_norm, 5.0);
             values.map(|value| value.f32()[0])
         };
@@ -153,7 +179,8 @@ mod tests {
         let mut value = upload(&device, &[1.0]);
         let mut optimizer = AdamW::new(&device, &[("layer.bias".into(), 1)], AdamWConfig::default()).unwrap();
         let grad = upload(&device, &[f32::NAN]);
-        let error = optimizer.step(&mut [ParamStep { value: &mut value, grad, mask: None }], 1.0).unwrap_err();
+        let step = optimizer.step(&mut [ParamStep { value: &mut value, grad, mask: None }], 1.0).unwrap();
+        let error = step.wait().unwrap_err();
         assert!(error.to_string().starts_with("step 1: the gradient of layer.bias is not finite"), "{error}");
         assert_eq!(value.f32(), [1.0]);
     }
@@ -186,7 +213,7 @@ mod tests {
         for _ in 0..5 {
             let grad = upload(&device, &[0.5, f32::NAN]);
             let step = ParamStep { value: &mut value, grad, mask: Some(&mask) };
-            assert_eq!(optimizer.step(&mut [step], 0.01).unwrap().grad_norm, 0.5);
+            assert_eq!(optimizer.step(&mut [step], 0.01).unwrap().wait().unwrap().grad_norm, 0.5);
         }
         assert!(value.f32()[0] < 1.0);
         assert_eq!(value.f32()[1].to_bits(), 0);

@@ -3,7 +3,7 @@
 mod adamw;
 mod schedule;
 
-pub use adamw::{AdamW, AdamWConfig, ParamStep, StepReport};
+pub use adamw::{AdamW, AdamWConfig, ParamStep, PendingStep, StepReport};
 pub use schedule::LinearSchedule;
 
 /// The result of optimizer calls.

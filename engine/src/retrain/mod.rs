@@ -10,7 +10,7 @@ use crate::autograd::{Tape, head_loss};
 use crate::data::{TokenStream, TrainSampler};
 use crate::error::Result;
 use crate::model::{self, Model, TokenBatch};
-use crate::optim::{AdamW, AdamWConfig, LinearSchedule, ParamStep, StepReport};
+use crate::optim::{AdamW, AdamWConfig, LinearSchedule, ParamStep, PendingStep};
 use crate::tensor::Param;
 
 /// How to train.
@@ -89,7 +89,7 @@ impl Trainer {
             loss += self.micro_step(model, batch, micro_batches.len())? / micro_batches.len() as f64;
         }
         let lr = self.schedule.lr(self.step);
-        let report = self.update(lr)?;
+        let report = self.update(lr)?.wait()?;
         self.step += 1;
         Ok(StepRecord {
             step: self.step,
@@ -113,7 +113,7 @@ impl Trainer {
         Ok(loss.sum / batch.predictions() as f64)
     }
 
-    fn update(&mut self, lr: f64) -> Result<StepReport> {
+    fn update(&mut self, lr: f64) -> Result<PendingStep> {
         let grads: Vec<_> = self.params.iter().map(|param| param.take_grad()).collect::<Result<_>>()?;
         let mut values: Vec<_> = self.params.iter().map(|param| param.value_mut()).collect();
         let masks: Vec<_> = self.params.iter().map(|param| param.mask()).collect();

@@ -13,6 +13,7 @@ pub mod activation;
 pub mod adamw;
 pub mod add;
 pub mod attention;
+mod cuda;
 pub mod embedding;
 pub mod grad_norm;
 pub mod head_loss;

@@ -1,11 +1,12 @@
 //! The device itself: memory, copies, accounts, errors.
 
 use kernels::device::{CudaError, Source};
-use kernels::ops::add::add_assign;
+use kernels::ops::rotary::Direction;
+use kernels::ops::select::keep_largest;
 use kernels::{Backend, Buffer, Category, DType, Device, Error};
 
-use crate::support::{gpu, upload};
-use crate::{adamw, layer_norm, linear};
+use crate::support::gpu;
+use crate::{activation, adamw, bias_gradient, embedding, layer_norm, linear, rms_norm, rotary};
 
 /// More than two pinned pieces of 4 MiB, and lengths around their edges.
 #[test]
@@ -33,6 +34,12 @@ fn gpu_memory_peaks_where_meta_says() {
             let norm = layer_norm::pass(&device, DType::BF16, 40, 64);
             let product = linear::pass(&device, DType::BF16, (9, 24, 16));
             drop((state, norm, product));
+            rms_norm::pass(&device, DType::BF16, 40, 64);
+            activation::pass(&device, DType::BF16, 100);
+            bias_gradient::pass(&device, DType::BF16, 70, 24);
+            embedding::pass(&device, (9, 24), 20, 10);
+            let shape = rotary::Shape { rows: 6, tokens: 3, heads: 2, head_dim: 16, pairs: 8 };
+            rotary::pass(&device, DType::BF16, shape, Direction::Forward);
         }
         assert_eq!(device.memory().in_use(), 0);
         device.memory().peak()
@@ -68,10 +75,8 @@ fn gpu_times_are_taken_while_a_profile_is() {
 #[test]
 #[ignore = "needs a GPU"]
 fn gpu_operations_without_a_kernel_are_refused() {
-    let device = gpu();
-    let [mut sum, x] = [0, 0].map(|_| upload(&device, DType::F32, &[1.0; 4]));
-    let error = add_assign(&mut sum, &x).unwrap_err().to_string();
-    assert_eq!(error, "add: the operation is not available on cuda; use the CPU");
+    let error = keep_largest(&gpu(), &[1.0; 4], 2).unwrap_err().to_string();
+    assert_eq!(error, "keep_largest: the operation is not available on cuda; use the CPU");
 }
 
 /// Stores a number through its first parameter.

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::traffic::{ADAMW_SIZES, ATTENTION, LAYER_NORM, LINEAR};
+use crate::embedding::different_ids;
+use crate::traffic::{ADAMW_SIZES, ATTENTION, BIAS, EMBEDDING, LINEAR, NORMS, POINTWISE, ROTARY};
 
 /// Runs the ignored tests that `filter` picks. `what` names the run, `device` what the virtual GPU is.
 fn run(what: &str, filter: &[&str], device: &str) -> PathBuf {
@@ -68,32 +69,73 @@ impl Counts {
     }
 }
 
-/// Asserts that a launch moves at most `share` of the least.
-fn assert_traffic(what: &str, moved: usize, least: usize, share: f64) {
+/// Asserts that launches bound by memory move at most 1.1 times the least, without bank conflicts.
+fn assert_traffic(launches: &[&Counts], least: usize) {
+    let what = launches[0].kernel();
+    let moved: usize = launches.iter().map(|launch| launch.bytes()).sum();
     let ratio = moved as f64 / least as f64;
-    assert!((1.0..=share).contains(&ratio), "{what} moves {moved} bytes, {ratio:.3} of the least, {least}");
+    assert!((1.0..=1.1).contains(&ratio), "{what} moves {moved} bytes, {ratio:.3} of the least, {least}");
+    launches.iter().for_each(|launch| assert_eq!(launch.bank_conflicts(), 0, "{}", launch.kernel()));
 }
 
 #[test]
-fn adamw_moves_little_more_than_its_tensors() {
+fn adamw_and_the_norm_move_little_more_than_their_tensors() {
     let counts = Counts::of("traffic::gpu_adamw_once");
-    let [step] = &counts[..] else { panic!("one launch for all tensors, not {}", counts.len()) };
-    assert_eq!(step.kernel(), "adamw_step");
-    assert_traffic("adamw", step.bytes(), 28 * ADAMW_SIZES.iter().sum::<usize>(), 1.1);
+    let [chunks, finish, step] = &counts[..] else { panic!("three launches for all tensors, not {}", counts.len()) };
+    let elements: usize = ADAMW_SIZES.iter().sum();
+    // Every other tensor has a mask, a bit an element.
+    let masks: usize = ADAMW_SIZES.iter().skip(1).step_by(2).map(|n| n / 8).sum();
+    assert_traffic(&[chunks, finish], 4 * elements + masks);
+    assert_traffic(&[step], 28 * elements + masks);
 }
 
 #[test]
-fn layer_norm_moves_little_more_than_its_rows() {
-    let counts = Counts::of("traffic::gpu_layer_norm_once");
-    let (rows, cols) = LAYER_NORM;
-    let [forward, backward, sums] = &counts[..] else { panic!("three launches, not {}", counts.len()) };
-    assert_traffic("forward", forward.bytes(), 4 * rows * cols + 8 * rows + 8 * cols, 1.1);
-    // The partial sums of dw and db are a fixed cost, written by one kernel and read by the other.
-    let least = 6 * rows * cols + 8 * rows + 4 * cols + 16 * cols;
-    assert_traffic("backward", backward.bytes() + sums.bytes(), least, 1.1);
-    for launch in &counts {
-        assert_eq!(launch.bank_conflicts(), 0, "{}", launch.kernel());
+fn norms_move_little_more_than_their_rows() {
+    let counts = Counts::of("traffic::gpu_norms_once");
+    let [large, small] = [&counts[..6], &counts[6..]];
+    for ((rows, cols), counts) in NORMS.into_iter().zip([large, small]) {
+        let [forward, backward, sums, rms_forward, rms_backward, rms_sums] = counts else {
+            panic!("six launches, not {}", counts.len())
+        };
+        // LayerNorm reads and writes two parameters, two gradients and two numbers a row, RMSNorm one of each.
+        for (of_each, forward, backward) in [(2, forward, [backward, sums]), (1, rms_forward, [rms_backward, rms_sums])]
+        {
+            assert_traffic(&[forward], 4 * rows * cols + of_each * 4 * (rows + cols));
+            assert_traffic(&backward, 6 * rows * cols + of_each * (4 * rows + 8 * cols) + 4 * cols);
+        }
     }
+}
+
+#[test]
+fn maps_move_little_more_than_their_arrays() {
+    let counts = Counts::of("traffic::gpu_maps_once");
+    let n = POINTWISE;
+    let positions = ROTARY.tokens * ROTARY.pairs * 2;
+    let (vocab, cols, rows, tokens) = EMBEDDING;
+    let different = different_ids(rows, vocab);
+    let mut counts = counts.iter();
+    for (kernel, least) in [
+        ("relu_bf16", 4 * n + n / 8),
+        ("relu_backward_bf16", 4 * n + n / 8),
+        ("activation_bf16", 4 * n),
+        ("activation_backward_bf16", 6 * n),
+        ("silu_gate_bf16", 6 * n),
+        ("silu_gate_backward_bf16", 10 * n),
+        ("add_bf16", 6 * n),
+        ("bias_gradient_bf16", 2 * BIAS.0 * BIAS.1 + 8 * BIAS.1),
+        ("rotary_bf16", 4 * ROTARY.rows * ROTARY.heads * ROTARY.head_dim + 4 * positions),
+        ("embedding_bf16", 4 * rows * cols + 4 * rows),
+        ("add_positions_bf16_bf16", 4 * rows * cols + 2 * tokens * cols),
+        ("embedding_gradient_bf16", 2 * rows * cols + 8 * different * cols + 4 * rows),
+        ("position_gradient_bf16", 2 * rows * cols + 8 * tokens * cols),
+    ] {
+        let launch = counts.next().expect("a launch for each");
+        assert_eq!(launch.kernel(), kernel);
+        // The bias's gradient is added up from parts.
+        let rest = (kernel == "bias_gradient_bf16").then(|| counts.next().expect("a second launch"));
+        assert_traffic(&[Some(launch), rest].into_iter().flatten().collect::<Vec<_>>(), least);
+    }
+    assert!(counts.next().is_none());
 }
 
 #[test]

@@ -9,11 +9,18 @@
 //! Everywhere else `emulated` runs them: it starts this program again with the virtual GPU's `libcuda.so` on the library
 //! path, and holds what that GPU counted against the least that an operation must move.
 
+mod activation;
 mod adamw;
+mod add;
 mod attention;
+mod bias_gradient;
 mod device;
+mod embedding;
 mod emulated;
+mod grad_norm;
 mod layer_norm;
 mod linear;
+mod rms_norm;
+mod rotary;
 mod support;
 mod traffic;

@@ -4,11 +4,18 @@
 use kernels::DType;
 
 use crate::support::gpu;
-use crate::{adamw, attention, layer_norm, linear};
+use crate::{activation, adamw, add, attention, bias_gradient, embedding, layer_norm, linear, rms_norm, rotary};
 
 pub const ADAMW_SIZES: [usize; 4] = [40_000, 12_288, 768, 65_537];
+/// Rows and features: a large and a small batch.
+pub const NORMS: [(usize, usize); 2] = [(16_384, 512), (2048, 768)];
+/// Elements.
+pub const POINTWISE: usize = 1 << 17;
 /// Rows and features.
-pub const LAYER_NORM: (usize, usize) = (16_384, 512);
+pub const BIAS: (usize, usize) = (2048, 768);
+pub const ROTARY: rotary::Shape = rotary::Shape { rows: 512, tokens: 128, heads: 12, head_dim: 64, pairs: 32 };
+/// Vocabulary, features, tokens, tokens of a sequence.
+pub const EMBEDDING: (usize, usize, usize, usize) = (3000, 256, 1024, 128);
 /// Tokens, heads of queries and of keys, features of a head: two tiles.
 pub const ATTENTION: (usize, (usize, usize), usize) = (256, (2, 1), 64);
 /// Rows, input and output features: whole tiles.
@@ -23,8 +30,23 @@ fn gpu_adamw_once() {
 
 #[test]
 #[ignore = "needs a GPU"]
-fn gpu_layer_norm_once() {
-    layer_norm::pass(&gpu(), DType::BF16, LAYER_NORM.0, LAYER_NORM.1);
+fn gpu_norms_once() {
+    for (rows, cols) in NORMS {
+        layer_norm::pass(&gpu(), DType::BF16, rows, cols);
+        rms_norm::pass(&gpu(), DType::BF16, rows, cols);
+    }
+    gpu().synchronize().unwrap();
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_maps_once() {
+    let (vocab, cols, n, tokens) = EMBEDDING;
+    activation::pass(&gpu(), DType::BF16, POINTWISE);
+    add::pass(&gpu(), DType::BF16, POINTWISE);
+    bias_gradient::pass(&gpu(), DType::BF16, BIAS.0, BIAS.1);
+    rotary::pass(&gpu(), DType::BF16, ROTARY, kernels::ops::rotary::Direction::Forward);
+    embedding::pass(&gpu(), (vocab, cols), n, tokens);
     gpu().synchronize().unwrap();
 }
 

@@ -12,6 +12,7 @@ const CHUNK: usize = 16 * 1024;
 pub(super) struct Tensor<'a> {
     pub value: &'a mut [f32],
     pub grad: &'a [f32],
+    pub mask: Option<&'a [u64]>,
     pub m: &'a mut [f32],
     pub v: &'a mut [f32],
 }
@@ -24,7 +25,6 @@ pub(super) struct Factors {
     pub(super) rest1: f32,
     pub(super) beta2: f32,
     pub(super) rest2: f32,
-    pub(super) grad_scale: f32,
     /// η/(1 − β₁ᵗ)
     pub(super) step_size: f32,
     /// 1/√(1 − β₂ᵗ)
@@ -41,7 +41,6 @@ impl Factors {
             rest1: (1.0 - step.beta1) as f32,
             beta2: step.beta2 as f32,
             rest2: (1.0 - step.beta2) as f32,
-            grad_scale: step.grad_scale as f32,
             step_size: (step.lr / correction(step.beta1)) as f32,
             root_scale: (1.0 / correction(step.beta2).sqrt()) as f32,
             eps: step.eps as f32,
@@ -49,24 +48,50 @@ impl Factors {
     }
 }
 
-pub(super) fn step<'a>(isa: Isa, tensors: impl Iterator<Item = Tensor<'a>>, factors: Factors) {
+/// `scale` is the clip factor c.
+pub(super) fn step<'a>(isa: Isa, tensors: impl Iterator<Item = Tensor<'a>>, factors: Factors, scale: f32) {
     let chunks: Vec<Tensor<'a>> = tensors
         .flat_map(|t| {
             let state = t.m.chunks_mut(CHUNK).zip(t.v.chunks_mut(CHUNK));
-            let pairs = t.value.chunks_mut(CHUNK).zip(t.grad.chunks(CHUNK)).zip(state);
-            pairs.map(|((value, grad), (m, v))| Tensor { value, grad, m, v })
+            let pairs = t.value.chunks_mut(CHUNK).zip(t.grad.chunks(CHUNK)).zip(state).enumerate();
+            pairs.map(move |(chunk, ((value, grad), (m, v)))| {
+                let mask = t.mask.map(|mask| &mask[chunk * CHUNK / 64..][..grad.len().div_ceil(64)]);
+                Tensor { value, grad, mask, m, v }
+            })
         })
         .collect();
-    chunks.into_par_iter().for_each(|t| step_chunk(isa, t.value, t.grad, t.m, t.v, factors));
+    chunks.into_par_iter().for_each(|t| match t.mask {
+        None => step_chunk(isa, t.value, t.grad, t.m, t.v, factors, scale),
+        Some(mask) => step_masked_chunk(isa, t.value, t.grad, mask, t.m, t.v, factors, scale),
+    });
+}
+
+/// `g` is scaled by c already.
+#[inline(always)]
+fn update(w: &mut f32, g: f32, m: &mut f32, v: &mut f32, f: &Factors) {
+    *m = f.beta1 * *m + f.rest1 * g;
+    *v = f.beta2 * *v + f.rest2 * g * g;
+    *w = f.keep * *w - f.step_size * *m / (v.sqrt() * f.root_scale + f.eps);
 }
 
 simd_fn! {
-    fn step_chunk(value: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], f: Factors) {
+    fn step_chunk(value: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], f: Factors, scale: f32) {
         for (((w, g), m), v) in value.iter_mut().zip(grad).zip(m).zip(v) {
-            let g = f.grad_scale * g;
-            *m = f.beta1 * *m + f.rest1 * g;
-            *v = f.beta2 * *v + f.rest2 * g * g;
-            *w = f.keep * *w - f.step_size * *m / (v.sqrt() * f.root_scale + f.eps);
+            update(w, scale * g, m, v, &f);
+        }
+    }
+}
+
+simd_fn! {
+    /// The gradient of what the mask does not keep counts as zero.
+    fn step_masked_chunk(
+        value: &mut [f32], grad: &[f32], mask: &[u64], m: &mut [f32], v: &mut [f32], f: Factors, scale: f32,
+    ) {
+        let state = m.chunks_mut(64).zip(v.chunks_mut(64));
+        for (((value, grad), (m, v)), word) in value.chunks_mut(64).zip(grad.chunks(64)).zip(state).zip(mask) {
+            for (i, (((w, g), m), v)) in value.iter_mut().zip(grad).zip(m).zip(v).enumerate() {
+                update(w, if word >> i & 1 == 1 { scale * g } else { 0.0 }, m, v, &f);
+            }
         }
     }
 }

@@ -1,64 +1,41 @@
 //! The GPU's AdamW: one launch over all tensors, which a table describes to it.
 
 use super::cpu::Factors;
-use super::{Slot, Step};
-use crate::device::{Buffer, Category, DType, Device, Gpu, Source};
+use super::{GradNorm, Slot, Step};
+use crate::device::{Buffer, Device, Gpu, Source};
 use crate::error::Result;
+use crate::ops::cuda::tensors::{THREADS, Table};
 
 static KERNELS: Source = Source { name: "adamw", ptx: include_str!("../../../ptx/adamw.ptx") };
 
-/// As in adamw.cu.
-const THREADS: usize = 256;
-/// As in adamw.cu: elements of a block.
-const CHUNK: usize = 4096;
-/// Words of a tensor in the table: four addresses and the length.
-const TENSOR_WORDS: usize = 5;
-
 /// The kernel's view of a list of tensors.
-pub(super) struct Tables {
-    /// u64 `[tensors, 5]`.
-    tensors: Buffer,
-    /// A tensor's number in the lower half and the chunk's within it in the upper: u64 `[chunks]`.
-    chunks: Buffer,
+pub(super) fn table(device: &Device, slots: &[Slot<'_>]) -> Result<Table<5>> {
+    Table::alloc(device, slots.iter().map(|slot| slot.value.len()))
 }
 
-impl Tables {
-    pub fn alloc(device: &Device, slots: &[Slot<'_>]) -> Result<Tables> {
-        let chunks = slots.iter().map(|slot| slot.value.len().div_ceil(CHUNK)).sum();
-        let words = |len| device.alloc(Category::Workspace, DType::U64, len);
-        Ok(Tables { tensors: words(TENSOR_WORDS * slots.len())?, chunks: words(chunks)? })
-    }
-
-    fn fill(&mut self, gpu: &Gpu, slots: &[Slot<'_>]) -> Result<()> {
-        let mut tensors = Vec::with_capacity(self.tensors.len());
-        let mut chunks = Vec::with_capacity(self.chunks.len());
-        for (tensor, slot) in slots.iter().enumerate() {
-            for buffer in [&*slot.value, slot.grad, slot.m, slot.v] {
-                tensors.push(gpu.address(buffer)?);
-            }
-            tensors.push(slot.value.len() as u64);
-            chunks.extend((0..slot.value.len().div_ceil(CHUNK) as u64).map(|chunk| tensor as u64 | chunk << 32));
-        }
-        self.tensors.write(bytemuck::cast_slice(&tensors))?;
-        self.chunks.write(bytemuck::cast_slice(&chunks))
-    }
-}
-
-pub(super) fn step(gpu: &Gpu, slots: &mut [Slot<'_>], tables: &mut Tables, step: &Step) -> Result<()> {
-    if tables.chunks.is_empty() {
+pub(super) fn step(
+    gpu: &Gpu,
+    slots: &mut [Slot<'_>],
+    table: &mut Table<5>,
+    step: &Step,
+    norm: &GradNorm,
+) -> Result<()> {
+    if table.chunks() == 0 {
         return Ok(());
     }
-    tables.fill(gpu, slots)?;
-    let Factors { keep, beta1, rest1, beta2, rest2, grad_scale, step_size, root_scale, eps } = Factors::of(step);
-    let launch = gpu
-        .launch(&KERNELS, "adamw_step")?
-        .grid([tables.chunks.len(), 1, 1])
-        .block([THREADS, 1, 1])
-        .read(&tables.tensors)
-        .read(&tables.chunks)
-        .value([keep, beta1, rest1, beta2, rest2, grad_scale, step_size, root_scale, eps]);
+    table.fill(
+        gpu,
+        slots.iter().map(|slot| {
+            let buffers = [Some(&*slot.value), Some(slot.grad.values), slot.grad.mask, Some(&*slot.m), Some(&*slot.v)];
+            (slot.value.len(), buffers)
+        }),
+    )?;
+    let Factors { keep, beta1, rest1, beta2, rest2, step_size, root_scale, eps } = Factors::of(step);
+    let launch = gpu.launch(&KERNELS, "adamw_step")?.grid([table.chunks(), 1, 1]).block([THREADS, 1, 1]);
+    let launch =
+        table.give(launch).read(norm.words()).value([keep, beta1, rest1, beta2, rest2, step_size, root_scale, eps]);
     // SAFETY: the table names buffers of this GPU, which `slots` borrows: those that are written, mutably. Every chunk lies
-    // within its tensor.
+    // within its tensor, and `mod.rs` checks the masks' lengths. A norm has three words.
     Ok(unsafe { launch.run() }?)
 }
 

@@ -1,15 +1,15 @@
 //! AdamW over a list of tensors (Loshchilov and Hutter 2019), as torch's: decoupled decay first, moments corrected for
 //! their start at zero, ε outside the root.
 //!
-//! With g′ = c·g for the clip factor c, at step t from 1:
+//! With g′ = c·g for the clip factor c of the gradients' [`GradNorm`], at step t from 1:
 //!
 //! * w ← w·(1 − η·λ)
 //! * m ← β₁·m + (1 − β₁)·g′, v ← β₂·v + (1 − β₂)·g′²
 //! * w ← w − η/(1 − β₁ᵗ) · m / (√v/√(1 − β₂ᵗ) + ε)
 //!
-//! Everything is f32. A mask keeps pruned entries at zero: their gradient is zeroed before the norm is taken
-//! ([`apply_mask`]), so their moments stay zero, and a zero weight with zero moments does not move. Bound by memory: reads
-//! four numbers an entry, writes three.
+//! Everything is f32. A mask keeps pruned entries at zero: their gradient counts as zero, in the norm as here, so their
+//! moments stay zero, and a zero weight ([`apply_mask`]) with zero moments does not move. Where the norm found a gradient
+//! that is not finite nothing changes. Bound by memory: reads four numbers an entry, writes three.
 
 mod cpu;
 mod cuda;
@@ -18,6 +18,7 @@ pub mod reference;
 #[cfg(test)]
 mod tests;
 
+use super::grad_norm::{GradNorm, Gradient};
 use crate::device::{Backend, Buffer, Cost, DType, Device};
 use crate::error::{Error, Result, expect_buffer};
 use crate::simd::Isa;
@@ -27,8 +28,8 @@ use crate::simd::Isa;
 pub struct Slot<'a> {
     /// w.
     pub value: &'a mut Buffer,
-    /// g.
-    pub grad: &'a Buffer,
+    /// g, with the mask that the norm was taken with.
+    pub grad: Gradient<'a>,
     /// m.
     pub m: &'a mut Buffer,
     /// v.
@@ -50,16 +51,14 @@ pub struct Step {
     pub weight_decay: f64,
     /// t, from 1.
     pub step: usize,
-    /// c.
-    pub grad_scale: f64,
 }
 
-/// One step of all tensors.
+/// One step of all tensors, whose gradients have the norm `norm`; none where one of them is not finite.
 ///
 /// # Errors
-/// A tensor that is not f32, whose gradient or state has another length; a step of 0, for which the moments' correction
-/// is not defined. Nothing has changed then.
-pub fn step(device: &Device, slots: &mut [Slot<'_>], step: Step) -> Result<()> {
+/// A tensor that is not f32, whose gradient, mask or state has another length; a step of 0, for which the moments'
+/// correction is not defined; or no memory. Nothing has changed then.
+pub fn step(device: &Device, slots: &mut [Slot<'_>], step: Step, norm: &GradNorm) -> Result<()> {
     const OP: &str = "adamw";
     if step.step == 0 {
         return Err(Error::Domain { op: OP, reason: "step 0: steps count from 1".into() });
@@ -67,25 +66,28 @@ pub fn step(device: &Device, slots: &mut [Slot<'_>], step: Step) -> Result<()> {
     let mut elements = 0;
     for slot in &*slots {
         let len = slot.value.len();
-        for (what, buffer) in [("value", &*slot.value), ("gradient", slot.grad), ("m", slot.m), ("v", slot.v)] {
+        for (what, buffer) in [("value", &*slot.value), ("m", slot.m), ("v", slot.v)] {
             expect_buffer(OP, what, buffer, DType::F32, len)?;
         }
+        slot.grad.check(OP, len)?;
         elements += len;
     }
-    let cost = Cost::new(OP, 14 * elements, 16 * elements, 12 * elements);
-    let tables = (device.backend() == Backend::Cuda).then(|| cuda::Tables::alloc(device, slots)).transpose()?;
-    if let (Some(_), Some(mut tables)) = (device.gpu(), tables) {
-        return device.launch(cost, |gpu| cuda::step(gpu, slots, &mut tables, &step));
+    let gradients: usize = slots.iter().map(|slot| slot.grad.size_bytes()).sum();
+    let cost = Cost::new(OP, 14 * elements, 12 * elements + gradients, 12 * elements);
+    let table = (device.backend() == Backend::Cuda).then(|| cuda::table(device, slots)).transpose()?;
+    if let (Some(_), Some(mut table)) = (device.gpu(), table) {
+        return device.launch(cost, |gpu| cuda::step(gpu, slots, &mut table, &step, norm));
     }
     device.run(cost, || {
-        let factors = cpu::Factors::of(&step);
+        let Some(scale) = norm.host_scale() else { return };
         let tensors = slots.iter_mut().map(|slot| cpu::Tensor {
             value: slot.value.f32_mut(),
-            grad: slot.grad.f32(),
+            grad: slot.grad.values.f32(),
+            mask: slot.grad.mask.map(Buffer::as_slice),
             m: slot.m.f32_mut(),
             v: slot.v.f32_mut(),
         });
-        cpu::step(Isa::best(), tensors, factors);
+        cpu::step(Isa::best(), tensors, cpu::Factors::of(&step), scale as f32);
     });
     Ok(())
 }

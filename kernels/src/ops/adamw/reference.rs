@@ -2,9 +2,8 @@
 
 use super::Step;
 
-/// w, m and v after one step.
+/// w, m and v after one step with the clipped gradient g.
 pub fn step(w: f64, g: f64, m: f64, v: f64, s: &Step) -> (f64, f64, f64) {
-    let g = s.grad_scale * g;
     let m = s.beta1 * m + (1.0 - s.beta1) * g;
     let v = s.beta2 * v + (1.0 - s.beta2) * g * g;
     let t = s.step as i32;

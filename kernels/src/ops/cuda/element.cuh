@@ -43,18 +43,29 @@ template <> __device__ inline unsigned pack<f16>(float low, float high) {
     return word;
 }
 
-// V neighbours, moved by one access: 16 bytes, or one element.
+// What moves so many bytes in one access.
+template <int BYTES> struct Words;
+
+template <> struct Words<16> {
+    using Type = uint4;
+};
+
+template <> struct Words<8> {
+    using Type = uint2;
+};
+
+// V neighbours, moved by one access: 16 bytes, or 8 beside 16 of a wider type, or one element.
 template <class T, int V> struct Vector {
-    static_assert(V * sizeof(T) == 16, "a vector is one element or 16 bytes");
+    using Access = typename Words<V * sizeof(T)>::Type;
     union {
-        uint4 words;
+        Access words;
         T at[V];
     };
 
     // Zeros.
-    __device__ Vector() : words{0, 0, 0, 0} {}
-    __device__ void load(const T* from) { words = *reinterpret_cast<const uint4*>(from); }
-    __device__ void store(T* to) const { *reinterpret_cast<uint4*>(to) = words; }
+    __device__ Vector() : words{} {}
+    __device__ void load(const T* from) { words = *reinterpret_cast<const Access*>(from); }
+    __device__ void store(T* to) const { *reinterpret_cast<Access*>(to) = words; }
     __device__ float operator[](int i) const { return to_f32(at[i]); }
     __device__ void set(int i, float x) { round_to(x, at[i]); }
 };
@@ -67,3 +78,27 @@ template <class T> struct Vector<T, 1> {
     __device__ float operator[](int i) const { return to_f32(at[i]); }
     __device__ void set(int i, float x) { round_to(x, at[i]); }
 };
+
+// V columns of f32 from or to memory of any kind, by 16 bytes where V allows.
+template <int V> __device__ void load_columns(float (&out)[V], const float* from) {
+    if constexpr (V % 4 == 0) {
+#pragma unroll
+        for (int i = 0; i < V; i += 4) {
+            const float4 x = *reinterpret_cast<const float4*>(from + i);
+            out[i] = x.x, out[i + 1] = x.y, out[i + 2] = x.z, out[i + 3] = x.w;
+        }
+    } else {
+        out[0] = from[0];
+    }
+}
+
+template <int V> __device__ void store_columns(const float (&values)[V], float* to) {
+    if constexpr (V % 4 == 0) {
+#pragma unroll
+        for (int i = 0; i < V; i += 4) {
+            *reinterpret_cast<float4*>(to + i) = float4{values[i], values[i + 1], values[i + 2], values[i + 3]};
+        }
+    } else {
+        to[0] = values[0];
+    }
+}

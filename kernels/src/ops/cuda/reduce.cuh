@@ -1,5 +1,5 @@
-// Sums over a warp and over a team: the blockDim.x threads of a block, whole warps, that share threadIdx.y. Their order is
-// the block's shape's alone.
+// Sums over a warp, over a team (the blockDim.x threads of a block, whole warps, that share threadIdx.y), and over what
+// blocks left in memory. Their order is the shapes' alone.
 #pragma once
 
 __device__ inline float warp_sum(float x) {
@@ -28,4 +28,21 @@ __device__ inline float team_sum(float x, float (&xs)[32]) {
     if (lane == 0) xs[first + threadIdx.x / 32] = x;
     __syncthreads();
     return warp_sum(lane < warps ? xs[first + lane] : 0.0f);
+}
+
+// For a block of 32×8 threads: Σ part[i·stride] over `parts` of them, in the threads of the first row. Row r of threads adds
+// parts r, r + 8, …; then the eight sums are added in order. Threads that are not `there` have none.
+__device__ inline float sum_of_parts(const float* part, size_t stride, int parts, bool there) {
+    __shared__ float sums[8][32];
+    float sum = 0.0f;
+    if (there) {
+#pragma unroll 4
+        for (int i = threadIdx.y; i < parts; i += 8) sum += part[i * stride];
+    }
+    sums[threadIdx.y][threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.y > 0) return 0.0f;
+#pragma unroll
+    for (int r = 1; r < 8; ++r) sum += sums[r][threadIdx.x];
+    return sum;
 }

@@ -15,7 +15,7 @@ pub mod reference;
 mod tests;
 
 use crate::device::{Backend, Buffer, Category, Cost, DType};
-use crate::error::{Error, Result, expect_dtype, expect_len, expect_rows};
+use crate::error::{Result, expect_activations, expect_dtype, expect_len, expect_rows};
 use crate::simd::Isa;
 
 /// y and what backward needs of the statistics.
@@ -47,7 +47,7 @@ pub fn forward(x: &Buffer, weight: &Buffer, bias: &Buffer, eps: f32) -> Result<F
     let (device, cols) = (x.device(), weight.len());
     let rows = expect_rows(OP, "x", x.len(), cols)?;
     expect_len(OP, "bias", bias.len(), cols)?;
-    expect_activations(OP, x)?;
+    expect_activations(OP, "x", x)?;
     expect_dtype(OP, "weight", weight.dtype(), DType::F32)?;
     expect_dtype(OP, "bias", bias.dtype(), DType::F32)?;
     let mut y = device.alloc(Category::Activations, x.dtype(), x.len())?;
@@ -85,7 +85,7 @@ pub fn backward(
     expect_len(OP, "dy", dy.len(), rows * cols)?;
     expect_len(OP, "mean", mean.len(), rows)?;
     expect_len(OP, "rstd", rstd.len(), rows)?;
-    expect_activations(OP, x)?;
+    expect_activations(OP, "x", x)?;
     expect_dtype(OP, "dy", dy.dtype(), x.dtype())?;
     for (name, operand) in [("weight", weight), ("mean", mean), ("rstd", rstd)] {
         expect_dtype(OP, name, operand.dtype(), DType::F32)?;
@@ -120,12 +120,4 @@ pub fn backward(
         }
     });
     Ok(input_gradient.then_some(dx))
-}
-
-/// Checks that x is in an element type that its device normalises: f32 on the CPU, any float on a GPU.
-fn expect_activations(op: &'static str, x: &Buffer) -> Result<()> {
-    match (x.device().backend(), x.dtype()) {
-        (Backend::Cpu, DType::F32) | (Backend::Cuda, DType::F32 | DType::F16 | DType::BF16) => Ok(()),
-        (backend, got) => Err(Error::DType { op, what: "x", expected: backend.compute_dtype(), got }),
-    }
 }

@@ -13,13 +13,14 @@
 //!
 //! (Hu et al. 2021, "LoRA", equation 3.) Only u and v, r numbers a token, are ever stored for the adapter.
 
+mod bias_gradient;
 mod cpu;
 mod cuda;
 #[doc(hidden)]
 pub mod reference;
 
-use crate::device::{Buffer, Category, Cost, DType, Device};
-use crate::error::{Result, expect_len};
+use crate::device::{Backend, Buffer, Category, Cost, DType, Device};
+use crate::error::{Result, expect_activations, expect_dtype, expect_len};
 use crate::simd::Isa;
 use crate::spmm;
 use crate::weight::WeightRef;
@@ -217,12 +218,18 @@ pub fn weight_gradient(device: &Device, x: &Buffer, dy: &Buffer, n: usize, d_wei
 /// db += Σ_n dy, into an f32 buffer `[out]`.
 ///
 /// # Errors
-/// An operand whose length does not fit.
+/// An operand whose length or element type does not fit, or no memory.
 pub fn bias_gradient(device: &Device, dy: &Buffer, n: usize, d_bias: &mut Buffer) -> Result<()> {
     const OP: &str = "bias_gradient";
-    device.expect_host(OP)?;
     expect_len(OP, "dy", dy.len(), n * d_bias.len())?;
+    expect_activations(OP, "dy", dy)?;
+    expect_dtype(OP, "db", d_bias.dtype(), DType::F32)?;
     let cost = Cost::new(OP, dy.len(), dy.size_bytes() + d_bias.size_bytes(), d_bias.size_bytes());
+    let on_gpu = device.backend() == Backend::Cuda;
+    let partials = on_gpu.then(|| bias_gradient::partials(device, n, d_bias.len())).transpose()?;
+    if let (Some(_), Some(mut partials)) = (device.gpu(), partials) {
+        return device.launch(cost, |gpu| bias_gradient::launch(gpu, dy, n, &mut partials, d_bias));
+    }
     device.run(cost, || cpu::bias_gradient(Isa::best(), dy.f32(), n, d_bias.f32_mut()));
     Ok(())
 }

@@ -7,13 +7,14 @@
 //! Saved are x and r. Bound by memory, as [`layer_norm`](super::layer_norm).
 
 mod cpu;
+mod cuda;
 #[doc(hidden)]
 pub mod reference;
 #[cfg(test)]
 mod tests;
 
-use crate::device::{Buffer, Category, Cost, DType};
-use crate::error::{Result, expect_dtype, expect_len, expect_rows};
+use crate::device::{Backend, Buffer, Category, Cost, DType};
+use crate::error::{Result, expect_activations, expect_dtype, expect_len, expect_rows};
 use crate::simd::Isa;
 
 /// y and what backward needs of the statistics.
@@ -31,14 +32,17 @@ pub struct Forward {
 /// Lengths or element types that do not fit, or no memory.
 pub fn forward(x: &Buffer, weight: &Buffer, eps: f32) -> Result<Forward> {
     const OP: &str = "rms_norm_forward";
-    x.device().expect_host(OP)?;
     let (device, cols) = (x.device(), weight.len());
     let rows = expect_rows(OP, "x", x.len(), cols)?;
-    expect_dtype(OP, "x", x.dtype(), device.compute_dtype())?;
+    expect_activations(OP, "x", x)?;
     expect_dtype(OP, "weight", weight.dtype(), DType::F32)?;
     let mut y = device.alloc(Category::Activations, x.dtype(), x.len())?;
     let mut rstd = device.alloc(Category::Activations, DType::F32, rows)?;
     let cost = Cost::new(OP, 4 * x.len(), x.size_bytes() + weight.size_bytes(), y.size_bytes() + rstd.size_bytes());
+    if device.gpu().is_some() {
+        device.launch(cost, |gpu| cuda::forward(gpu, OP, (x, weight, eps), rows, &mut y, &mut rstd))?;
+        return Ok(Forward { y, rstd });
+    }
     device.run(cost, || cpu::forward(Isa::best(), x.f32(), weight.f32(), eps, y.f32_mut(), rstd.f32_mut()));
     Ok(Forward { y, rstd })
 }
@@ -56,12 +60,11 @@ pub fn backward(
     input_gradient: bool,
 ) -> Result<Option<Buffer>> {
     const OP: &str = "rms_norm_backward";
-    x.device().expect_host(OP)?;
     let (device, cols) = (x.device(), weight.len());
     let rows = expect_rows(OP, "x", x.len(), cols)?;
     expect_len(OP, "dy", dy.len(), rows * cols)?;
     expect_len(OP, "rstd", rstd.len(), rows)?;
-    expect_dtype(OP, "x", x.dtype(), device.compute_dtype())?;
+    expect_activations(OP, "x", x)?;
     expect_dtype(OP, "dy", dy.dtype(), x.dtype())?;
     expect_dtype(OP, "weight", weight.dtype(), DType::F32)?;
     expect_dtype(OP, "rstd", rstd.dtype(), DType::F32)?;
@@ -73,7 +76,17 @@ pub fn backward(
         written += gradient.size_bytes();
     }
     let read = x.size_bytes() + dx.size_bytes() + weight.size_bytes() + rstd.size_bytes();
-    device.run(Cost::new(OP, 10 * x.len(), read, written), || {
+    let cost = Cost::new(OP, 10 * x.len(), read, written);
+    let on_gpu = device.backend() == Backend::Cuda;
+    let partials = on_gpu.then(|| cuda::partials(device, OP, x, (rows, cols), d_weight.is_some())).transpose()?;
+    if let (Some(_), Some(mut partials)) = (device.gpu(), partials) {
+        let saved = cuda::Saved { x, weight, rstd };
+        device.launch(cost, |gpu| {
+            cuda::backward(gpu, OP, &saved, rows, &mut dx, input_gradient, d_weight, &mut partials)
+        })?;
+        return Ok(input_gradient.then_some(dx));
+    }
+    device.run(cost, || {
         let saved = cpu::Saved { x: x.f32(), weight: weight.f32(), rstd: rstd.f32() };
         if let Some(d_weight) = d_weight {
             cpu::weight_gradient(Isa::best(), &saved, dx.f32(), d_weight.f32_mut());

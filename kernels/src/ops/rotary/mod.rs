@@ -6,21 +6,22 @@
 //! rotation by −θ times m.
 
 mod cpu;
+mod cuda;
 #[doc(hidden)]
 pub mod reference;
 #[cfg(test)]
 mod tests;
 
-use crate::device::{Buffer, Category, Cost, Device};
-use crate::error::{Error, Result, expect_dtype, expect_rows};
+use crate::device::{Backend, Buffer, Category, Cost, Device};
+use crate::error::{Error, Result, expect_activations, expect_rows};
 use crate::simd::Isa;
 
-/// m·cos θ and m·sin θ for every position and pair.
+/// m·cos θ and m·sin θ for every position and pair, in the order in which the device's activations are read.
 #[derive(Debug)]
 pub struct RotaryTable {
-    /// f32 `[d/2, positions]`.
+    /// f32: on the CPU `[d/2, positions]`, on a GPU `[positions, d/2]`.
     cos: Buffer,
-    /// f32 `[d/2, positions]`.
+    /// As `cos`.
     sin: Buffer,
     pairs: usize,
 }
@@ -31,19 +32,21 @@ impl RotaryTable {
     /// # Errors
     /// No memory.
     pub fn new(device: &Device, positions: usize, frequencies: &[f64], factor: f64) -> Result<RotaryTable> {
+        // transformers rounds frequency and angle to f32 before the cosine; so do we, to agree with it far out.
+        let angle = |pair: usize, position: usize| f64::from(position as f32 * frequencies[pair] as f32);
+        let pairs = frequencies.len();
         let table = |of: fn(f64) -> f64| -> Vec<f32> {
-            let positions = 0..positions;
-            frequencies
-                .iter()
-                // transformers rounds frequency and angle to f32 before the cosine; so do we, to agree with it far out.
-                .flat_map(|f| positions.clone().map(move |t| f64::from(t as f32 * *f as f32)))
-                .map(|angle| (of(angle) * factor) as f32)
-                .collect()
+            let value = |pair, position| (of(angle(pair, position)) * factor) as f32;
+            let places = 0..pairs * positions;
+            match device.backend() {
+                Backend::Cpu => places.map(|at| value(at / positions, at % positions)).collect(),
+                Backend::Cuda => places.map(|at| value(at % pairs, at / pairs)).collect(),
+            }
         };
         Ok(RotaryTable {
             cos: device.upload(Category::Weights, &table(f64::cos))?,
             sin: device.upload(Category::Weights, &table(f64::sin))?,
-            pairs: frequencies.len(),
+            pairs,
         })
     }
 
@@ -75,10 +78,9 @@ pub fn rotate(
     direction: Direction,
 ) -> Result<()> {
     const OP: &str = "rotary";
-    x.device().expect_host(OP)?;
     let width = heads * head_dim;
-    expect_rows(OP, "x", x.len(), width)?;
-    expect_dtype(OP, "x", x.dtype(), x.device().compute_dtype())?;
+    let rows = expect_rows(OP, "x", x.len(), width)?;
+    expect_activations(OP, "x", x)?;
     if 2 * table.pairs > head_dim {
         let reason = format!("{} features cannot rotate in heads of {head_dim}", 2 * table.pairs);
         return Err(Error::Domain { op: OP, reason });
@@ -90,6 +92,10 @@ pub fn rotate(
     let device = x.device().clone();
     let tables = 2 * tokens * table.pairs * 4;
     let cost = Cost::new(OP, 6 * x.len() / head_dim * table.pairs, x.size_bytes() + tables, x.size_bytes());
+    if device.gpu().is_some() {
+        let shape = cuda::Shape { rows, tokens, heads, head_dim };
+        return device.launch(cost, |gpu| cuda::rotate(gpu, x, table, shape, direction));
+    }
     device.run(cost, || {
         let shape = cpu::Shape { tokens, heads, head_dim, pairs: table.pairs };
         cpu::rotate(Isa::best(), x.f32_mut(), table.cos.f32(), table.sin.f32(), shape, direction);

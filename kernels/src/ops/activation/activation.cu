@@ -1,0 +1,165 @@
+// Activation functions and the gate of the Llama family, with their gradients; pointwise.cuh says how.
+//
+// Bytes for N elements of size e, all of them the least: forward 2·N·e, backward 3·N·e, ReLU 2·N·e and N/8 each way with a
+// bit an element, the gate 3·N·e and 5·N·e back.
+//
+// Exponentials and quotients are the approximate ones: within 2 ulp, where a GPU has time for some 25 instructions an
+// element of bf16. Φ is the polynomial that the CPU takes. A thread's bits are one byte of the bitmap (of f32, half of
+// one, which its neighbour completes), so that a warp's are whole sectors.
+
+#include "cuda/pointwise.cuh"
+
+// 1/(1 + e⁻ˣ); e⁻ˣ may be infinite.
+__device__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
+
+// √(8/π): twice the √(2/π) of u.
+constexpr float SQRT_8_PI = 1.5957691f;
+constexpr float GELU_CUBIC = 0.044715f;
+
+// 2u = √(8/π)·(x + 0.044715·x³)
+__device__ float twice_u(float x) { return x * (SQRT_8_PI * GELU_CUBIC * x * x + SQRT_8_PI); }
+
+// e^(−x²/2)
+__device__ float bell(float x) { return __expf(-0.5f * x * x); }
+
+// Φ(x) by Abramowitz and Stegun 7.1.26, from `bell`: erf z = 1 − p(t)·e^(−z²), t = 1/(1 + 0.3275911·z), |error| ≤ 1.5e-7
+// for z = |x|/√2; erf is odd.
+__device__ float normal_cdf(float x, float bell) {
+    const float t = __fdividef(1.0f, 0.3275911f * 0.70710678f * fabsf(x) + 1.0f);
+    const float p = (((1.0614054f * t - 1.4531521f) * t + 1.4214138f) * t - 0.28449672f) * t + 0.25482959f;
+    const float tail = 0.5f * p * t * bell;
+    return x > 0.0f ? 1.0f - tail : tail;
+}
+
+// As `Activation` in cuda.rs.
+enum Kind { RELU, GELU, GELU_TANH, SILU };
+
+// NaN stays NaN, so that a broken step shows in the loss.
+__device__ float relu(float x) { return x <= 0.0f ? 0.0f : x; }
+
+__device__ float value(int kind, float x) {
+    if (kind == RELU) return relu(x);
+    if (kind == GELU) return x * normal_cdf(x, bell(x));
+    return x * sigmoid(kind == GELU_TANH ? twice_u(x) : x);
+}
+
+// dy·f′(x)
+__device__ float slope(int kind, float x, float dy) {
+    if (kind == RELU) return x <= 0.0f ? 0.0f : dy;
+    if (kind == GELU) {
+        const float b = bell(x);
+        return dy * (x * b * 0.3989423f + normal_cdf(x, b));
+    }
+    if (kind == GELU_TANH) {
+        // (1 + tanh u)/2 = σ(2u): f′ = σ(2u) + x·σ(2u)·(1 − σ(2u))·(2u)′
+        const float s = sigmoid(twice_u(x));
+        return dy * (s + x * s * (1.0f - s) * (SQRT_8_PI * 3.0f * GELU_CUBIC * x * x + SQRT_8_PI));
+    }
+    const float s = sigmoid(x);
+    return dy * s * (x * (1.0f - s) + 1.0f);
+}
+
+template <class T> __device__ void forward(int kind, const T* x, size_t len, T* y) {
+    const Piece<T> piece(len);
+    Vector<T, Piece<T>::V> v = piece.load(x);
+#pragma unroll
+    for (int i = 0; i < piece.V; ++i) v.set(i, value(kind, v[i]));
+    piece.store(v, y);
+}
+
+// In dy's place.
+template <class T> __device__ void backward(int kind, T* dy, const T* x, size_t len) {
+    const Piece<T> piece(len);
+    Vector<T, Piece<T>::V> d = piece.load(dy);
+    const Vector<T, Piece<T>::V> v = piece.load(x);
+#pragma unroll
+    for (int i = 0; i < piece.V; ++i) d.set(i, slope(kind, v[i], d[i]));
+    piece.store(d, dy);
+}
+
+// In place; bit i of `signs` is set where x_i > 0 or NaN, and clear past the end, up to a multiple of 64. Not where `signs`
+// is null.
+template <class T> __device__ void relu_in_place(T* x, size_t len, unsigned char* signs) {
+    const Piece<T> piece(len);
+    Vector<T, Piece<T>::V> v = piece.load(x);
+    unsigned bits = 0;
+#pragma unroll
+    for (int i = 0; i < piece.V; ++i) {
+        bits |= unsigned(!(v[i] <= 0.0f)) << i;
+        v.set(i, relu(v[i]));
+    }
+    piece.store(v, x);
+    if (!signs) return;
+    if constexpr (piece.V == 4) {
+        bits <<= 4 * (threadIdx.x % 2);
+        bits |= __shfl_xor_sync(0xffffffff, bits, 1);
+    }
+    const size_t byte = piece.index * piece.V / 8;
+    if (piece.index * piece.V % 8 == 0 && byte < (len + 63) / 64 * 8) signs[byte] = bits;
+}
+
+// In dy's place.
+template <class T> __device__ void relu_backward(T* dy, const unsigned char* signs, size_t len) {
+    const Piece<T> piece(len);
+    if (piece.count == 0) return;
+    Vector<T, Piece<T>::V> d = piece.load(dy);
+    const unsigned bits = signs[piece.index * piece.V / 8] >> piece.index * piece.V % 8;
+#pragma unroll
+    for (int i = 0; i < piece.V; ++i) {
+        if (!(bits >> i & 1)) d.set(i, 0.0f);
+    }
+    piece.store(d, dy);
+}
+
+// silu(gate)∘up
+template <class T> __device__ void gate_forward(const T* gate, const T* up, size_t len, T* y) {
+    const Piece<T> piece(len);
+    Vector<T, Piece<T>::V> g = piece.load(gate);
+    const Vector<T, Piece<T>::V> u = piece.load(up);
+#pragma unroll
+    for (int i = 0; i < piece.V; ++i) g.set(i, value(SILU, g[i]) * u[i]);
+    piece.store(g, y);
+}
+
+// dgate = dy∘up∘silu′(gate), and dup = dy∘silu(gate) in dy's place.
+template <class T> __device__ void gate_backward(const T* gate, const T* up, T* dy, size_t len, T* d_gate) {
+    const Piece<T> piece(len);
+    Vector<T, Piece<T>::V> g = piece.load(gate), d = piece.load(dy);
+    const Vector<T, Piece<T>::V> u = piece.load(up);
+#pragma unroll
+    for (int i = 0; i < piece.V; ++i) {
+        const float x = g[i], y = d[i];
+        g.set(i, slope(SILU, x, y * u[i]));
+        d.set(i, y * value(SILU, x));
+    }
+    piece.store(g, d_gate);
+    piece.store(d, dy);
+}
+
+#define POINTWISE extern "C" __global__ __launch_bounds__(POINTWISE_THREADS) void
+
+#define ACTIVATION(NAME, T)                                                                                              \
+    POINTWISE activation_##NAME(int kind, const T* __restrict__ x, unsigned long long len, T* __restrict__ y) {          \
+        forward(kind, x, len, y);                                                                                        \
+    }                                                                                                                    \
+    POINTWISE activation_backward_##NAME(int kind, T* dy, const T* __restrict__ x, unsigned long long len) {             \
+        backward(kind, dy, x, len);                                                                                      \
+    }                                                                                                                    \
+    POINTWISE relu_##NAME(T* x, unsigned long long len, unsigned char* __restrict__ signs) {                             \
+        relu_in_place(x, len, signs);                                                                                    \
+    }                                                                                                                    \
+    POINTWISE relu_backward_##NAME(T* dy, const unsigned char* __restrict__ signs, unsigned long long len) {             \
+        relu_backward(dy, signs, len);                                                                                   \
+    }                                                                                                                    \
+    POINTWISE silu_gate_##NAME(const T* __restrict__ gate, const T* __restrict__ up, unsigned long long len,             \
+                               T* __restrict__ y) {                                                                      \
+        gate_forward(gate, up, len, y);                                                                                  \
+    }                                                                                                                    \
+    POINTWISE silu_gate_backward_##NAME(const T* __restrict__ gate, const T* __restrict__ up, T* dy,                     \
+                                        unsigned long long len, T* __restrict__ d_gate) {                                \
+        gate_backward(gate, up, dy, len, d_gate);                                                                        \
+    }
+
+ACTIVATION(bf16, bf16)
+ACTIVATION(f16, f16)
+ACTIVATION(f32, float)
