@@ -5,21 +5,21 @@ mod support;
 use criterion::{Criterion, criterion_group, criterion_main};
 use kernels::Device;
 use kernels::ops::select;
-use support::{D, group, moves, values};
+use support::{D, group, moves, upload};
 
 fn benchmark(c: &mut Criterion) {
     let device = Device::cpu();
-    let scores: Vec<f32> = values(4 * D * D).into_iter().map(f32::abs).collect();
+    let scores = upload(&device, 4 * D * D);
     let mut group = group(c, "select");
     moves(&mut group, scores.len());
     group.bench_function("keep_largest", |bench| {
-        bench.iter(|| select::keep_largest(&device, &scores, scores.len() / 2).expect("scores are finite"));
+        bench.iter(|| select::keep_largest(&scores, scores.len() / 2).expect("memory for the benchmark"));
     });
     group.bench_function("keep_largest_of_rows", |bench| {
-        bench.iter(|| select::keep_largest_of_rows(&device, &scores, D, D / 2).expect("scores are finite"));
+        bench.iter(|| select::keep_largest_of_rows(&scores, D, D / 2).expect("memory for the benchmark"));
     });
     group.bench_function("keep_n_of_m 2:4", |bench| {
-        bench.iter(|| select::keep_n_of_m(&device, &scores, D, 2, 4).expect("scores are finite"));
+        bench.iter(|| select::keep_n_of_m(&scores, D, 2, 4).expect("memory for the benchmark"));
     });
     group.finish();
 }

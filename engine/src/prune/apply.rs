@@ -1,9 +1,9 @@
 //! Pruning modules: score, mask, pack, one matrix at a time.
 
 use kernels::weight::FrozenWeight;
-use kernels::{Buffer, Category, DType, Device};
+use kernels::{Buffer, Category};
 
-use super::{Criterion, Pattern, mask_of};
+use super::{Criterion, Pattern, mask_for};
 use crate::error::Result;
 use crate::model::{self, Linear, Model, Module, Weight};
 
@@ -28,26 +28,24 @@ pub fn prune_linear(linear: &mut Linear, pruning: &Pruning) -> Result<()> {
     let name = format!("{}.weight", linear.name);
     match &mut linear.weight {
         Weight::Frozen(weight) => {
-            let device = weight.device().clone();
-            let (mask, kept) = choose(&device, pruning, &name, rows, cols, |out| Ok(weight.read_all(out)?))?;
+            let kept = pruning.pattern.kept(rows, cols, &name)?;
+            let expanded;
+            let entries = match &*weight {
+                FrozenWeight::Dense(dense) => dense.values(),
+                FrozenWeight::Sparse(_) | FrozenWeight::Blocks(_) => {
+                    expanded = expand(weight)?;
+                    &expanded
+                }
+            };
+            let mask = mask_for(pruning, entries, cols, &name)?;
             if kept == rows * cols {
                 return Ok(());
             }
-            let pruned = match weight {
-                FrozenWeight::Dense(dense) => FrozenWeight::pruned(&device, dense.values(), rows, cols, &mask, kept)?,
-                FrozenWeight::Sparse(_) | FrozenWeight::Blocks(_) => {
-                    let dense = expand(&device, weight)?;
-                    FrozenWeight::pruned(&device, &dense, rows, cols, &mask, kept)?
-                }
-            };
+            let pruned = FrozenWeight::pruned(weight.device(), entries, rows, cols, &mask, kept)?;
             *weight = pruned;
         }
         Weight::Trainable(param) => {
-            let device = param.value().device().clone();
-            let (mask, _) = choose(&device, pruning, &name, rows, cols, |out| {
-                out.copy_from_slice(param.value().f32());
-                Ok(())
-            })?;
+            let mask = mask_for(pruning, &param.value(), cols, &name)?;
             kernels::ops::adamw::apply_mask(&mut param.value_mut(), &mask)?;
             param.set_mask(Some(mask));
         }
@@ -80,31 +78,11 @@ pub fn prune_model(model: &mut dyn Model, pruning: &Pruning, progress: &mut dyn 
     Ok(())
 }
 
-/// The mask and how many entries it keeps. On Meta the mask is not there, but the count is.
-fn choose(
-    device: &Device,
-    pruning: &Pruning,
-    name: &str,
-    rows: usize,
-    cols: usize,
-    read: impl FnOnce(&mut [f32]) -> Result<()>,
-) -> Result<(Buffer, usize)> {
-    let kept = pruning.pattern.kept(rows, cols, name)?;
-    let mut values = device.alloc(Category::Workspace, DType::F32, rows * cols)?;
-    let mask = if device.is_meta() {
-        device.alloc(Category::Masks, DType::U64, (rows * cols).div_ceil(64))?
-    } else {
-        read(values.f32_mut())?;
-        mask_of(device, pruning.criterion, pruning.pattern, values.f32_mut(), cols, name, pruning.seed)?
-    };
-    Ok((mask, kept))
-}
-
 /// A packed weight as a dense buffer of its own element type.
-fn expand(device: &Device, weight: &FrozenWeight) -> Result<Buffer> {
+fn expand(weight: &FrozenWeight) -> Result<Buffer> {
     let len = weight.rows() * weight.cols();
-    let mut dense = device.alloc(Category::Workspace, weight.dtype(), len)?;
-    if !device.is_meta() {
+    let mut dense = weight.device().alloc(Category::Workspace, weight.dtype(), len)?;
+    if !weight.device().is_meta() {
         dense.write(&weight.to_bytes()?)?;
     }
     Ok(dense)

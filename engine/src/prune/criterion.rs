@@ -3,8 +3,12 @@
 use std::fmt;
 use std::str::FromStr;
 
+use half::{bf16, f16};
+use kernels::device::Element;
+use kernels::{Buffer, Category, DType};
 use rand_chacha::rand_core::Rng;
 
+use super::Result;
 use crate::model::named_rng;
 
 /// A pruning criterion: the entries with the lowest scores go.
@@ -28,19 +32,39 @@ impl Criterion {
         }
     }
 
-    /// Turns weights into scores, none of them negative.
-    pub(super) fn score(self, weights: &mut [f32], tensor: &str, seed: u64) {
+    /// What is compared instead of the entries of a matrix; none where it is their own magnitudes.
+    pub(super) fn scores(self, entries: &Buffer, tensor: &str, seed: u64) -> Result<Option<Buffer>> {
         match self {
-            Criterion::Magnitude => weights.iter_mut().for_each(|w| *w = w.abs()),
-            Criterion::Random => {
-                let mut rng = named_rng(seed, tensor);
-                for w in weights {
-                    let score = ((rng.next_u32() >> 8) + 1) as f32 / (1 << 24) as f32;
-                    *w = if *w == 0.0 { 0.0 } else { score };
-                }
-            }
+            Criterion::Magnitude => Ok(None),
+            Criterion::Random => Ok(Some(match entries.dtype() {
+                DType::F16 => random_scores::<f16>(entries, tensor, seed)?,
+                DType::BF16 => random_scores::<bf16>(entries, tensor, seed)?,
+                _ => random_scores::<f32>(entries, tensor, seed)?,
+            })),
         }
     }
+}
+
+/// Drawn by the host, in the order of the entries. An entry that is not finite is its own score, by which it is found.
+fn random_scores<T: Element + Into<f32>>(entries: &Buffer, tensor: &str, seed: u64) -> Result<Buffer> {
+    let device = entries.device();
+    let mut scores = device.alloc(Category::Workspace, DType::F32, entries.len())?;
+    if device.is_meta() {
+        return Ok(scores);
+    }
+    let mut rng = named_rng(seed, tensor);
+    let score = |entry: &T| {
+        let (entry, score) = ((*entry).into(), ((rng.next_u32() >> 8) + 1) as f32 / (1 << 24) as f32);
+        if entry == 0.0 || !entry.is_finite() { entry } else { score }
+    };
+    if device.gpu().is_some() {
+        let drawn: Vec<f32> = entries.download()?.iter().map(score).collect();
+        scores.write(bytemuck::cast_slice(&drawn))?;
+    } else {
+        let drawn = entries.as_slice().iter().map(score);
+        scores.f32_mut().iter_mut().zip(drawn).for_each(|(score, drawn)| *score = drawn);
+    }
+    Ok(scores)
 }
 
 impl fmt::Display for Criterion {

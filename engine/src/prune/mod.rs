@@ -6,8 +6,9 @@ mod pattern;
 #[cfg(test)]
 mod tests;
 
+use half::{bf16, f16};
 use kernels::ops::select;
-use kernels::{Buffer, Category, Device};
+use kernels::{Buffer, DType};
 
 pub use apply::{Pruning, prune_linear, prune_model};
 pub use criterion::Criterion;
@@ -54,44 +55,34 @@ pub enum Error {
     },
 }
 
-/// The mask of a `[rows, cols]` matrix: a flat bitmap over its row-major entries, set where an entry is kept. Entries that
-/// are zero already score lowest under every criterion.
+/// The mask of a `[rows, cols]` matrix of f32, f16 or bf16 entries: a flat bitmap over its row-major entries, set where an
+/// entry is kept. Entries that are zero already score lowest under every criterion. On Meta the mask has no bits.
 ///
 /// # Errors
 /// A weight that is not finite, a pattern that does not fit, or no memory.
-pub fn mask_for(
-    device: &Device,
-    criterion: Criterion,
-    pattern: Pattern,
-    weights: &[f32],
-    cols: usize,
-    tensor: &str,
-    seed: u64,
-) -> Result<Buffer> {
-    let mut values = device.upload(Category::Workspace, weights)?;
-    mask_of(device, criterion, pattern, values.f32_mut(), cols, tensor, seed)
+pub fn mask_for(pruning: &Pruning, entries: &Buffer, cols: usize, tensor: &str) -> Result<Buffer> {
+    let rows = entries.len() / cols.max(1);
+    let kept = pruning.pattern.kept(rows, cols, tensor)?;
+    let scores = pruning.criterion.scores(entries, tensor, pruning.seed)?;
+    let compared = scores.as_ref().unwrap_or(entries);
+    let selection = match pruning.pattern {
+        Pattern::Unstructured { .. } => select::keep_largest(compared, rows * cols - kept)?,
+        Pattern::NM { n, m } => select::keep_n_of_m(compared, cols, n, m)?,
+    };
+    match selection.first_unusable()? {
+        None => Ok(selection.mask),
+        Some(at) => {
+            Err(Error::NonFinite { tensor: tensor.into(), row: at / cols, col: at % cols, value: entry(compared, at)? })
+        }
+    }
 }
 
-/// [`mask_for`] of weights that are overwritten by their scores.
-fn mask_of(
-    device: &Device,
-    criterion: Criterion,
-    pattern: Pattern,
-    weights: &mut [f32],
-    cols: usize,
-    tensor: &str,
-    seed: u64,
-) -> Result<Buffer> {
-    if let Some(at) = weights.iter().position(|w| !w.is_finite()) {
-        let (row, col) = (at / cols, at % cols);
-        return Err(Error::NonFinite { tensor: tensor.into(), row, col, value: weights[at] });
-    }
-    let rows = weights.len() / cols.max(1);
-    let kept = pattern.kept(rows, cols, tensor)?;
-    criterion.score(weights, tensor, seed);
-    Ok(match pattern {
-        Pattern::Unstructured { .. } => select::keep_largest(device, weights, rows * cols - kept)?,
-        Pattern::NM { n, m } => select::keep_n_of_m(device, weights, cols, n, m)?,
+/// One entry of a matrix.
+fn entry(entries: &Buffer, at: usize) -> Result<f32> {
+    Ok(match entries.dtype() {
+        DType::F16 => entries.download::<f16>()?[at].to_f32(),
+        DType::BF16 => entries.download::<bf16>()?[at].to_f32(),
+        _ => entries.download::<f32>()?[at],
     })
 }
 

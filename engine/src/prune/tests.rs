@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use kernels::weight::FrozenWeight;
-use kernels::{Backend, Category, DType};
+use kernels::{Backend, Category, DType, Device};
 
 use super::*;
 use crate::model::{Linear, Weight};
@@ -96,10 +96,10 @@ fn meta_packs_and_peaks_at_the_same_number_of_bytes() {
 
 #[test]
 fn random_scores_belong_to_the_tensor_and_the_seed() {
+    let ones = Device::cpu().upload(Category::Weights, &[1.0f32; 50]).unwrap();
     let scores = |tensor, seed| {
-        let mut weights = [1.0; 50];
-        Criterion::Random.score(&mut weights, tensor, seed);
-        weights
+        let scores = Criterion::Random.scores(&ones, tensor, seed).unwrap().expect("not the magnitudes");
+        scores.f32().to_vec()
     };
     assert_eq!(scores("a", 1), scores("a", 1));
     assert_ne!(scores("a", 1), scores("b", 1));
@@ -122,11 +122,12 @@ fn patterns_are_read_and_refused() {
 
 #[test]
 fn a_weight_that_is_not_finite_is_named() {
-    let device = Device::cpu();
-    let pattern = Pattern::Unstructured { sparsity: 0.5 };
-    let weights = [1.0, 2.0, 3.0, f32::NAN];
-    let error = mask_for(&device, Criterion::Magnitude, pattern, &weights, 2, "w", 0).unwrap_err().to_string();
-    assert_eq!(error, "w: entry [1, 1] is NaN; the model is damaged");
+    let weights = Device::cpu().upload(Category::Weights, &[1.0, 2.0, 3.0, f32::NAN]).unwrap();
+    for criterion in Criterion::ALL {
+        let pruning = Pruning { criterion, pattern: Pattern::Unstructured { sparsity: 0.5 }, seed: 0 };
+        let error = mask_for(&pruning, &weights, 2, "w").unwrap_err().to_string();
+        assert_eq!(error, "w: entry [1, 1] is NaN; the model is damaged");
+    }
 }
 
 #[test]

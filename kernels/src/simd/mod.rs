@@ -108,23 +108,23 @@ pub fn prefetch(bytes: &[u8]) {
 /// assert_eq!(x, [3.0, 6.0]);
 /// ```
 ///
-/// In the body the constant `FMA` says whether multiply-adds fuse; pass it on to [`madd`] and the methods of [`F32x16`].
+/// One type parameter with one bound is possible. In the body the constant `FMA` says whether multiply-adds fuse; pass it on to [`madd`] and the methods of [`F32x16`].
 #[macro_export]
 macro_rules! simd_fn {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident $(<$t:ident: $bound:path>)? ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
-        $vis fn $name(isa: $crate::simd::Isa, $($arg: $ty),*) $(-> $ret)? {
+        $vis fn $name $(<$t: $bound>)? (isa: $crate::simd::Isa, $($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
             #[allow(unused_mut)]
-            fn generic<const FMA: bool>($($arg: $ty),*) $(-> $ret)? $body
+            fn generic<const FMA: bool $(, $t: $bound)?>($($arg: $ty),*) $(-> $ret)? $body
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2,avx2,fma,f16c,bmi1,popcnt")]
-            fn avx512($($arg: $ty),*) $(-> $ret)? { generic::<true>($($arg),*) }
+            fn avx512 $(<$t: $bound>)? ($($arg: $ty),*) $(-> $ret)? { generic::<true $(, $t)?>($($arg),*) }
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma,f16c,bmi1,popcnt")]
-            fn avx2($($arg: $ty),*) $(-> $ret)? { generic::<true>($($arg),*) }
+            fn avx2 $(<$t: $bound>)? ($($arg: $ty),*) $(-> $ret)? { generic::<true $(, $t)?>($($arg),*) }
 
             match isa {
                 // SAFETY: `Isa::Avx512` is only made where the machine has these features.
@@ -133,7 +133,7 @@ macro_rules! simd_fn {
                 // SAFETY: `Isa::Avx2` is only made where the machine has these features.
                 #[cfg(target_arch = "x86_64")]
                 $crate::simd::Isa::Avx2 => unsafe { avx2($($arg),*) },
-                _ => generic::<false>($($arg),*),
+                _ => generic::<false $(, $t)?>($($arg),*),
             }
         }
     };

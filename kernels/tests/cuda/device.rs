@@ -1,12 +1,13 @@
 //! The device itself: memory, copies, accounts, errors.
 
 use kernels::device::{CudaError, Source};
+use kernels::ops::head_loss::{Head, loss};
 use kernels::ops::rotary::Direction;
-use kernels::ops::select::keep_largest;
+use kernels::weight::{FrozenWeight, WeightRef};
 use kernels::{Backend, Buffer, Category, DType, Device, Error};
 
-use crate::support::gpu;
-use crate::{activation, adamw, bias_gradient, embedding, layer_norm, linear, rms_norm, rotary};
+use crate::support::{gpu, upload};
+use crate::{activation, adamw, bias_gradient, embedding, layer_norm, linear, rms_norm, rotary, select};
 
 /// More than two pinned pieces of 4 MiB, and lengths around their edges.
 #[test]
@@ -40,6 +41,7 @@ fn gpu_memory_peaks_where_meta_says() {
             embedding::pass(&device, (9, 24), 20, 10);
             let shape = rotary::Shape { rows: 6, tokens: 3, heads: 2, head_dim: 16, pairs: 8 };
             rotary::pass(&device, DType::BF16, shape, Direction::Forward);
+            select::pass(&device, DType::BF16, 40, 1000);
         }
         assert_eq!(device.memory().in_use(), 0);
         device.memory().peak()
@@ -75,8 +77,12 @@ fn gpu_times_are_taken_while_a_profile_is() {
 #[test]
 #[ignore = "needs a GPU"]
 fn gpu_operations_without_a_kernel_are_refused() {
-    let error = keep_largest(&gpu(), &[1.0; 4], 2).unwrap_err().to_string();
-    assert_eq!(error, "keep_largest: the operation is not available on cuda; use the CPU");
+    let device = gpu();
+    let [hidden, table] = [0, 0].map(|_| upload(&device, DType::BF16, &[1.0; 4]));
+    let table = FrozenWeight::dense(table, 2, 2).unwrap();
+    let head = Head { weight: WeightRef::Frozen(&table), lora: None };
+    let error = loss(&hidden, head, &[0, 1]).unwrap_err().to_string();
+    assert_eq!(error, "head_loss: the operation is not available on cuda; use the CPU");
 }
 
 /// Stores a number through its first parameter.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::embedding::different_ids;
-use crate::traffic::{ADAMW_SIZES, ATTENTION, BIAS, EMBEDDING, LINEAR, NORMS, POINTWISE, ROTARY};
+use crate::traffic::{ADAMW_SIZES, ATTENTION, BIAS, EMBEDDING, LINEAR, NORMS, POINTWISE, ROTARY, SELECT};
 
 /// Runs the ignored tests that `filter` picks. `what` names the run, `device` what the virtual GPU is.
 fn run(what: &str, filter: &[&str], device: &str) -> PathBuf {
@@ -61,7 +61,8 @@ impl Counts {
 
     /// Bytes between the SMs and global memory, in the sectors that it moves.
     fn bytes(&self) -> usize {
-        32 * (self.count("/global_load/sectors") + self.count("/global_store/sectors")) as usize
+        let kinds = ["/global_load/sectors", "/global_store/sectors", "/global_atomic/sectors"];
+        32 * kinds.map(|kind| self.count(kind) as usize).iter().sum::<usize>()
     }
 
     fn bank_conflicts(&self) -> u64 {
@@ -71,11 +72,15 @@ impl Counts {
 
 /// Asserts that launches bound by memory move at most 1.1 times the least, without bank conflicts.
 fn assert_traffic(launches: &[&Counts], least: usize) {
-    let what = launches[0].kernel();
     let moved: usize = launches.iter().map(|launch| launch.bytes()).sum();
-    let ratio = moved as f64 / least as f64;
-    assert!((1.0..=1.1).contains(&ratio), "{what} moves {moved} bytes, {ratio:.3} of the least, {least}");
+    assert_share(launches[0].kernel(), moved, least, 1.1);
     launches.iter().for_each(|launch| assert_eq!(launch.bank_conflicts(), 0, "{}", launch.kernel()));
+}
+
+/// Asserts that `moved` bytes are at most `share` of the least.
+fn assert_share(what: &str, moved: usize, least: usize, share: f64) {
+    let ratio = moved as f64 / least as f64;
+    assert!((1.0..=share).contains(&ratio), "{what} moves {moved} bytes, {ratio:.3} of the least, {least}");
 }
 
 #[test]
@@ -180,4 +185,30 @@ fn attention_reads_a_tile_once_for_each_that_sees_it() {
     // A warp has 32 queries and skips tiles of 64 keys that none of them sees; each is multiplied with K and with V.
     let tiles: usize = (0..tokens).step_by(32).map(|first| (first + 32usize).div_ceil(64)).sum();
     assert_eq!(forward.count("/tensor_fma") as usize, heads * tiles * 2 * 32 * 64 * dim);
+}
+
+#[test]
+fn selection_reads_a_matrix_once_a_round_and_once_for_its_mask() {
+    let counts = Counts::of("traffic::gpu_select_once");
+    let entries = SELECT.0 * SELECT.1;
+    let mask = entries / 8;
+    let named = |name: &str, width: &str| -> usize {
+        let name = format!("{name}{width}");
+        counts.iter().filter(|launch| launch.kernel() == name).map(Counts::bytes).sum()
+    };
+    for (width, size, rounds) in [("16", 2, 2), ("32", 4, 3)] {
+        let (of_rounds, of_mask) = (rounds * size * entries, size * entries + mask);
+        assert_share("histograms", named("select_histogram_", width), of_rounds, 1.1);
+        // The last round's counts lead to one chunk of 16,384 entries.
+        assert!(named("select_cut_", width) < 2 * size * 16_384, "cut");
+        // Two masks: the matrix's and the rows'.
+        assert_share("masks", named("select_mark_", width), 2 * of_mask, 1.1);
+        // Ties of a row take part of a reading more.
+        assert_share("rows", named("select_rows_", width), of_rounds, 1.1 + 1.0 / rounds as f64);
+        assert_share("groups", named("select_n_of_4_", width), of_mask, 1.0);
+    }
+    assert_share("counts", named("select_count", ""), 2 * mask, 1.01);
+    for launch in counts {
+        assert_eq!(launch.bank_conflicts(), 0, "{}", launch.kernel());
+    }
 }

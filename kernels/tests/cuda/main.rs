@@ -22,5 +22,6 @@ mod layer_norm;
 mod linear;
 mod rms_norm;
 mod rotary;
+mod select;
 mod support;
 mod traffic;

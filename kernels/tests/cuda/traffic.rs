@@ -4,7 +4,9 @@
 use kernels::DType;
 
 use crate::support::gpu;
-use crate::{activation, adamw, add, attention, bias_gradient, embedding, layer_norm, linear, rms_norm, rotary};
+use crate::{
+    activation, adamw, add, attention, bias_gradient, embedding, layer_norm, linear, rms_norm, rotary, select,
+};
 
 pub const ADAMW_SIZES: [usize; 4] = [40_000, 12_288, 768, 65_537];
 /// Rows and features: a large and a small batch.
@@ -62,5 +64,17 @@ fn gpu_linear_once() {
 fn gpu_attention_once() {
     let (tokens, heads, dim) = ATTENTION;
     attention::pass(&gpu(), DType::BF16, &attention::attention(1, tokens, heads, dim));
+    gpu().synchronize().unwrap();
+}
+
+/// Rows and features of a matrix whose mask is chosen.
+pub const SELECT: (usize, usize) = (512, 1024);
+
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_select_once() {
+    for dtype in [DType::BF16, DType::F32] {
+        select::pass(&gpu(), dtype, SELECT.0, SELECT.1);
+    }
     gpu().synchronize().unwrap();
 }

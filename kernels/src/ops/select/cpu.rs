@@ -1,155 +1,158 @@
 //! The CPU's selection.
 //!
 //! Scratch lives on the stack: a histogram a task, and the ties of at most [`PARTS`] parts. The parts depend on the number
-//! of scores alone, so threads change nothing but the time.
+//! of entries alone, so threads change nothing but the time.
 
 use rayon::prelude::*;
 
+use super::threshold::{BINS, Digit, KEY, TIES};
+use super::{Entry, LARGEST_GROUP};
 use crate::simd::{Isa, LANES};
 use crate::simd_fn;
 
-/// The most tasks that one group of scores is cut into.
+/// The most tasks that one matrix is cut into.
 const PARTS: usize = 64;
-/// The fewest scores worth a task; a multiple of 64, so that tasks share no word of a mask.
+/// The fewest entries worth a task; a multiple of 64, so that tasks share no word of a mask.
 const LEAST_PART: usize = 16 * 1024;
-/// Bits of a key: a usable score has no sign.
-const KEY_BITS: u32 = 31;
-/// Bins for a matrix: three passes, and a histogram that stays in the first-level cache.
-const WIDE: usize = 1 << 11;
-/// Bins for a row of a few hundred scores, where clearing wide histograms would cost more than the row: four passes.
-const NARROW: usize = 1 << 8;
-/// The largest m of n:m.
-pub(super) const LARGEST_GROUP: usize = 32;
+/// Bits of a digit of a row of a few hundred entries, where clearing wide histograms would cost more than the row.
+const NARROW_BITS: u32 = 8;
 
-/// The bits of a score, whose order is that of the values; −0 counts as 0.
-#[inline(always)]
-fn key(score: f32) -> u32 {
-    (score + 0.0).to_bits()
+/// Entries of a task.
+fn part(len: usize) -> usize {
+    len.div_ceil(PARTS).next_multiple_of(64).max(LEAST_PART)
 }
 
-/// The first score that has no place in the order of bits: negative, infinite or not a number.
-pub(super) fn first_unusable(isa: Isa, scores: &[f32]) -> Option<usize> {
-    let part = scores.par_chunks(LEAST_PART).position_first(|scores| largest_key(isa, scores) > key(f32::MAX))?;
-    let start = part * LEAST_PART;
-    scores[start..].iter().position(|score| key(*score) > key(f32::MAX)).map(|i| start + i)
+/// Remembers the first of the entries, which are counted from `start` on, that has no place in the order of bits: an
+/// infinity or no number.
+pub(super) fn check<T: Entry>(isa: Isa, entries: &[T], start: usize, unusable: &mut [u64]) {
+    let found = entries.par_chunks(LEAST_PART).position_first(|entries| largest_key(isa, entries) > T::LARGEST);
+    if let Some(part) = found {
+        let first = part * LEAST_PART;
+        let at = entries[first..].iter().position(|entry| entry.key() > T::LARGEST).expect("the part has one");
+        unusable[0] = unusable[0].min((start + first + at) as u64);
+    }
 }
 
 simd_fn! {
-    /// A sign bit, an infinity and a NaN all make a key larger than any finite score's.
-    fn largest_key(scores: &[f32]) -> u32 {
-        scores.iter().fold(0, |largest, score| largest.max(key(*score)))
+    fn largest_key<T: Entry>(entries: &[T]) -> u32 {
+        entries.iter().fold(0, |largest, entry| largest.max(entry.key()))
     }
 }
 
-pub(super) fn keep_largest(isa: Isa, scores: &[f32], k: usize, mask: &mut [u64]) {
-    let part = scores.len().div_ceil(PARTS).next_multiple_of(64).max(LEAST_PART);
-    let threshold = Threshold::find(k, |digit| {
-        scores.par_chunks(part).map(|scores| digit.histogram(scores)).reduce(
-            || [0; WIDE],
-            |mut a, b| {
-                a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
-                a
-            },
-        )
-    });
-    // Of equal scores the lower index goes first: each part needs to know how many go in the parts before it.
+/// Adds to `bins` how often each digit comes in the keys that begin like `key`.
+pub(super) fn count<T: Entry>(entries: &[T], digit: Digit, key: u32, bins: &mut [u64]) {
+    let counts = entries.par_chunks(part(entries.len())).map(|entries| histogram(entries, digit, key)).reduce(
+        || [0; BINS],
+        |mut a, b| {
+            a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+            a
+        },
+    );
+    bins.iter_mut().zip(counts).for_each(|(bin, count)| *bin += count as u64);
+}
+
+fn histogram<T: Entry, const BINS: usize>(entries: &[T], digit: Digit, key: u32) -> [usize; BINS] {
+    let mut counts = [0; BINS];
+    let (low, prefix) = (digit.bins() as u32 - 1, key >> digit.above);
+    for entry in entries {
+        let key = entry.key();
+        // Without a branch, which would be mispredicted as often as keys leave and rejoin the prefix.
+        counts[((key >> digit.shift) & low) as usize] += usize::from(key >> digit.above == prefix);
+    }
+    counts
+}
+
+/// Adds a digit to the state's key, and clears the bins for the next one.
+pub(super) fn choose(digit: Digit, bins: &mut [u64], state: &mut [u64]) {
+    let (found, ties) = digit_of(bins.iter().copied(), state[TIES]);
+    state[KEY] |= found << digit.shift;
+    state[TIES] = ties;
+    bins.fill(0);
+}
+
+/// The digit at which `ties` keys are reached, and how many of them are among those that share it.
+fn digit_of(counts: impl Iterator<Item = u64>, ties: u64) -> (u64, u64) {
+    let (mut digit, mut left) = (0, ties);
+    for count in counts {
+        if left <= count {
+            break;
+        }
+        left -= count;
+        digit += 1;
+    }
+    (digit, left)
+}
+
+/// The mask of one piece. Of equal keys the lower index goes first; `state` holds how many are left to go.
+pub(super) fn mask<T: Entry>(isa: Isa, entries: &[T], state: &mut [u64], mask: &mut [u64]) {
+    let (key, part) = (state[KEY] as u32, part(entries.len()));
+    // Each part needs to know how many go in the parts before it.
     let mut ties = [0; PARTS];
     ties.par_iter_mut()
-        .zip(scores.par_chunks(part))
-        .for_each(|(ties, scores)| *ties = count_equal(isa, scores, threshold.key));
-    let mut left = threshold.ties;
+        .zip(entries.par_chunks(part))
+        .for_each(|(ties, entries)| *ties = count_equal(isa, entries, key));
     for ties in &mut ties {
-        *ties = left.min(*ties);
-        left -= *ties;
+        *ties = (*ties).min(state[TIES] as usize);
+        state[TIES] -= *ties as u64;
     }
-    scores
+    mask.fill(0);
+    entries
         .par_chunks(part)
         .zip(mask.par_chunks_mut(part / 64))
         .zip(&ties)
-        .for_each(|((scores, mask), ties)| mark(isa, scores, threshold.key, *ties, 0, mask));
+        .for_each(|((entries, mask), ties)| mark(isa, entries, key, *ties, 0, mask));
 }
 
-pub(super) fn keep_largest_of_rows(isa: Isa, scores: &[f32], cols: usize, k: usize, mask: &mut [u64]) {
+pub(super) fn keep_largest_of_rows<T: Entry>(isa: Isa, entries: &[T], cols: usize, k: usize, mask: &mut [u64]) {
+    mask.fill(0);
     if cols == 0 {
         return;
     }
     // As many rows as end at the end of a word.
     let rows = 64 >> cols.trailing_zeros().min(6);
-    scores.par_chunks(rows * cols).zip(mask.par_chunks_mut(rows * cols / 64)).for_each(|(scores, mask)| {
-        for (row, scores) in scores.chunks(cols).enumerate() {
-            let threshold = Threshold::find(k, |digit| digit.histogram::<NARROW>(scores));
-            mark(isa, scores, threshold.key, threshold.ties, row * cols, mask);
+    entries.par_chunks(rows * cols).zip(mask.par_chunks_mut(rows * cols / 64)).for_each(|(entries, mask)| {
+        for (row, entries) in entries.chunks(cols).enumerate() {
+            let (key, ties) = row_threshold(entries, k);
+            mark(isa, entries, key, ties, row * cols, mask);
         }
     });
 }
 
-/// Where the removed end and the kept begin.
-struct Threshold {
-    /// Keys below go, keys above stay.
-    key: u32,
-    /// How many of those at the threshold go.
-    ties: usize,
-}
-
-impl Threshold {
-    /// Radix select: finds the k-th smallest key digit by digit, from the highest; `count` makes the histogram of a digit.
-    fn find<const BINS: usize>(k: usize, count: impl Fn(Digit) -> [usize; BINS]) -> Threshold {
-        let mut found = Threshold { key: 0, ties: k };
-        let mut shift = if k == 0 { 0 } else { KEY_BITS };
-        while shift > 0 {
-            let above = shift;
-            shift = above.saturating_sub(BINS.ilog2());
-            let counts = count(Digit { prefix: found.key >> above, above, shift });
-            // The digit at which k keys are reached, and how many of the k are among those that share it.
-            let mut digit = 0;
-            while found.ties > counts[digit] {
-                found.ties -= counts[digit];
-                digit += 1;
-            }
-            found.key |= (digit as u32) << shift;
-        }
-        found
+/// The key at which `k` entries are reached, and how many of those at it go.
+fn row_threshold<T: Entry>(entries: &[T], k: usize) -> (u32, usize) {
+    let (mut key, mut ties, mut above) = (0, k as u64, T::KEY_BITS);
+    while above > 0 {
+        let digit = Digit { above, shift: above.saturating_sub(NARROW_BITS) };
+        let counts: [usize; 1 << NARROW_BITS] = histogram(entries, digit, key);
+        let found;
+        (found, ties) = digit_of(counts.iter().map(|count| *count as u64), ties);
+        key |= (found as u32) << digit.shift;
+        above = digit.shift;
     }
+    (key, ties as usize)
 }
 
-/// A digit of the keys that begin with `prefix`.
-struct Digit {
-    /// The bits of a key from `above` on.
-    prefix: u32,
-    /// The digit's end.
-    above: u32,
-    /// The digit's lowest bit.
-    shift: u32,
-}
-
-impl Digit {
-    fn histogram<const BINS: usize>(&self, scores: &[f32]) -> [usize; BINS] {
-        let mut counts = [0; BINS];
-        let low = (1 << (self.above - self.shift)) - 1;
-        for score in scores {
-            let key = key(*score);
-            // Without a branch, which would be mispredicted as often as keys leave and rejoin the prefix.
-            counts[((key >> self.shift) & low) as usize] += usize::from(key >> self.above == self.prefix);
-        }
-        counts
+simd_fn! {
+    fn count_equal<T: Entry>(entries: &[T], threshold: u32) -> usize {
+        entries.iter().filter(|entry| entry.key() == threshold).count()
     }
 }
 
 simd_fn! {
-    fn count_equal(scores: &[f32], threshold: u32) -> usize {
-        scores.iter().filter(|score| key(**score) == threshold).count()
+    pub(super) fn count_kept(mask: &[u64]) -> u64 {
+        mask.iter().map(|word| u64::from(word.count_ones())).sum()
     }
 }
 
 simd_fn! {
-    /// Sets the bits, from bit `at` of `mask`, of the scores that stay: those above the threshold, and all at it but the
+    /// Sets the bits, from bit `at` of `mask`, of the entries that stay: those above the threshold, and all at it but the
     /// first `ties`.
-    fn mark(scores: &[f32], threshold: u32, ties: usize, at: usize, mask: &mut [u64]) {
+    fn mark<T: Entry>(entries: &[T], threshold: u32, ties: usize, at: usize, mask: &mut [u64]) {
         let mut ties = ties;
-        for (word, scores) in scores.chunks(64).enumerate() {
-            let (above, mut equal) = match <&[f32; 64]>::try_from(scores) {
-                Ok(scores) => compare(scores, threshold),
-                Err(_) => compare(scores, threshold),
+        for (word, entries) in entries.chunks(64).enumerate() {
+            let (above, mut equal) = match <&[T; 64]>::try_from(entries) {
+                Ok(entries) => compare(entries, threshold),
+                Err(_) => compare(entries, threshold),
             };
             while ties > 0 && equal != 0 {
                 equal &= equal - 1;
@@ -160,13 +163,13 @@ simd_fn! {
     }
 }
 
-/// One bit a score, at most 64 of them: above the threshold, at the threshold.
+/// One bit an entry, at most 64 of them: above the threshold, at the threshold.
 #[inline(always)]
-fn compare(scores: &[f32], threshold: u32) -> (u64, u64) {
+fn compare<T: Entry>(entries: &[T], threshold: u32) -> (u64, u64) {
     let (mut above, mut equal) = (0, 0);
-    for (i, score) in scores.iter().enumerate() {
-        above |= u64::from(key(*score) > threshold) << i;
-        equal |= u64::from(key(*score) == threshold) << i;
+    for (i, entry) in entries.iter().enumerate() {
+        above |= u64::from(entry.key() > threshold) << i;
+        equal |= u64::from(entry.key() == threshold) << i;
     }
     (above, equal)
 }
@@ -182,23 +185,24 @@ fn set_bits(mask: &mut [u64], at: usize, bits: u64) {
     }
 }
 
-pub(super) fn keep_n_of_m(isa: Isa, scores: &[f32], n: usize, m: usize, mask: &mut [u64]) {
+pub(super) fn keep_n_of_m<T: Entry>(isa: Isa, entries: &[T], n: usize, m: usize, mask: &mut [u64]) {
+    mask.fill(0);
     // Groups of m end with a word every lcm(m, 64) entries; a multiple of 64·m is one for every m.
     let part = LEAST_PART.next_multiple_of(64 * m);
-    scores
+    entries
         .par_chunks(part)
         .zip(mask.par_chunks_mut(part / 64))
-        .for_each(|(scores, mask)| keep_n_of_m_part(isa, scores, n, m, mask));
+        .for_each(|(entries, mask)| keep_n_of_m_part(isa, entries, n, m, mask));
 }
 
 simd_fn! {
     /// Sixteen groups at a time, one in each lane.
-    fn keep_n_of_m_part(scores: &[f32], n: usize, m: usize, mask: &mut [u64]) {
+    fn keep_n_of_m_part<T: Entry>(entries: &[T], n: usize, m: usize, mask: &mut [u64]) {
         let mut keys = [[0u32; LANES]; LARGEST_GROUP];
-        for (block, scores) in scores.chunks(LANES * m).enumerate() {
-            for (lane, group) in scores.chunks_exact(m).enumerate() {
-                for (keys, score) in keys.iter_mut().zip(group) {
-                    keys[lane] = key(*score);
+        for (block, entries) in entries.chunks(LANES * m).enumerate() {
+            for (lane, group) in entries.chunks_exact(m).enumerate() {
+                for (keys, entry) in keys.iter_mut().zip(group) {
+                    keys[lane] = entry.key();
                 }
             }
             let mut kept = [0u32; LANES];
@@ -219,7 +223,7 @@ simd_fn! {
                     kept[lane] |= u32::from(stronger[lane] < n as u32) << i;
                 }
             }
-            for (lane, kept) in kept.iter().enumerate().take(scores.len() / m) {
+            for (lane, kept) in kept.iter().enumerate().take(entries.len() / m) {
                 set_bits(mask, (block * LANES + lane) * m, u64::from(*kept));
             }
         }
