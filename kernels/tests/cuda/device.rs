@@ -33,8 +33,10 @@ fn gpu_memory_peaks_where_meta_says() {
         {
             let state = adamw::steps(&device, &[5000, 17], 2);
             let norm = layer_norm::pass(&device, DType::BF16, 40, 64);
-            let product = linear::pass(&device, DType::BF16, (9, 24, 16));
-            drop((state, norm, product));
+            let case = linear::Case::new(DType::BF16, linear::Kind::Packed(DType::BF16, 50), (9, 24, 16, 2));
+            let products = linear::products::pass(&device, DType::BF16, &case);
+            let gradients = linear::gradients::pass(&device, DType::BF16, &case, |len| vec![0.0; len]);
+            drop((state, norm, products, gradients));
             rms_norm::pass(&device, DType::BF16, 40, 64);
             activation::pass(&device, DType::BF16, 100);
             bias_gradient::pass(&device, DType::BF16, 70, 24);

@@ -72,7 +72,7 @@ pub fn assert_within(what: &str, got: &Buffer, want: &[f64], allowed: impl Fn(us
 }
 
 /// Central differences of `objective` in each entry of `values`.
-pub fn differences(values: &[f64], step: f64, objective: impl Fn(&[f64]) -> f64) -> Vec<f64> {
+pub fn differences(values: &[f64], step: f64, mut objective: impl FnMut(&[f64]) -> f64) -> Vec<f64> {
     let mut values = values.to_vec();
     (0..values.len())
         .map(|i| {

@@ -4,9 +4,7 @@
 use kernels::DType;
 
 use crate::support::gpu;
-use crate::{
-    activation, adamw, add, attention, bias_gradient, embedding, layer_norm, linear, rms_norm, rotary, select,
-};
+use crate::{activation, adamw, add, attention, bias_gradient, embedding, layer_norm, rms_norm, rotary, select};
 
 pub const ADAMW_SIZES: [usize; 4] = [40_000, 12_288, 768, 65_537];
 /// Rows and features: a large and a small batch.
@@ -20,8 +18,6 @@ pub const ROTARY: rotary::Shape = rotary::Shape { rows: 512, tokens: 128, heads:
 pub const EMBEDDING: (usize, usize, usize, usize) = (3000, 256, 1024, 128);
 /// Tokens, heads of queries and of keys, features of a head: two tiles.
 pub const ATTENTION: (usize, (usize, usize), usize) = (256, (2, 1), 64);
-/// Rows, input and output features: whole tiles.
-pub const LINEAR: (usize, usize, usize) = (256, 512, 384);
 
 #[test]
 #[ignore = "needs a GPU"]
@@ -49,13 +45,6 @@ fn gpu_maps_once() {
     bias_gradient::pass(&gpu(), DType::BF16, BIAS.0, BIAS.1);
     rotary::pass(&gpu(), DType::BF16, ROTARY, kernels::ops::rotary::Direction::Forward);
     embedding::pass(&gpu(), (vocab, cols), n, tokens);
-    gpu().synchronize().unwrap();
-}
-
-#[test]
-#[ignore = "needs a GPU"]
-fn gpu_linear_once() {
-    linear::pass(&gpu(), DType::BF16, LINEAR);
     gpu().synchronize().unwrap();
 }
 

@@ -3,10 +3,13 @@
 // `multiply` walks k in panels of 32 through a ring of stages of shared memory: while the warps multiply one panel of A and B,
 // `cp.async` fills the next ones. How a panel gets there is the operand's business (`AlongK` and `AcrossK` are the dense
 // ones; a packed operand copies what is packed, and unpacks it one step ahead), and what becomes of the sums the caller's:
-// `each_pair` hands them out where they are, `store_rows` writes them as rows of 16 bits in whole lines.
+// `each_pair` hands them out in pairs, `store_rows` writes them as rows of 16 bits in whole lines.
 //
 // A panel is stored in chunks of 16 bytes, permuted within their row (`place`): the eight rows of a matrix that `ldmatrix`
-// reads in one pass lie in eight different groups of four banks, and so do the chunks that eight threads write.
+// reads in one pass lie in eight different groups of four banks, and so do the chunks that eight threads write. Rows in
+// memory are whole chunks, too: multiples of 8 elements long. Any number of rows will do.
+//
+// What is computed from a thread's number is unsigned: a signed division by a power of two costs four instructions.
 #pragma once
 
 #include "cuda/element.cuh"
@@ -35,50 +38,39 @@ template <class T> struct Matrix {
 
 // Where chunk `chunk` of row `row` lies in a panel of CHUNKS chunks a row, in bytes. With 4 chunks (64 bytes) two rows
 // share the 32 banks, with 2 four; with 8 or more one row fills them.
-template <int CHUNKS> __device__ int place(int row, int chunk) {
+template <int CHUNKS> __device__ unsigned place(unsigned row, unsigned chunk) {
     static_assert(CHUNKS == 2 || CHUNKS == 4 || CHUNKS % 8 == 0, "rows that share lines, or whole lines");
-    const int permuted = CHUNKS == 2 ? chunk ^ (row / 4 & 1) : CHUNKS == 4 ? chunk ^ (row / 2 & 3) : chunk ^ (row & 7);
+    const unsigned permuted = CHUNKS == 2 ? chunk ^ (row / 4 & 1) : CHUNKS == 4 ? chunk ^ (row / 2 & 3) : chunk ^ (row & 7);
     return (row * CHUNKS + permuted) * 16;
 }
 
 // Starts to copy the panel of ROWS rows and CHUNKS chunks from (row, col) into shared memory; zeros outside the matrix.
-// Rows that are not a multiple of 16 bytes (EVEN is false) can't be copied by chunks: their elements go through registers.
-template <class T, int THREADS, int ROWS, int CHUNKS, bool EVEN>
+template <class T, int THREADS, int ROWS, int CHUNKS>
 __device__ void load_panel(unsigned char* panel, const Matrix<T>& from, int row, int col) {
-    constexpr int TURNS = (ROWS * CHUNKS + THREADS - 1) / THREADS;
+    constexpr int TURN = THREADS / CHUNKS; // rows
+    static_assert(THREADS % CHUNKS == 0 && ROWS % TURN == 0 && TURN % 8 == 0, "rows of a thread are permuted alike");
+    const unsigned r = threadIdx.x / CHUNKS, c = threadIdx.x % CHUNKS;
+    const int at_row = row + int(r), at_col = col + int(c) * CHUNK;
+    const int bytes = at_col < from.cols ? 16 : 0;
+    const T* source = from.data + size_t(at_row) * from.cols + at_col; // read only where there are bytes to read
+    const unsigned to = shared_address(panel) + place<CHUNKS>(r, c);
 #pragma unroll
-    for (int i = 0; i < TURNS; ++i) {
-        const int at = i * THREADS + threadIdx.x;
-        if (ROWS * CHUNKS % THREADS != 0 && at >= ROWS * CHUNKS) break;
-        const int r = at / CHUNKS, c = at % CHUNKS;
-        const int at_row = row + r, at_col = col + c * CHUNK;
-        unsigned char* to = panel + place<CHUNKS>(r, c);
-        const T* source = from.data + size_t(at_row) * from.cols + at_col;
-        if constexpr (EVEN) {
-            const bool there = at_row < from.rows && at_col < from.cols;
-            copy_async(shared_address(to), there ? source : from.data, there ? 16 : 0);
-        } else {
-            Vector<T, CHUNK> chunk;
-            if (at_row < from.rows) {
-#pragma unroll
-                for (int e = 0; e < CHUNK; ++e) {
-                    if (at_col + e < from.cols) chunk.at[e] = source[e];
-                }
-            }
-            *reinterpret_cast<uint4*>(to) = chunk.words;
-        }
+    for (int i = 0; i < ROWS; i += TURN) {
+        copy_async(to + i * CHUNKS * 16, source, at_row + i < from.rows ? bytes : 0);
+        source += size_t(TURN) * from.cols;
     }
 }
 
 // An operand that lies in panels as it is copied: nothing is unpacked.
 struct Plain {
     static constexpr bool PACKED = false;
-    __device__ void unpack(const unsigned char*, unsigned char*, int) const {}
+    __device__ void clear(unsigned char*) const {}
+    __device__ void unpack(unsigned char*, unsigned char*, int) const {}
     __device__ const unsigned char* panel(const unsigned char* stage, const unsigned char*, int) const { return stage; }
 };
 
 // A row-major, or B given as its transpose: rows run along k. The panel is EXTENT rows from `first`.
-template <class T, int THREADS, int EXTENT, bool EVEN> struct AlongK : Plain {
+template <class T, int THREADS, int EXTENT> struct AlongK : Plain {
     static constexpr bool ALONG_K = true;
     static constexpr int BYTES = EXTENT * TILE_K * 2;
     Matrix<T> from;
@@ -86,12 +78,12 @@ template <class T, int THREADS, int EXTENT, bool EVEN> struct AlongK : Plain {
 
     __device__ AlongK(const Matrix<T>& from, int first) : from(from), first(first) {}
     __device__ void load(unsigned char* stage, int step) const {
-        load_panel<T, THREADS, EXTENT, TILE_K / CHUNK, EVEN>(stage, from, first, step * TILE_K);
+        load_panel<T, THREADS, EXTENT, TILE_K / CHUNK>(stage, from, first, step * TILE_K);
     }
 };
 
 // B row-major, or A given as its transpose: rows run across k. The panel is EXTENT columns from `first`.
-template <class T, int THREADS, int EXTENT, bool EVEN> struct AcrossK : Plain {
+template <class T, int THREADS, int EXTENT> struct AcrossK : Plain {
     static constexpr bool ALONG_K = false;
     static constexpr int BYTES = EXTENT * TILE_K * 2;
     Matrix<T> from;
@@ -99,33 +91,40 @@ template <class T, int THREADS, int EXTENT, bool EVEN> struct AcrossK : Plain {
 
     __device__ AcrossK(const Matrix<T>& from, int first) : from(from), first(first) {}
     __device__ void load(unsigned char* stage, int step) const {
-        load_panel<T, THREADS, TILE_K, EXTENT / CHUNK, EVEN>(stage, from, step * TILE_K, first);
+        load_panel<T, THREADS, TILE_K, EXTENT / CHUNK>(stage, from, step * TILE_K, first);
     }
 };
 
-// Rows `row` … +15 and k `depth` … +15 of a panel of A.
-template <bool ALONG_K, int EXTENT> __device__ void read_a(unsigned (&part)[4], unsigned panel, int row, int depth) {
-    const int lane = threadIdx.x % 32;
-    // Matrices: rows 0–7 and 8–15 of the first eight k, then of the second.
-    if constexpr (ALONG_K) {
-        load_matrices(part, panel + place<TILE_K / CHUNK>(row + lane % 16, depth / CHUNK + lane / 16));
-    } else {
-        const int k = depth + lane / 16 * 8 + lane % 8;
-        load_matrices_transposed(part, panel + place<EXTENT / CHUNK>(k, row / CHUNK + lane / 8 % 2));
-    }
-}
+// Where a warp reads COUNT fragments of an operand's panel, of 16 rows of A or 16 columns of B each, from `first`; what
+// depends on the lane is computed once.
+template <class Operand, int EXTENT, int COUNT> struct Fragments {
+    static constexpr bool ALONG_K = Operand::ALONG_K;
+    unsigned at[ALONG_K ? TILE_K / 16 : COUNT];
 
-// Columns `col` … +15 and k `depth` … +15 of a panel of B.
-template <bool ALONG_K, int EXTENT> __device__ void read_b(unsigned (&part)[4], unsigned panel, int col, int depth) {
-    const int lane = threadIdx.x % 32;
-    // Matrices: the first and the second eight k of columns 0–7, then of 8–15.
-    if constexpr (ALONG_K) {
-        const int row = col + lane / 16 * 8 + lane % 8;
-        load_matrices(part, panel + place<TILE_K / CHUNK>(row, depth / CHUNK + lane / 8 % 2));
-    } else {
-        load_matrices_transposed(part, panel + place<EXTENT / CHUNK>(depth + lane % 16, col / CHUNK + lane / 16));
+    __device__ Fragments(unsigned first, bool of_a) {
+        // The lanes name the rows of four matrices. A: rows 0–7 and 8–15 for the first eight k, then for the second.
+        // B: the first and the second eight k for columns 0–7, then for 8–15.
+        const unsigned lane = threadIdx.x % 32;
+        const bool straight = of_a == ALONG_K;
+        const unsigned row = straight ? lane % 16 : lane / 16 * 8 + lane % 8, chunk = straight ? lane / 16 : lane / 8 % 2;
+#pragma unroll
+        for (int i = 0; i < sizeof(at) / sizeof(at[0]); ++i) {
+            at[i] = ALONG_K ? place<TILE_K / CHUNK>(first + row, i * 2 + chunk)
+                            : place<EXTENT / CHUNK>(row, (first + i * 16) / CHUNK + chunk);
+            // Opaque: the compiler would rather compute it again in every turn than keep it.
+            asm volatile("" : "+r"(at[i]));
+        }
     }
-}
+
+    // Fragment i for k 16·half … +15.
+    __device__ void read(unsigned (&part)[4], unsigned panel, int i, int half) const {
+        if constexpr (ALONG_K) {
+            load_matrices(part, panel + at[half] + i * 16 * TILE_K * 2);
+        } else {
+            load_matrices_transposed(part, panel + at[i] + half * 16 * EXTENT * 2);
+        }
+    }
+};
 
 // Bytes of shared memory that `multiply` needs: the ring, and two panels of B if it is unpacked.
 template <class S, class A, class B> __device__ constexpr int shared_bytes() {
@@ -138,42 +137,40 @@ template <class T, class S, class A, class B>
 __device__ void multiply(Sums<S>& sums, A& a, B& b, int steps, unsigned char* shared) {
     static_assert(!B::PACKED || S::STAGES >= 3, "one stage to multiply, one to unpack, one to fill");
     constexpr int STAGE = A::BYTES + B::BYTES;
-    const int warp = threadIdx.x / 32;
-    const int warp_m = warp / S::WARPS_N * S::WARP_M, warp_n = warp % S::WARPS_N * S::WARP_N;
-    const auto stage = [&](int step) { return shared + step % S::STAGES * STAGE; };
-    const auto spare = [&](int step) { return shared + S::STAGES * STAGE + step % 2 * S::B_BYTES; };
+    const unsigned warp = threadIdx.x / 32;
+    const Fragments<A, S::TILE_M, S::WARP_M / 16> a_at(warp / S::WARPS_N * S::WARP_M, true);
+    const Fragments<B, S::TILE_N, S::WARP_N / 16> b_at(warp % S::WARPS_N * S::WARP_N, false);
+    const auto stage = [&](int step) { return shared + unsigned(step) % S::STAGES * STAGE; };
+    const auto spare = [&](int step) { return shared + S::STAGES * STAGE + unsigned(step) % 2 * S::B_BYTES; };
     const auto load = [&](int step) {
         if (step < steps) a.load(stage(step), step), b.load(stage(step) + A::BYTES, step);
         copies_commit();
     };
 
-#pragma unroll
-    for (int step = 0; step < S::STAGES - 1; ++step) load(step);
     if constexpr (B::PACKED) {
-        copies_wait<S::STAGES - 2>();
-        __syncthreads();
-        b.unpack(stage(0) + A::BYTES, spare(0), 0);
+        for (int i = 0; i < S::STAGES; ++i) b.clear(stage(i) + A::BYTES);
     }
-    for (int step = 0; step < steps; ++step) {
+    // The first STAGES − 1 turns only load (and unpack the first panel): a loop of one body is compiled once.
+#pragma unroll 1
+    for (int step = 1 - S::STAGES; step < steps; ++step) {
         // Every thread's part of this step's stage is there, and of the next one's where it is unpacked now; no warp
         // reads the stage that is filled, or the panel that is unpacked next.
         copies_wait<S::STAGES - (B::PACKED ? 3 : 2)>();
         __syncthreads();
         load(step + S::STAGES - 1);
-        if (B::PACKED && step + 1 < steps) b.unpack(stage(step + 1) + A::BYTES, spare(step + 1), step + 1);
+        if (B::PACKED && step >= -1 && step + 1 < steps) {
+            b.unpack(stage(step + 1) + A::BYTES, spare(step + 1), step + 1);
+        }
+        if (step < 0) continue;
         const unsigned a_panel = shared_address(stage(step));
         const unsigned b_panel = shared_address(b.panel(stage(step) + A::BYTES, spare(step), step));
 #pragma unroll
-        for (int depth = 0; depth < TILE_K; depth += 16) {
+        for (int half = 0; half < TILE_K / 16; ++half) {
             unsigned a_part[S::WARP_M / 16][4], b_part[S::WARP_N / 16][4];
 #pragma unroll
-            for (int i = 0; i < S::WARP_M / 16; ++i) {
-                read_a<A::ALONG_K, S::TILE_M>(a_part[i], a_panel, warp_m + i * 16, depth);
-            }
+            for (int i = 0; i < S::WARP_M / 16; ++i) a_at.read(a_part[i], a_panel, i, half);
 #pragma unroll
-            for (int j = 0; j < S::WARP_N / 16; ++j) {
-                read_b<B::ALONG_K, S::TILE_N>(b_part[j], b_panel, warp_n + j * 16, depth);
-            }
+            for (int j = 0; j < S::WARP_N / 16; ++j) b_at.read(b_part[j], b_panel, j, half);
 #pragma unroll
             for (int i = 0; i < S::WARP_M / 16; ++i) {
 #pragma unroll
@@ -205,57 +202,56 @@ template <class S> __device__ Corner banded(int block, int m, int n) {
     return {(band + within % height) * S::TILE_M, within / height * S::TILE_N};
 }
 
-// at(col)(row, low, high) for the sums of columns col and col + 1 in every row that the thread has, some of which may lie
-// past the edges of C. What a pair of columns needs is loaded once, by at(col). The four threads of a quad have the same rows
-// and neighbouring pairs.
-template <class S, class At> __device__ void each_pair(Sums<S>& sums, const Corner& corner, At at) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int row = corner.m + warp / S::WARPS_N * S::WARP_M + lane / 4;
-    const int col = corner.n + warp % S::WARPS_N * S::WARP_N + lane % 4 * 2;
+// Where the warp's part of the tile begins.
+template <class S> __device__ Corner warp_corner(const Corner& tile) {
+    const unsigned warp = threadIdx.x / 32;
+    return {tile.m + int(warp / S::WARPS_N) * S::WARP_M, tile.n + int(warp % S::WARPS_N) * S::WARP_N};
+}
+
+// at(col)(row, low, high) for the sums of columns col and col + 1 in every row that the thread has, all counted from
+// `warp_corner`; some may lie past the edges of C. What a pair of columns needs is loaded once, by at(col). The four threads
+// of a quad have the same rows and neighbouring pairs.
+template <class S, class At> __device__ void each_pair(Sums<S>& sums, At at) {
+    const unsigned lane = threadIdx.x % 32;
 #pragma unroll
     for (int j = 0; j < S::WARP_N / 8; ++j) {
-        auto use = at(col + j * 8);
+        auto use = at(j * 8 + lane % 4 * 2);
 #pragma unroll
         for (int i = 0; i < S::WARP_M / 16; ++i) {
-            use(row + i * 16, sums[i][j][0], sums[i][j][1]);
-            use(row + i * 16 + 8, sums[i][j][2], sums[i][j][3]);
+            use(i * 16 + lane / 4, sums[i][j][0], sums[i][j][1]);
+            use(i * 16 + lane / 4 + 8, sums[i][j][2], sums[i][j][3]);
         }
     }
 }
 
-// Writes C, row-major `[m, n]`, as rows of 16-bit elements in whole lines, after finish(col)(row, low, high) has changed the
-// sums of columns col and col + 1. The rows of each warp go through its own part of `shared`, THREADS / 32 times
-// WARP_M · WARP_N · 2 bytes. EVEN: n is a multiple of CHUNK.
-template <class T, class S, bool EVEN, class Finish>
+// Writes C, row-major `[m, n]`, as rows of 16-bit elements in whole lines, after finish(col)(low, high) has changed the sums
+// of columns col and col + 1 of C. The rows of each warp go through its own part of `shared`, THREADS / 32 times
+// WARP_M · WARP_N · 2 bytes.
+template <class T, class S, class Finish>
 __device__ void store_rows(
     Sums<S>& sums, const Corner& corner, int m, int n, unsigned char* shared, T* c, Finish finish) {
     constexpr int CHUNKS = S::WARP_N / CHUNK;
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int warp_m = corner.m + warp / S::WARPS_N * S::WARP_M, warp_n = corner.n + warp % S::WARPS_N * S::WARP_N;
-    unsigned char* mine = shared + warp * S::WARP_M * S::WARP_N * 2;
-    each_pair<S>(sums, corner, [&](int col) {
-        return [&, col, use = finish(col)](int row, float low, float high) mutable {
-            use(row, low, high);
-            unsigned char* chunk = mine + place<CHUNKS>(row - warp_m, (col - warp_n) / CHUNK);
-            *reinterpret_cast<unsigned*>(chunk + lane % 4 * 4) = pack<T>(low, high);
+    const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const Corner mine = warp_corner<S>(corner);
+    unsigned char* rows = shared + warp * S::WARP_M * S::WARP_N * 2;
+    each_pair<S>(sums, [&](unsigned col) {
+        // Rows of the same remainder by eight are permuted alike.
+        unsigned char* to = rows + place<CHUNKS>(lane / 4, col / CHUNK) + lane % 4 * 4;
+        return [&, to, use = finish(mine.n + int(col))](unsigned row, float low, float high) mutable {
+            use(low, high);
+            *reinterpret_cast<unsigned*>(to + (row - lane / 4) * CHUNKS * 16) = pack<T>(low, high);
         };
     });
     __syncwarp();
+    const unsigned chunk = lane % CHUNKS;
+    const int col = mine.n + chunk * CHUNK;
+    if (col >= n) return;
+    T* to = c + size_t(mine.m) * n + col;
 #pragma unroll 4
-    for (int i = 0; i < S::WARP_M * CHUNKS / 32; ++i) {
-        const int r = i * (32 / CHUNKS) + lane / CHUNKS, chunk = lane % CHUNKS;
-        const int row = warp_m + r, col = warp_n + chunk * CHUNK;
-        if (row >= m || col >= n) continue;
+    for (unsigned row = lane / CHUNKS; row < S::WARP_M; row += 32 / CHUNKS) {
+        if (mine.m + int(row) >= m) return;
         Vector<T, CHUNK> out;
-        out.words = *reinterpret_cast<const uint4*>(mine + place<CHUNKS>(r, chunk));
-        T* to = c + size_t(row) * n + col;
-        if constexpr (EVEN) {
-            out.store(to);
-        } else {
-#pragma unroll
-            for (int e = 0; e < CHUNK; ++e) {
-                if (col + e < n) to[e] = out.at[e];
-            }
-        }
+        out.words = *reinterpret_cast<const uint4*>(rows + place<CHUNKS>(row, chunk));
+        out.store(to + size_t(row) * n);
     }
 }

@@ -12,6 +12,9 @@
 //! | dW | dyᵀ·x | [`weight_gradient`] |
 //!
 //! (Hu et al. 2021, "LoRA", equation 3.) Only u and v, r numbers a token, are ever stored for the adapter.
+//!
+//! On a GPU x may be bf16, f16 or f32. In 16 bits tensor cores multiply, where all features are multiples of 8: weights of
+//! another type are then rounded to x's. Factors of the adapter stay f32; in f16 they lose what is below 2⁻²⁵.
 
 mod bias_gradient;
 mod cpu;
@@ -41,7 +44,9 @@ pub struct Lora<'a> {
 impl Lora<'_> {
     fn check(&self, op: &'static str, weight: &WeightRef<'_>) -> Result<()> {
         expect_len(op, "A", self.a.len(), self.rank * weight.cols())?;
-        expect_len(op, "B", self.b.len(), weight.rows() * self.rank)
+        expect_len(op, "B", self.b.len(), weight.rows() * self.rank)?;
+        expect_dtype(op, "A", self.a.dtype(), DType::F32)?;
+        expect_dtype(op, "B", self.b.dtype(), DType::F32)
     }
 
     /// Operations of both products of the adapter with `n` rows.
@@ -51,6 +56,13 @@ impl Lora<'_> {
 
     fn size_bytes(&self) -> usize {
         self.a.size_bytes() + self.b.size_bytes()
+    }
+}
+
+fn check_weight(op: &'static str, weight: WeightRef<'_>) -> Result<()> {
+    match weight {
+        WeightRef::Trainable { value, .. } => expect_dtype(op, "weight", value.dtype(), DType::F32),
+        WeightRef::Frozen(_) => Ok(()),
     }
 }
 
@@ -66,7 +78,7 @@ pub struct Forward {
 /// y = x·Wᵀ + b + s·(x·Aᵀ)·Bᵀ. `bias` is f32 `[out]`.
 ///
 /// # Errors
-/// An operand whose length does not fit, or no memory.
+/// An operand whose length or element type does not fit, or no memory.
 pub fn forward(
     device: &Device,
     x: &Buffer,
@@ -78,9 +90,13 @@ pub fn forward(
     const OP: &str = "linear_forward";
     let (rows, cols) = (weight.rows(), weight.cols());
     expect_len(OP, "x", x.len(), n * cols)?;
-    bias.map_or(Ok(()), |bias| expect_len(OP, "bias", bias.len(), rows))?;
+    expect_activations(OP, "x", x)?;
+    check_weight(OP, weight)?;
+    if let Some(bias) = bias {
+        expect_len(OP, "bias", bias.len(), rows)?;
+        expect_dtype(OP, "bias", bias.dtype(), DType::F32)?;
+    }
     lora.map_or(Ok(()), |lora| lora.check(OP, &weight))?;
-    let entries = device.gpu().map(|_| cuda::entries(OP, x, weight, lora)).transpose()?;
     let mut y = device.alloc(Category::Activations, x.dtype(), n * rows)?;
     let mut u = lora.map(|l| device.alloc(Category::Activations, DType::F32, n * l.rank)).transpose()?;
     let mut work = device.cpu_workspace(cpu::work_len(n, cols, lora))?;
@@ -90,9 +106,9 @@ pub fn forward(
         x.size_bytes() + weight.size_bytes() + bias.map_or(0, Buffer::size_bytes) + lora.map_or(0, |l| l.size_bytes()),
         y.size_bytes(),
     );
-    if let Some(entries) = entries {
+    if device.gpu().is_some() {
         let shape = cuda::Shape { n, cols, rows };
-        device.launch(cost, |gpu| cuda::forward(gpu, shape, x, entries, bias, &mut y))?;
+        device.launch(cost, |gpu| cuda::forward(gpu, shape, x, weight, bias, lora.zip(u.as_mut()), &mut y))?;
         return Ok(Forward { y, u });
     }
     device.run(cost, || {
@@ -105,15 +121,20 @@ pub fn forward(
 /// v = s·dy·B, f32 `[n, r]`.
 ///
 /// # Errors
-/// An operand whose length does not fit, or no memory.
+/// An operand whose length or element type does not fit, or no memory.
 pub fn lora_down(device: &Device, dy: &Buffer, n: usize, weight: WeightRef<'_>, lora: Lora<'_>) -> Result<Buffer> {
     const OP: &str = "lora_down";
-    device.expect_host(OP)?;
     expect_len(OP, "dy", dy.len(), n * weight.rows())?;
+    expect_activations(OP, "dy", dy)?;
     lora.check(OP, &weight)?;
     let mut v = device.alloc(Category::Activations, DType::F32, n * lora.rank)?;
     let mut work = device.cpu_workspace(cpu::work_len(n, weight.rows(), None))?;
     let cost = Cost::new(OP, 2 * n * lora.rank * weight.rows(), dy.size_bytes() + lora.b.size_bytes(), v.size_bytes());
+    if device.gpu().is_some() {
+        let shape = cuda::Shape { n, cols: weight.cols(), rows: weight.rows() };
+        device.launch(cost, |gpu| cuda::lora_down(gpu, shape, dy, lora, &mut v))?;
+        return Ok(v);
+    }
     device.run(cost, || {
         cpu::lora_down(Isa::best(), dy.f32(), n, weight.rows(), lora, v.f32_mut(), work.f32_mut());
     });
@@ -123,7 +144,7 @@ pub fn lora_down(device: &Device, dy: &Buffer, n: usize, weight: WeightRef<'_>, 
 /// dx = dy·W (+ v·A) `[n, in]`, in dy's element type. `lora` comes with its v.
 ///
 /// # Errors
-/// An operand whose length does not fit, or no memory.
+/// An operand whose length or element type does not fit, or no memory.
 pub fn backward_input(
     device: &Device,
     dy: &Buffer,
@@ -134,11 +155,13 @@ pub fn backward_input(
     const OP: &str = "linear_backward_input";
     let (rows, cols) = (weight.rows(), weight.cols());
     expect_len(OP, "dy", dy.len(), n * rows)?;
+    expect_activations(OP, "dy", dy)?;
+    check_weight(OP, weight)?;
     if let Some((lora, v)) = lora {
         lora.check(OP, &weight)?;
         expect_len(OP, "v", v.len(), n * lora.rank)?;
+        expect_dtype(OP, "v", v.dtype(), DType::F32)?;
     }
-    let entries = device.gpu().map(|_| cuda::entries(OP, dy, weight, lora.map(|(lora, _)| lora))).transpose()?;
     let mut dx = device.alloc(Category::Activations, dy.dtype(), n * cols)?;
     let mut work = device.cpu_workspace(cpu::work_len(n, rows, lora.map(|(lora, _)| lora)))?;
     let cost = Cost::new(
@@ -147,8 +170,9 @@ pub fn backward_input(
         dy.size_bytes() + weight.size_bytes() + lora.map_or(0, |(l, v)| l.a.size_bytes() + v.size_bytes()),
         dx.size_bytes(),
     );
-    if let Some(entries) = entries {
-        device.launch(cost, |gpu| cuda::backward_input(gpu, cuda::Shape { n, cols, rows }, dy, entries, &mut dx))?;
+    if device.gpu().is_some() {
+        let shape = cuda::Shape { n, cols, rows };
+        device.launch(cost, |gpu| cuda::backward_input(gpu, shape, dy, weight, lora, &mut dx))?;
         return Ok(dx);
     }
     device.run(cost, || {
@@ -161,7 +185,7 @@ pub fn backward_input(
 /// dA += vᵀ·x and dB += dyᵀ·u, into f32 buffers of the shapes of A and B.
 ///
 /// # Errors
-/// An operand whose length does not fit, or no memory.
+/// An operand whose length or element type does not fit, or no memory.
 pub fn lora_gradients(
     device: &Device,
     x: &Buffer,
@@ -172,19 +196,33 @@ pub fn lora_gradients(
     d_b: &mut Buffer,
 ) -> Result<()> {
     const OP: &str = "lora_gradients";
-    device.expect_host(OP)?;
     let rank = u.len() / n.max(1);
     let (rows, cols) = (dy.len() / n.max(1), x.len() / n.max(1));
     expect_len(OP, "v", v.len(), n * rank)?;
     expect_len(OP, "dA", d_a.len(), rank * cols)?;
     expect_len(OP, "dB", d_b.len(), rows * rank)?;
-    let mut work = device.cpu_workspace(spmm::features_workspace_len(rows.max(cols), n))?;
+    expect_activations(OP, "x", x)?;
+    expect_dtype(OP, "dy", dy.dtype(), x.dtype())?;
+    for (what, factor) in [("u", u), ("v", v), ("dA", &*d_a), ("dB", &*d_b)] {
+        expect_dtype(OP, what, factor.dtype(), DType::F32)?;
+    }
+    let shape = cuda::Shape { n, cols, rows };
+    let work_len = match device.backend() {
+        Backend::Cpu => spmm::features_workspace_len(rows.max(cols), n),
+        Backend::Cuda => cuda::parts_len(x.dtype(), shape, rank),
+    };
+    let mut work = device.alloc(Category::Workspace, DType::F32, work_len)?;
     let cost = Cost::new(
         OP,
         2 * n * rank * (rows + cols),
         x.size_bytes() + dy.size_bytes() + u.size_bytes() + v.size_bytes() + d_a.size_bytes() + d_b.size_bytes(),
         d_a.size_bytes() + d_b.size_bytes(),
     );
+    if device.gpu().is_some() {
+        let gradients = (d_a, d_b);
+        return device
+            .launch(cost, |gpu| cuda::lora_gradients(gpu, shape, rank, (x, dy), (u, v), gradients, &mut work));
+    }
     device.run(cost, || {
         let shape = cpu::LoraShape { n, rows, cols, rank };
         let (d_a, d_b) = (d_a.f32_mut(), d_b.f32_mut());
@@ -196,12 +234,14 @@ pub fn lora_gradients(
 /// dW += dyᵀ·x, into an f32 buffer `[out, in]`.
 ///
 /// # Errors
-/// An operand whose length does not fit, or no memory.
+/// An operand whose length or element type does not fit, or no memory.
 pub fn weight_gradient(device: &Device, x: &Buffer, dy: &Buffer, n: usize, d_weight: &mut Buffer) -> Result<()> {
     const OP: &str = "linear_weight_gradient";
-    device.expect_host(OP)?;
     let (rows, cols) = (dy.len() / n.max(1), x.len() / n.max(1));
     expect_len(OP, "dW", d_weight.len(), rows * cols)?;
+    expect_activations(OP, "x", x)?;
+    expect_dtype(OP, "dy", dy.dtype(), x.dtype())?;
+    expect_dtype(OP, "dW", d_weight.dtype(), DType::F32)?;
     let mut work = device.cpu_workspace(spmm::features_workspace_len(cols, n))?;
     let cost = Cost::new(
         OP,
@@ -209,6 +249,10 @@ pub fn weight_gradient(device: &Device, x: &Buffer, dy: &Buffer, n: usize, d_wei
         x.size_bytes() + dy.size_bytes() + d_weight.size_bytes(),
         d_weight.size_bytes(),
     );
+    if device.gpu().is_some() {
+        let shape = cuda::Shape { n, cols, rows };
+        return device.launch(cost, |gpu| cuda::weight_gradient(gpu, shape, x, dy, d_weight));
+    }
     device.run(cost, || {
         cpu::weight_gradient(Isa::best(), (n, rows, cols), x.f32(), dy.f32(), d_weight.f32_mut(), work.f32_mut());
     });

@@ -1,0 +1,127 @@
+//! dA, dB and dW.
+
+use super::plain::{self, Side, Target};
+use super::{Shape, is_plain};
+use crate::device::{Buffer, DType, Gpu, Source};
+use crate::error::Result;
+
+static LORA: Source = Source { name: "lora", ptx: include_str!("../../../../ptx/lora.ptx") };
+static FULL: Source = Source { name: "linear", ptx: include_str!("../../../../ptx/linear.ptx") };
+
+/// Tokens whose sums make one part of an adapter's gradient: enough that writing and reading the part, 8 bytes for each of the
+/// rank, is little beside 2 bytes a token; few enough that 2,048 tokens give every SM a block.
+const SPAN: usize = 512;
+/// As in lora.cu: features and ranks of a block, its threads.
+const FEATURES: usize = 128;
+const RANKS: usize = 16;
+const THREADS: usize = 128;
+/// As in linear.cu: rows and columns of a block's tile of dW, and its threads.
+const TILE: usize = 128;
+const TILE_THREADS: usize = 128;
+/// Threads of a block of `lora_gradient_add`, and its blocks at most.
+const ADD_THREADS: usize = 256;
+const ADD_BLOCKS: usize = 1024;
+
+/// Sums of workspace for the parts of an adapter's gradients of `n` tokens in `dtype`.
+pub(in super::super) fn parts_len(dtype: DType, shape: Shape, rank: usize) -> usize {
+    let len = |features| if is_plain(dtype, &[features]) { 0 } else { shape.n.div_ceil(SPAN) * rank * features };
+    len(shape.rows).max(len(shape.cols))
+}
+
+/// dA += vᵀ·x and dB += dyᵀ·u
+pub(in super::super) fn lora_gradients(
+    gpu: &Gpu,
+    shape: Shape,
+    rank: usize,
+    (x, dy): (&Buffer, &Buffer),
+    (u, v): (&Buffer, &Buffer),
+    (d_a, d_b): (&mut Buffer, &mut Buffer),
+    parts: &mut Buffer,
+) -> Result<()> {
+    let Shape { n, cols, rows } = shape;
+    thin(gpu, (n, cols), rank, x, v, true, parts, d_a)?;
+    thin(gpu, (n, rows), rank, dy, u, false, parts, d_b)
+}
+
+/// sums += xᵀ·down `[features, rank]`, turned for dA.
+#[allow(clippy::too_many_arguments)]
+fn thin(
+    gpu: &Gpu,
+    (n, features): (usize, usize),
+    rank: usize,
+    x: &Buffer,
+    down: &Buffer,
+    turned: bool,
+    parts: &mut Buffer,
+    sums: &mut Buffer,
+) -> Result<()> {
+    let (len, count) = (features * rank, n.div_ceil(SPAN));
+    if n == 0 || len == 0 {
+        return Ok(());
+    }
+    if is_plain(x.dtype(), &[features]) {
+        let (x, down) = (Side::columns(gpu, x, features)?, Side::columns(gpu, down, rank)?);
+        return if turned {
+            plain::scaled(gpu, (rank, features, n), down, x, 1.0, Target::add(gpu, sums, features)?)
+        } else {
+            plain::scaled(gpu, (features, rank, n), x, down, 1.0, Target::add(gpu, sums, rank)?)
+        };
+    }
+    let name = if x.dtype() == DType::BF16 { "lora_gradient_bf16" } else { "lora_gradient_f16" };
+    let launch = gpu
+        .launch(&LORA, name)?
+        .grid([features.div_ceil(FEATURES), rank.div_ceil(RANKS), count])
+        .block([THREADS, 1, 1])
+        .read(x)
+        .read(down)
+        .dimension("rows", n)
+        .dimension("features", features)
+        .dimension("of the rank", rank)
+        .dimension("tokens", SPAN)
+        .value(i32::from(turned))
+        .write(parts);
+    // SAFETY: `mod.rs` checks every length against the shape and every element type; `parts_len` is the workspace's.
+    unsafe { launch.run() }?;
+    let launch = gpu
+        .launch(&LORA, "lora_gradient_add")?
+        .grid([len.div_ceil(ADD_THREADS).min(ADD_BLOCKS), 1, 1])
+        .block([ADD_THREADS, 1, 1])
+        .read(parts)
+        .dimension("parts", count)
+        .value(len as u64)
+        .write(sums);
+    // SAFETY: as above.
+    Ok(unsafe { launch.run() }?)
+}
+
+/// dW += dyᵀ·x
+pub(in super::super) fn weight_gradient(
+    gpu: &Gpu,
+    shape: Shape,
+    x: &Buffer,
+    dy: &Buffer,
+    d_weight: &mut Buffer,
+) -> Result<()> {
+    let Shape { n, cols, rows } = shape;
+    let tiles = rows.div_ceil(TILE) * cols.div_ceil(TILE);
+    if n == 0 || tiles == 0 {
+        return Ok(());
+    }
+    if is_plain(x.dtype(), &[rows, cols]) {
+        let (dy, x) = (Side::columns(gpu, dy, rows)?, Side::columns(gpu, x, cols)?);
+        return plain::scaled(gpu, (rows, cols, n), dy, x, 1.0, Target::add(gpu, d_weight, cols)?);
+    }
+    let name = if x.dtype() == DType::BF16 { "linear_weight_gradient_bf16" } else { "linear_weight_gradient_f16" };
+    let launch = gpu
+        .launch(&FULL, name)?
+        .grid([tiles, 1, 1])
+        .block([TILE_THREADS, 1, 1])
+        .read(dy)
+        .read(x)
+        .dimension("rows", n)
+        .dimension("input features", cols)
+        .dimension("output features", rows)
+        .write(d_weight);
+    // SAFETY: as above.
+    Ok(unsafe { launch.run() }?)
+}

@@ -1,0 +1,66 @@
+//! The GPU's linear layers: tensor cores for activations in 16 bits, whatever the weight is; plain multiply-adds for f32, and
+//! for features that are not multiples of 8.
+
+mod gradients;
+mod plain;
+mod products;
+
+pub(super) use gradients::{lora_gradients, parts_len, weight_gradient};
+pub(super) use products::{backward_input, forward, lora_down};
+
+use crate::device::{Buffer, DType};
+use crate::error::{Error, Result};
+use crate::weight::{BlockWeight, FrozenWeight, WeightRef};
+
+/// Features must be multiples of this for copies of 16 bytes.
+const CHUNK: usize = 8;
+
+/// Rows and features of x and y.
+#[derive(Clone, Copy)]
+pub(super) struct Shape {
+    pub n: usize,
+    pub cols: usize,
+    pub rows: usize,
+}
+
+/// Whether tensor cores can't take activations of this type in rows of these lengths.
+fn is_plain(dtype: DType, features: &[usize]) -> bool {
+    dtype == DType::F32 || features.iter().any(|features| !features.is_multiple_of(CHUNK))
+}
+
+/// A weight as the kernels know it.
+#[derive(Clone, Copy)]
+enum Weight<'a> {
+    Dense(&'a Buffer),
+    Packed(&'a BlockWeight),
+}
+
+impl<'a> Weight<'a> {
+    fn of(weight: WeightRef<'a>) -> Result<Weight<'a>> {
+        match weight {
+            WeightRef::Frozen(FrozenWeight::Dense(dense)) => Ok(Weight::Dense(dense.values())),
+            WeightRef::Frozen(FrozenWeight::Blocks(packed)) => Ok(Weight::Packed(packed)),
+            WeightRef::Trainable { value, .. } => Ok(Weight::Dense(value)),
+            // Packed on the CPU: no launch takes its address.
+            WeightRef::Frozen(FrozenWeight::Sparse(_)) => {
+                Err(Error::Unsupported { op: "linear", what: "a weight packed for the CPU".into(), device: "cuda" })
+            }
+        }
+    }
+
+    fn dtype(self) -> DType {
+        match self {
+            Weight::Dense(values) => values.dtype(),
+            Weight::Packed(packed) => packed.values().dtype(),
+        }
+    }
+}
+
+/// As `Type` in type.cuh.
+fn type_number(dtype: DType) -> i32 {
+    match dtype {
+        DType::F16 => 1,
+        DType::BF16 => 2,
+        _ => 0,
+    }
+}

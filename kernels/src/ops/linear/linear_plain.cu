@@ -1,0 +1,112 @@
+// Every product of linear layers by plain multiply-adds: C = scale·A·B + A₂·B₂ + bias, or C += A·B.
+//
+// For activations in f32, and for features that are not multiples of 8, which tensor cores' loads can't take: a block of 256
+// threads computes 64×64 of C, each thread 4×4 of it, from panels 16 deep in 8 KiB of shared memory. Operands are of any type
+// and lie anywhere: strides say how, and each entry is read by itself, also those of a packed weight, whose values are found
+// by counting bits. Sums are fused multiply-adds in f32, in order of k.
+
+#include "linear/type.cuh"
+
+constexpr int TILE = 64, DEPTH = 16, THREADS = 256, EACH = 4; // TILE and THREADS as in cuda/plain.rs
+
+// An operand: entry (i, k) lies at i·outer + k·inner. As in cuda/plain.rs.
+struct Side {
+    const void* data;
+    unsigned long long outer, inner;
+    Type type;
+    int unused;
+
+    __device__ float operator()(int i, int k) const { return read(data, type, i * outer + k * inner); }
+};
+
+// A packed weight, as kernels/src/weight/block.rs says: entry (i, k) is row i, or turned row k. As in cuda/plain.rs.
+struct PackedSide {
+    const unsigned long long* bits;
+    const unsigned* starts;
+    const void* values;
+    Type type;
+    int cols, turned, unused;
+
+    __device__ float operator()(int i, int k) const {
+        const int row = turned ? k : i, col = turned ? i : k;
+        const size_t tile = size_t(row / 32) * ((cols + 31) / 32) + col / 32;
+        const int block = row % 32 / 8 * 4 + col % 32 / 8, bit = row % 8 * 8 + col % 8;
+        const unsigned long long* masks = bits + tile * 16;
+        if (!(masks[block] >> bit & 1)) return 0.0f;
+        size_t at = starts[tile] + __popcll(masks[block] & ((1ull << bit) - 1));
+        for (int before = 0; before < block; ++before) at += __popcll(masks[before]);
+        return read(values, type, at);
+    }
+};
+
+// C, whose entry (i, j) lies at i·width + j; added to it, it is f32. As in cuda/plain.rs.
+struct Target {
+    void* data;
+    unsigned long long width;
+    Type type;
+    int add;
+};
+
+// A·B of depth k, and A₂·B₂ of depth k2 behind it.
+template <class B>
+__device__ void product(const Side& a, const B& b, const Side& a2, const Side& b2, int m, int n, int k, int k2, float scale,
+                        const float* bias, const Target& c) {
+    __shared__ float as[DEPTH][TILE], bs[DEPTH][TILE];
+    const unsigned thread = threadIdx.x;
+    const int row = blockIdx.x * TILE + thread / 16, col = blockIdx.y * TILE + thread % 16;
+    float sums[EACH][EACH] = {};
+#pragma unroll 1
+    for (int from = 0; from < k + k2; from += DEPTH) {
+        __syncthreads();
+#pragma unroll 1
+        for (unsigned at = thread; at < DEPTH * TILE; at += THREADS) {
+            const unsigned place = at % TILE, deep = at / TILE;
+            const int depth = from + deep, i = blockIdx.x * TILE + place, j = blockIdx.y * TILE + place;
+            as[deep][place] = i >= m || depth >= k + k2 ? 0.0f : depth < k ? a(i, depth) : a2(i, depth - k);
+            bs[deep][place] = j >= n || depth >= k + k2 ? 0.0f : depth < k ? b(j, depth) : b2(j, depth - k);
+        }
+        __syncthreads();
+#pragma unroll 2
+        for (int deep = 0; deep < DEPTH; ++deep) {
+#pragma unroll
+            for (int i = 0; i < EACH; ++i) {
+#pragma unroll
+                for (int j = 0; j < EACH; ++j) {
+                    sums[i][j] = fmaf(as[deep][thread / 16 + i * 16], bs[deep][thread % 16 + j * 16], sums[i][j]);
+                }
+            }
+        }
+    }
+    // The next row of sums moves up: what is done with one is compiled once.
+#pragma unroll 1
+    for (int at_row = row; at_row < m && at_row < row + EACH * 16; at_row += 16) {
+#pragma unroll
+        for (int j = 0; j < EACH; ++j) {
+            const int at_col = col + j * 16;
+            if (at_col >= n) continue;
+            const size_t at = at_row * c.width + at_col;
+            const float sum = scale * sums[0][j] + (bias ? bias[at_col] : 0.0f);
+            if (c.add) {
+                static_cast<float*>(c.data)[at] += sum;
+            } else {
+                write(c.data, c.type, at, sum);
+            }
+        }
+#pragma unroll
+        for (int i = 1; i < EACH; ++i) {
+#pragma unroll
+            for (int j = 0; j < EACH; ++j) sums[i - 1][j] = sums[i][j];
+        }
+    }
+}
+
+extern "C" __global__ __launch_bounds__(THREADS) void linear_plain(
+    Side a, Side b, Side a2, Side b2, int m, int n, int k, int k2, float scale, const float* __restrict__ bias, Target c) {
+    product(a, b, a2, b2, m, n, k, k2, scale, bias, c);
+}
+
+extern "C" __global__ __launch_bounds__(THREADS) void linear_plain_packed(
+    Side a, PackedSide b, Side a2, Side b2, int m, int n, int k, int k2, float scale, const float* __restrict__ bias,
+    Target c) {
+    product(a, b, a2, b2, m, n, k, k2, scale, bias, c);
+}

@@ -1,0 +1,182 @@
+// A packed weight (kernels/src/weight/block.rs) as B of a product, for Wᵀ and W alike.
+//
+// A panel is whole tiles of 32×32 entries: for Wᵀ those of one column of tiles, for W of one row. `cp.async` brings each
+// tile's 128 bytes of masks and its values, from the 16 bytes in which they start to those in which they end; `unpack` makes
+// of them the panel that `ldmatrix` reads, one step before it is multiplied.
+//
+// Two warps unpack a tile, eight blocks of 8×8 each. Lane l's place in a block is the pair of bits 2l, 2l + 1 of its mask,
+// which is also the pair of entries that it writes: row l/4, columns 2·(l%4) and the next. The pair's values start after as
+// many as there are ones below it: those of the words before, which a scan over the tile's 32 mask words (one a lane) has
+// counted, and those below in its word, one population count. Both candidates are read, and a byte permutation that the two
+// bits choose makes the word: no branch, and no loop over ones. A block's values in 16 bits are at most 128 bytes in a row,
+// so that the reads of a warp never meet in a bank, however the mask looks; the words written are the eight rows of a chunk
+// column.
+#pragma once
+
+#include "cuda/product.cuh"
+#include "linear/type.cuh"
+
+// A `[rows, cols]` weight in blocks; a dense one, row-major, where `bits` is null.
+struct Stored {
+    const uint2* bits;      // two words a block, 16 blocks a tile
+    const unsigned* starts; // one a tile, and the number of values
+    const void* values;
+    Type type;
+    int rows, cols;
+};
+
+// The two types of 16 bits: what is multiplied, and what a weight may be stored in besides.
+template <class T> struct Half;
+template <> struct Half<bf16> {
+    static constexpr Type TYPE = Type::BF16;
+    using Other = f16;
+};
+template <> struct Half<f16> {
+    static constexpr Type TYPE = Type::F16;
+    using Other = bf16;
+};
+
+// Two neighbours of a block from the two values that may be theirs; bit 0 and 1 of `pair` say which are kept.
+__device__ inline unsigned spread(unsigned short v, unsigned short w, unsigned pair) {
+    // Bytes 2 and 3 of v are zero. None: 2222, the lower: 3210, the higher: 1032, both: 5410.
+    const unsigned long long choices = 0x5410'1032'3210'2222;
+    unsigned both;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(both) : "r"(unsigned(v)), "r"(unsigned(w)), "r"(unsigned(choices >> pair * 16)));
+    return both;
+}
+
+// The same, rounded to T where `foreign`: stored in the other type.
+template <class T> __device__ unsigned pair_of(unsigned short v, unsigned short w, unsigned pair, bool foreign) {
+    using Other = typename Half<T>::Other;
+    const unsigned both = spread(v, w, pair);
+    if (!foreign) return both;
+    const Other low{static_cast<unsigned short>(both)}, high{static_cast<unsigned short>(both >> 16)};
+    return pack<T>(to_f32(low), to_f32(high));
+}
+
+template <class T> __device__ unsigned pair_of(float v, float w, unsigned pair, bool) {
+    return pack<T>(pair & 1 ? v : 0.0f, pair & 2 ? (pair & 1 ? w : v) : 0.0f);
+}
+
+// T: what is multiplied, to which entries of other types are rounded. S: the block's tiling. ALONG_K_: Wᵀ. ANY: entries may
+// also be f32, and all of them stored: a dense weight is copied into the order of a tile's values, and its masks are full.
+template <class T, class S, bool ALONG_K_, bool ANY> struct Packed {
+    static constexpr bool PACKED = true, ALONG_K = ALONG_K_;
+    static constexpr int SIDE = 32, MASKS = 128; // entries along a tile's side, bytes of its masks
+    static constexpr int TILES = S::TILE_N / SIDE, TEAM = S::THREADS / TILES;
+    // Of a tile: its masks, its values (begun anywhere in 16 bytes, and one chunk more that a pair may read but not use),
+    // and for each mask word where its values start.
+    static constexpr int MOST = SIDE * SIDE * (ANY ? 4 : 2), VALUES = MOST + 32, FOUND = 32 * 8;
+    static constexpr int TILE = MASKS + VALUES + FOUND;
+    static constexpr int BYTES = TILES * TILE > S::B_BYTES ? TILES * TILE : S::B_BYTES;
+    static_assert(SIDE == TILE_K && TEAM == 64, "a panel is whole tiles, two warps unpack one");
+
+    Stored from;
+    int first;                   // tile of this team's first row (Wᵀ) or column
+    int wide;                    // tiles of a row of W
+    int at, left;                // the tile that is loaded next, and how many there are from it on
+    unsigned begin = 0, end = 0; // its values
+    unsigned skews = 0;          // for each of the last steps, four bits: how many elements its values start after a chunk
+
+    __device__ Packed(const Stored& from, int start)
+        : from(from), first(start / SIDE + int(threadIdx.x / TEAM)), wide((from.cols + SIDE - 1) / SIDE) {
+        const int high = (from.rows + SIDE - 1) / SIDE;
+        at = ALONG_K ? first * wide : first;
+        left = first < (ALONG_K ? high : wide) ? (ALONG_K ? wide : high) : 0;
+        find();
+    }
+
+    __device__ bool dense() const { return ANY && !from.bits; }
+    __device__ int element() const { return ANY && from.type == Type::F32 ? 4 : 2; }
+
+    __device__ void find() {
+        if (dense()) return;
+        begin = left > 0 ? from.starts[at] : 0, end = left > 0 ? from.starts[at + 1] : 0;
+    }
+
+    // What may be read but not used is something, and the masks of a dense weight are full.
+    __device__ void clear(unsigned char* stage) const {
+        const unsigned mask = dense() ? ~0u : 0;
+        for (unsigned at = threadIdx.x % TEAM * 16; at < MASKS + VALUES; at += TEAM * 16) {
+            const unsigned word = at < MASKS ? mask : 0;
+            *reinterpret_cast<uint4*>(stage + threadIdx.x / TEAM * TILE + at) = uint4{word, word, word, word};
+        }
+    }
+
+    // Steps come in order: where the next one's values are is asked for a step before.
+    __device__ void load(unsigned char* stage, int step) {
+        const unsigned to = shared_address(stage) + threadIdx.x / TEAM * TILE;
+        if (dense()) return load_dense(to + MASKS, step);
+        const int size = element();
+        const unsigned skew = begin & (16 / size - 1), nibble = unsigned(step) % 8 * 4;
+        skews = skews & ~(15u << nibble) | skew << nibble;
+        const unsigned char* masks = reinterpret_cast<const unsigned char*>(from.bits) + size_t(at) * MASKS;
+        const unsigned char* values = static_cast<const unsigned char*>(from.values) + size_t(begin - skew) * size;
+        const int bytes = (end - begin + skew) * size;
+#pragma unroll
+        for (int turn = 0; turn < ((MASKS + MOST) / 16 + TEAM) / TEAM; ++turn) {
+            const int byte = turn * TEAM * 16 + threadIdx.x % TEAM * 16;
+            if (byte < MASKS) {
+                copy_async(to + byte, masks + byte, left > 0 ? 16 : 0); // read only where there is one
+            } else if (byte - MASKS < bytes) {
+                copy_async(to + byte, values + (byte - MASKS), min(16, bytes - (byte - MASKS)));
+            }
+        }
+        at += ALONG_K ? 1 : wide, left -= 1;
+        find();
+    }
+
+    // Eight threads take the same chunk of the eight rows of a block, which the tile has in a row.
+    __device__ void load_dense(unsigned to, int step) const {
+        const unsigned size = element(), chunk = 16 / size, wide = SIDE / chunk; // bytes, entries; chunks of a row
+        const int row = (ALONG_K ? first : step) * SIDE, col = (ALONG_K ? step : first) * SIDE;
+        for (unsigned at = threadIdx.x % TEAM; at < SIDE * wide; at += TEAM) {
+            const unsigned r = at / CHUNK / wide * CHUNK + at % CHUNK, c = at / CHUNK % wide * chunk;
+            const bool there = row + int(r) < from.rows && col + int(c) < from.cols;
+            const size_t entry = there ? size_t(row + r) * from.cols + col + c : 0;
+            const unsigned place = (r / CHUNK * (SIDE / CHUNK) + c / CHUNK) * 64 + r % CHUNK * CHUNK + c % CHUNK;
+            copy_async(to + place * size, static_cast<const unsigned char*>(from.values) + entry * size, there ? 16 : 0);
+        }
+    }
+
+    __device__ void unpack(unsigned char* stage, unsigned char* spare, int step) const {
+        if (ANY && from.type == Type::F32) {
+            unpack_as<float>(stage, spare, step);
+        } else {
+            unpack_as<unsigned short>(stage, spare, step);
+        }
+    }
+
+    template <class V> __device__ void unpack_as(unsigned char* stage, unsigned char* spare, int step) const {
+        const unsigned lane = threadIdx.x % 32, team = threadIdx.x / TEAM, half = threadIdx.x / 32 % 2;
+        unsigned char* tile = stage + team * TILE;
+        uint2* found = reinterpret_cast<uint2*>(tile + MASKS + VALUES) + half * 16;
+        // Each lane a mask word: the bytes of values before it in the tile. A warp keeps its own eight blocks' words.
+        const unsigned word = reinterpret_cast<const unsigned*>(tile)[lane];
+        unsigned before = __popc(word);
+#pragma unroll
+        for (unsigned distance = 1; distance < 32; distance *= 2) {
+            const unsigned lower = __shfl_up_sync(0xffffffff, before, distance);
+            if (lane >= distance) before += lower;
+        }
+        before += (skews >> unsigned(step) % 8 * 4 & 15) - __popc(word);
+        if (lane / 16 == half) found[lane % 16] = make_uint2(word, before * sizeof(V));
+        __syncwarp();
+
+        const bool foreign = from.type != Half<T>::TYPE;
+        const unsigned shift = lane % 16 * 2;
+        const unsigned below = (1u << shift) - 1;
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+            const uint2 mine = found[i * 2 + lane / 16];
+            const V* values = reinterpret_cast<const V*>(tile + MASKS + mine.y) + __popc(mine.x & below);
+            const unsigned out = pair_of<T>(values[0], values[1], mine.x >> shift & 3, foreign);
+            const unsigned row = half * 16 + i / 4 * 8 + lane / 4, block = i % 4;
+            unsigned char* to = ALONG_K ? spare + place<TILE_K / CHUNK>(team * SIDE + row, block)
+                                        : spare + place<S::TILE_N / CHUNK>(row, team * (SIDE / CHUNK) + block);
+            *reinterpret_cast<unsigned*>(to + lane % 4 * 4) = out;
+        }
+    }
+
+    __device__ const unsigned char* panel(const unsigned char*, const unsigned char* spare, int) const { return spare; }
+};

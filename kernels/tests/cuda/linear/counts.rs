@@ -1,0 +1,138 @@
+//! What the virtual GPU counts, against what the shapes ask for.
+
+use std::ops::Range;
+
+use kernels::DType;
+use kernels::weight::BlockWeight;
+
+use super::{Case, Kind, Shape, gradients, products};
+use crate::emulated::Counts;
+use crate::support::gpu;
+
+/// Whole tiles. A rank of 16 is three parts of 16, two panels.
+const SHAPE: Shape = (256, 512, 384, 16);
+const HALF: Kind = Kind::Packed(DType::BF16, 50);
+const ADAPTER_K: usize = 64;
+const SECTOR: usize = 32;
+
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_dense_once() {
+    products::pass(&gpu(), DType::BF16, &Case::new(DType::BF16, Kind::Dense(DType::BF16), (256, 512, 384, 0)));
+    gpu().synchronize().unwrap();
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_packed_once() {
+    products::pass(&gpu(), DType::BF16, &Case::new(DType::BF16, HALF, (256, 512, 384, 0)));
+    gpu().synchronize().unwrap();
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_adapted_once() {
+    let case = Case::new(DType::BF16, HALF, SHAPE);
+    products::pass(&gpu(), DType::BF16, &case);
+    gradients::pass(&gpu(), DType::BF16, &case, |len| vec![0.0; len]);
+    gpu().synchronize().unwrap();
+}
+
+/// The bias: a warp asks for each 8 columns of its 64, which are one sector.
+fn bias_bytes(tiles: usize, warps: usize) -> usize {
+    tiles * warps * 8 * SECTOR
+}
+
+#[test]
+fn dense_products_have_no_bank_conflicts_and_move_whole_sectors() {
+    let counts = Counts::of("linear::counts::gpu_dense_once");
+    let (n, cols, rows, _) = SHAPE;
+    let [forward, backward] = &counts[..] else { panic!("two launches, not {}", counts.len()) };
+    for (launch, k, features) in [(forward, cols, rows), (backward, rows, cols)] {
+        let (what, tiles) = (launch.kernel(), (n / 128) * (features / 128));
+        assert_eq!(launch.bank_conflicts(), 0, "{what}");
+        assert_eq!(launch.count("/tensor_fma") as usize, n * cols * rows, "{what}");
+        // Each tile reads its 128 rows of A and 128 columns of B once, and C is written once.
+        let operands = tiles * (128 + 128) * k * 2 + n * features * 2;
+        let bias = if features == rows { bias_bytes(tiles, 4) } else { 0 };
+        assert_eq!(launch.bytes(), operands + bias, "{what}");
+    }
+}
+
+/// Bytes that one block asks for to copy a tile's values of 16 bits, `values`: two warps take chunks of 16 bytes in turns,
+/// behind the 8 chunks of masks; from the chunk where the first begins to that where the last ends.
+fn value_bytes(values: Range<usize>) -> usize {
+    let (start, end) = (values.start * 2 / 16, (values.end * 2).div_ceil(16));
+    let chunks: Vec<usize> = (start..end).collect();
+    // A warp's chunks of one turn: 24 in the first, 32 in the others.
+    let (head, tail) = chunks.split_at(chunks.len().min(24));
+    let sectors = |chunks: &[usize]| {
+        let mut sectors: Vec<usize> = chunks.iter().map(|chunk| chunk / 2).collect();
+        sectors.dedup();
+        sectors.len()
+    };
+    SECTOR * (sectors(head) + tail.chunks(32).map(sectors).sum::<usize>())
+}
+
+#[test]
+fn packed_products_have_no_bank_conflicts_and_move_what_is_packed() {
+    let counts = Counts::of("linear::counts::gpu_packed_once");
+    let (n, cols, rows, _) = SHAPE;
+    // The weight as the launch had it.
+    let case = Case::new(DType::BF16, HALF, (256, 512, 384, 0));
+    let mut starts = vec![0];
+    for tile in 0..rows / 32 * (cols / 32) {
+        let (row, col) = (tile / (cols / 32) * 32, tile % (cols / 32) * 32);
+        let entries = (0..1024).map(|i| case.w[(row + i / 32) * cols + col + i % 32]);
+        starts.push(starts[tile] + entries.filter(|w| *w != 0.0).count());
+    }
+    let weight: usize = starts.windows(2).map(|pair| 128 + value_bytes(pair[0]..pair[1])).sum();
+    let [forward, backward] = &counts[..] else { panic!("two launches, not {}", counts.len()) };
+    for (launch, k, features) in [(forward, cols, rows), (backward, rows, cols)] {
+        let (what, tiles) = (launch.kernel(), n / 256 * (features / 128));
+        assert_eq!(launch.bank_conflicts(), 0, "{what}");
+        assert_eq!(launch.count("/tensor_fma") as usize, n * cols * rows, "{what}");
+        // Each block reads 256 rows of A; all blocks of a row of tiles the weight once, and where its values start: two
+        // words, asked for by each of eight warps.
+        let operands = tiles * 256 * k * 2 + n * features * 2 + n / 256 * weight;
+        let found = tiles * (k / 32) * 8 * 2 * SECTOR;
+        let bias = if features == rows { bias_bytes(tiles, 8) } else { 0 };
+        assert_eq!(launch.bytes(), operands + found + bias, "{what}");
+    }
+    // What is asked for of the weight is what is stored, but for sectors that two tiles or two warps share.
+    let kept = case.w.iter().filter(|w| **w != 0.0).count();
+    let stored = BlockWeight::bytes_for(rows, cols, DType::BF16, kept);
+    assert!(weight as f64 <= 1.1 * stored as f64, "{weight} bytes asked for, {stored} stored");
+}
+
+#[test]
+fn adapters_have_no_bank_conflicts_and_read_activations_once() {
+    let counts = Counts::of("linear::counts::gpu_adapted_once");
+    let (n, cols, rows, rank) = SHAPE;
+    let [up, forward, down, backward, gradients @ ..] = &counts[..] else { panic!("{} launches", counts.len()) };
+    let [d_a, add_a, d_b, add_b, d_w] = gradients else { panic!("five launches, not {}", gradients.len()) };
+    for launch in &counts {
+        assert_eq!(launch.bank_conflicts(), 0, "{}", launch.kernel());
+    }
+    assert_eq!(forward.count("/tensor_fma") as usize, n * rows * (cols + ADAPTER_K));
+    assert_eq!(backward.count("/tensor_fma") as usize, n * cols * (rows + ADAPTER_K));
+    // u and v: each block of 32 rows reads the factor once. A warp writes every other word of a sector, so each goes twice.
+    for (launch, k) in [(up, cols), (down, rows)] {
+        assert_eq!(launch.bytes(), n * k * 2 + n / 32 * (rank * k * 4) + 2 * (n * rank * 4), "{}", launch.kernel());
+        assert_eq!(launch.count("/tensor_fma") as usize, n * k * 2 * rank);
+    }
+    // dA and dB: each block of 128 features reads the factor once; dA's sectors are written whole, turned.
+    for (launch, add, features, writes) in [(d_a, add_a, cols, 1), (d_b, add_b, rows, 2)] {
+        let sums = features * rank * 4;
+        assert_eq!(
+            launch.bytes(),
+            n * features * 2 + features / 128 * (n * rank * 4) + writes * sums,
+            "{}",
+            launch.kernel()
+        );
+        assert_eq!(launch.count("/tensor_fma") as usize, n * features * 2 * rank);
+        assert_eq!(add.bytes(), 3 * sums);
+    }
+    assert_eq!(d_w.bytes(), (rows / 128) * (cols / 128) * (128 + 128) * n * 2 + 2 * rows * cols * 4);
+    assert_eq!(d_w.count("/tensor_fma") as usize, n * rows * cols);
+}
