@@ -25,7 +25,13 @@ pub fn run(root: &Path, check: bool) -> Result<()> {
         "registers a thread", "sm_80", "sm_86", "sm_89", "sm_90", "shared"
     );
     for unit in &units {
-        let ptx = compile(&nvrtc, &tools, root, unit)?;
+        let ptx = match compile(&nvrtc, &tools, root, unit) {
+            Ok(ptx) => ptx,
+            Err(fault) => {
+                faults.push(fault);
+                continue;
+            }
+        };
         let committed = std::fs::read_to_string(root.join(&unit.ptx)).unwrap_or_default();
         if check && committed != ptx {
             faults.push(format!(

@@ -95,6 +95,17 @@ struct Ran {
     host_write: bool,
 }
 
+/// Runs part of a job; a panic is a failure like others. Otherwise whoever waits for the job would wait for ever.
+fn without_panic<T>(run: impl FnOnce() -> std::result::Result<T, Failure>) -> std::result::Result<T, Failure> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        Err(Failure {
+            status: Status::UNKNOWN,
+            text: format!("the virtual GPU is at fault: {}", panic_text(&*panic)),
+            fault: None,
+        })
+    })
+}
+
 impl Session {
     /// The device of the current context.
     pub fn gpu(&self) -> Arc<Gpu> {
@@ -156,7 +167,8 @@ impl Session {
         let lost = self.contexts.get(&job.context).is_none_or(|context| context.lost.is_some());
         if !lost {
             let touch = Touch { stream, epoch, what: job.describe() };
-            let outcome = self.ledger_touch(&job.action.touches(), &clock, &touch).and_then(|()| {
+            let outcome = without_panic(|| {
+                self.ledger_touch(&job.action.touches(), &clock, &touch)?;
                 let ran = self.execute(&job)?;
                 self.work_done += ran.work;
                 self.host_writes += u64::from(ran.host_write);
@@ -302,13 +314,7 @@ impl Session {
         run: impl FnOnce() -> std::result::Result<Ran, Failure>,
     ) -> std::result::Result<Ran, Failure> {
         self.guard = None;
-        let outcome = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
-            Err(Failure {
-                status: Status::UNKNOWN,
-                text: format!("the virtual GPU is at fault: {}", panic_text(&*panic)),
-                fault: None,
-            })
-        });
+        let outcome = without_panic(run);
         self.guard = Some(lock().expect("the driver was initialised when this session began"));
         outcome
     }

@@ -174,11 +174,15 @@ impl Worker<'_> {
     fn poll(&mut self, v: &mut View<'_>, a: &[u64; LANES], values: &[u64; LANES], m: u32) {
         let mix = |h: u64, x: u64| (h ^ x).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23);
         let seen = (v.pc, lanes(m).fold(m.into(), |h, l| mix(mix(h, a[l]), values[l])));
-        let last = &mut v.warp.polls[v.pc as usize % 4];
-        if *last == seen {
+        let warp = &mut *v.warp;
+        let known = warp.polls.iter().position(|(pc, _)| *pc == v.pc).unwrap_or_else(|| {
+            warp.next_poll = (warp.next_poll + 1) % warp.polls.len() as u8;
+            warp.next_poll.into()
+        });
+        if warp.polls[known] == seen {
             self.patience -= 1;
         }
-        *last = seen;
+        warp.polls[known] = seen;
     }
 
     pub(super) fn load(&mut self, v: &mut View<'_>, l: &Load, m: u32) -> Done {

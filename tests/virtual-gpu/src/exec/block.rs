@@ -355,6 +355,15 @@ impl<'a> Worker<'a> {
                 let v = self.special_register(b, w, *special, exec);
                 b.warps[w].regs.put(*dst, width.class(), exec, &v);
             }
+            // Where a function's local variables lie, which recursion moves.
+            Op::Mov { width, dst, a } => {
+                let warp = &mut b.warps[w];
+                let mut v = warp.regs.wide(*a, width.class());
+                if let Some(moved) = warp.moved.get(&code.function) {
+                    lanes(exec).for_each(|l| v[l] += u64::from(moved[l]));
+                }
+                warp.regs.put(*dst, width.class(), exec, &v);
+            }
             Op::Cvta { space, to_generic, wide, dst, a } => {
                 let base = match space {
                     Space::Shared => window::SHARED,
@@ -526,6 +535,8 @@ impl<'a> Worker<'a> {
             Special::GlobalTimerHi => time() >> 32,
             Special::DynamicSmemSize => c.dynamic_shared.into(),
             Special::TotalSmemSize => c.shared_bytes.into(),
+            Special::EnvReg1 => c.meeting >> 32,
+            Special::EnvReg2 => c.meeting,
             Special::Zero | Special::Zero64 => 0,
         };
         let _ = exec;

@@ -3,6 +3,7 @@
 use super::access::lanes;
 use super::block::{Block, Next, first, split, trouble};
 use super::link::FUNCTIONS;
+use super::recursion;
 use super::regs::LANES;
 use super::warp::{Trouble, Warp, Worker};
 use crate::fault::Kind;
@@ -40,13 +41,6 @@ impl Worker<'_> {
         let Some(callee) = k.functions.get(&target) else {
             return Err(trouble(first(exec), Kind::InvalidCall, "a call of a function that is not defined"));
         };
-        let current = k.code[pc as usize].function;
-        let within = |at: &u32| k.code[*at as usize].function == target;
-        if current == target || b.warps[w].groups[g].stack.iter().any(within) {
-            let name = k.names.get(&target).map_or("", |n| n.as_str());
-            let what = format!("{name} calls itself: recursion is not supported");
-            return Err(trouble(first(exec), Kind::InvalidCall, what));
-        }
         if callee.params.len() != call.args.len() || callee.returns.len() != call.returns.len() {
             let what = format!(
                 "a call with {} arguments and {} results of a function of {} and {}",
@@ -58,16 +52,20 @@ impl Worker<'_> {
             return Err(trouble(first(exec), Kind::InvalidCall, what));
         }
         let warp = &mut b.warps[w];
-        // What an earlier call left behind counts as never written.
-        for (from, n) in callee.init {
-            warp.regs.init[from as usize..(from + n) as usize].iter_mut().for_each(|m| *m &= !part);
-        }
-        for l in lanes(part) {
-            warp.frame.forget(l, callee.frame.0, callee.frame.1);
-            warp.local.forget(l, callee.local.0, callee.local.1);
-        }
-        for (from, to) in call.args.iter().zip(&callee.params) {
-            pass(warp, part, from, to);
+        if recursion::active(k, &warp.groups[g].stack, pc, target) {
+            recursion::enter(k, warp, g, call, target, part)?;
+        } else {
+            // What an earlier call left behind counts as never written.
+            for (from, n) in callee.init {
+                warp.regs.init[from as usize..(from + n) as usize].iter_mut().for_each(|m| *m &= !part);
+            }
+            for l in lanes(part) {
+                warp.frame.forget(l, callee.frame.0, callee.frame.1);
+                warp.local.forget(l, callee.local.0, callee.local.1);
+            }
+            for (from, to) in call.args.iter().zip(&callee.params) {
+                pass(warp, part, from, to);
+            }
         }
         // Whom the guard or another target excludes does not go along.
         let stays = mask & !part;
@@ -106,7 +104,9 @@ impl Worker<'_> {
         }
         let Some(at) = warp.groups[g].stack.pop() else { return Ok(Next::Choose) };
         let (site, function) = (&k.code[at as usize], k.code[pc as usize].function);
-        if let (Op::Call(call), Some(callee)) = (&site.op, k.functions.get(&function)) {
+        if recursion::active(k, &warp.groups[g].stack, at, function) {
+            recursion::leave(k, warp, site, function, exec);
+        } else if let (Op::Call(call), Some(callee)) = (&site.op, k.functions.get(&function)) {
             for (from, to) in callee.returns.iter().zip(&call.returns) {
                 pass(warp, exec, from, to);
             }
@@ -130,9 +130,16 @@ impl Worker<'_> {
         for lane in lanes(exec) {
             let arg = |warp: &Warp, i: usize| call.args.get(i).map_or(0, |a| argument(warp, lane, a));
             let result = match builtin {
-                Builtin::Free => 0,
-                // A device without a heap: every allocation fails, as malloc may.
-                Builtin::Malloc => 0,
+                Builtin::Free => {
+                    let address = arg(&b.warps[w], 0);
+                    if address != 0 {
+                        let wrong = |error| Trouble { lane: lane as u32, error };
+                        self.ctx.memory.heap_free(address).map_err(wrong)?;
+                    }
+                    0
+                }
+                // Null where the heap has no room.
+                Builtin::Malloc => self.ctx.memory.heap_alloc(arg(&b.warps[w], 0)).unwrap_or(0),
                 Builtin::AssertFail => {
                     let texts = [0, 1, 3].map(|i| self.string(arg(&b.warps[w], i)).unwrap_or_default());
                     let line = arg(&b.warps[w], 2) as u32;
@@ -353,7 +360,7 @@ fn pass(warp: &mut Warp, m: u32, from: &Arg, to: &Arg) {
     }
 }
 
-fn argument(warp: &Warp, lane: usize, a: &Arg) -> u64 {
+pub(super) fn argument(warp: &Warp, lane: usize, a: &Arg) -> u64 {
     match a {
         Arg::Reg { width, reg } => warp.regs.lane(Src::Reg(*reg), width.class(), lane),
         Arg::Imm { value: Src::Imm(v), .. } => *v,
@@ -362,7 +369,7 @@ fn argument(warp: &Warp, lane: usize, a: &Arg) -> u64 {
     }
 }
 
-fn store(warp: &mut Warp, lane: usize, a: &Arg, v: u64) {
+pub(super) fn store(warp: &mut Warp, lane: usize, a: &Arg, v: u64) {
     debug_assert!(lane < LANES);
     match a {
         Arg::Reg { width, reg } => warp.regs.put_lane(*reg, width.class(), lane, v),

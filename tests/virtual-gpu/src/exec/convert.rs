@@ -18,7 +18,8 @@ fn format(ty: Type) -> Format {
 
 #[inline(always)]
 pub(super) fn cvt(r: &mut Regs, m: u32, c: &Cvt) {
-    let plain = !c.sat && !c.relu && !c.ftz;
+    // Of a register that is wider than the type, the general case takes the lower bits.
+    let plain = !c.sat && !c.relu && !c.ftz && (c.from_width == Width::W64) == (c.from.bits() == 64);
     let near = c.round.is_none_or(|x| x == Round::Near);
     let (d, a) = (c.dst, c.a);
     match (c.from, c.to) {
@@ -36,10 +37,10 @@ pub(super) fn cvt(r: &mut Regs, m: u32, c: &Cvt) {
         }
         (Type::S32, Type::F32) if plain && near => return r.map1(d, m, a, |v| (v as i32 as f32).to_bits()),
         (Type::U32, Type::F32) if plain && near => return r.map1(d, m, a, |v| (v as f32).to_bits()),
-        (Type::F32, Type::S32) if c.round == Some(Round::IntZero) && c.to_width == Width::W32 => {
+        (Type::F32, Type::S32) if plain && c.round == Some(Round::IntZero) && c.to_width == Width::W32 => {
             return r.map1(d, m, a, |v| f32::from_bits(v) as i32 as u32);
         }
-        (Type::F32, Type::U32) if c.round == Some(Round::IntZero) && c.to_width == Width::W32 => {
+        (Type::F32, Type::U32) if plain && c.round == Some(Round::IntZero) && c.to_width == Width::W32 => {
             return r.map1(d, m, a, |v| f32::from_bits(v) as u32);
         }
         (Type::F16, Type::F32) if plain => {

@@ -1,7 +1,8 @@
 //! A kernel made ready to run: its functions in one code array, registers and frames laid side by side, symbols turned
 //! into addresses, operands listed for the checks.
 //!
-//! Without recursion every function can have its own registers and frames at fixed places: a call moves no window.
+//! Every function has its own registers and frames at fixed places: a call moves no window, and recursion puts aside what
+//! is there.
 
 use std::collections::HashMap;
 
@@ -42,6 +43,8 @@ pub(super) struct Placed {
     pub init: [(u32, u32); 3],
     pub frame: (u32, u32),
     pub local: (u32, u32),
+    /// Whether instructions other than plain moves name its local variables.
+    pub names_locals: bool,
 }
 
 /// A kernel ready to run.
@@ -58,6 +61,9 @@ pub struct Kernel {
     pub(super) granule: u32,
     /// Whether flags order accesses: fences or ordered operations occur.
     pub(super) fences: bool,
+    /// Whether it may allocate from the heap, and whether its blocks may meet.
+    pub(super) allocates: bool,
+    pub(super) meets: bool,
     pub(super) registers: u32,
     pub(super) param_bytes: u32,
     pub(super) directives: Directives,
@@ -110,6 +116,8 @@ pub(super) fn link(m: &Module, function: usize, globals: &[u64]) -> Result<Kerne
         shared_bytes: shared.bytes,
         granule: 0,
         fences: false,
+        allocates: false,
+        meets: false,
         registers: 0,
         param_bytes: entry.param_bytes,
         directives: entry.directives,
@@ -281,6 +289,7 @@ fn place(
         init,
         frame: (at.frame, f.frame_bytes),
         local: (at.local, f.local_bytes),
+        names_locals: false,
     };
     if !f.entry {
         for a in placed.params.iter_mut().chain(&mut placed.returns) {
@@ -294,6 +303,12 @@ fn place(
     for (i, code) in f.code.iter().enumerate() {
         let mut op = code.op.clone();
         let mut error = None;
+        let local = |s: &Src| {
+            let Src::Symbol(n) = s else { return false };
+            f.symbols.get(*n as usize).is_some_and(|s| matches!(s.what, SymbolKind::Local(_)))
+        };
+        // Recursion moves them: the address is no constant.
+        let moves = !f.entry && matches!(&op, Op::Mov { a, .. } if local(a));
         let (mut uses, mut defs) = (Vec::new(), Vec::new());
         op.operands(&mut |o| {
             let moved = match o {
@@ -303,6 +318,7 @@ fn place(
                         uses.push(slot);
                     }),
                     Src::Symbol(n) => {
+                        placed.names_locals |= !moves && local(s);
                         let found = f.symbols.get(n as usize).and_then(|s| address(s, at, shared, globals));
                         found
                             .map(|a| *s = Src::Imm(a))
@@ -339,6 +355,9 @@ fn place(
         }
         check(&op).map_err(|e| format!("line {}: {e}", code.line))?;
         k.fences |= ordered(&op);
+        k.allocates |=
+            matches!(&op, Op::Call(c) if matches!(c.target, CallTarget::Builtin(Builtin::Malloc | Builtin::Free)));
+        k.meets |= matches!(op, Op::MovSpecial { special: Special::EnvReg1 | Special::EnvReg2, .. });
         if let Op::Store(s) = &op
             && s.padded()
         {
@@ -354,7 +373,7 @@ fn place(
         let to = k.operands.len() as u32;
         k.code.push(Code {
             count: count(&op),
-            alu: is_alu(&op),
+            alu: is_alu(&op) && !moves,
             op,
             guard,
             guard_init,

@@ -15,6 +15,7 @@ mod integer;
 mod link;
 mod liveness;
 mod matrix;
+mod recursion;
 mod regs;
 mod soft;
 mod sync;
@@ -218,6 +219,8 @@ pub(crate) struct Context<'a> {
     dynamic_shared: u32,
     shared_bytes: u32,
     device: &'a Description,
+    /// Where the blocks of a cooperative launch meet; 0 for others.
+    meeting: u64,
     id: u64,
     start: Instant,
     stop: AtomicBool,
@@ -277,6 +280,17 @@ pub fn launch(l: &Launch<'_>) -> Result<Outcome, Fault> {
     let registers = registers(&kernel, Some(l.device));
     let shared = u64::from(kernel.shared_bytes) + u64::from(l.dynamic_shared);
     let resident = check(l, &kernel, registers, shared)?;
+    let out_of_memory = |e: OutOfMemory| Fault {
+        kernel: kernel.name.clone(),
+        kind: Kind::TooManyResources,
+        place: None,
+        what: format!("no room for what the launch needs: {e}"),
+    };
+    if kernel.allocates {
+        l.memory.make_heap().map_err(out_of_memory)?;
+    }
+    let meeting =
+        if l.cooperative && kernel.meets { Meeting::new(l.memory).map_err(out_of_memory)? } else { Meeting(None) };
     let regions = l.memory.snapshot();
     let threads = l.block.iter().product();
     let ctx = Context {
@@ -291,6 +305,7 @@ pub fn launch(l: &Launch<'_>) -> Result<Outcome, Fault> {
         dynamic_shared: l.dynamic_shared,
         shared_bytes: shared as u32,
         device: l.device,
+        meeting: meeting.address(),
         id: LAUNCHES.fetch_add(1, Relaxed),
         start: Instant::now(),
         stop: AtomicBool::new(false),
@@ -310,8 +325,13 @@ pub fn launch(l: &Launch<'_>) -> Result<Outcome, Fault> {
     };
     counters.add(&tally);
     let (mut read, mut written) = (Vec::new(), Vec::new());
+    let heap = l.memory.heap_address();
     for (region, extent) in regions.iter().zip(&touched) {
         let Allocation { base, id, .. } = region.allocation;
+        // Kernels share the heap without the program's knowing; it orders itself.
+        if Some(base) == heap || base == meeting.address() {
+            continue;
+        }
         for (list, range) in [&mut read, &mut written].into_iter().zip(extent.ranges(base)) {
             if !range.is_empty() {
                 list.push((id, range));
@@ -320,6 +340,34 @@ pub fn launch(l: &Launch<'_>) -> Result<Outcome, Fault> {
     }
     let output = std::mem::take(&mut *lock(&ctx.output));
     Ok(Outcome { counters, read, written, output })
+}
+
+/// Memory of a cooperative launch in which its blocks count one another, for as long as it runs.
+struct Meeting<'a>(Option<(&'a GlobalMemory, u64)>);
+
+impl<'a> Meeting<'a> {
+    /// The toolkit's headers want a size and a counter there.
+    const BYTES: u64 = 64;
+
+    fn new(memory: &'a GlobalMemory) -> Result<Meeting<'a>, OutOfMemory> {
+        let address = memory.alloc(Self::BYTES)?;
+        let cleared = memory.set(address, &[0], Self::BYTES);
+        debug_assert!(cleared.is_ok(), "just allocated");
+        Ok(Meeting(Some((memory, address))))
+    }
+
+    fn address(&self) -> u64 {
+        self.0.map_or(0, |(_, address)| address)
+    }
+}
+
+impl Drop for Meeting<'_> {
+    fn drop(&mut self) {
+        if let Some((memory, address)) = self.0 {
+            // It is there: nothing else frees it.
+            let _ = memory.free(address);
+        }
+    }
 }
 
 /// Checks a launch against the device; the number of blocks that are resident at once.
@@ -380,6 +428,17 @@ struct Grid<'a> {
     sum: Mutex<(Tally, Vec<Extent>)>,
 }
 
+/// Stops a launch when its thread panics.
+struct StopOnPanic<'a>(&'a AtomicBool);
+
+impl Drop for StopOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(true, Relaxed);
+        }
+    }
+}
+
 impl<'a> Grid<'a> {
     fn new(ctx: &'a Context<'a>, total: u64, resident_limit: u64) -> Grid<'a> {
         Grid {
@@ -419,6 +478,8 @@ impl<'a> Grid<'a> {
             cached: 0,
             patience: 0,
         };
+        // A bug of the interpreter must not leave the other threads waiting for a block that never comes back.
+        let _stop = StopOnPanic(&self.ctx.stop);
         while !self.ctx.stopped() {
             let Some(mut block) = self.take(&mut worker) else {
                 if self.resident.load(Relaxed) == 0 && self.next.load(Relaxed) >= self.total {

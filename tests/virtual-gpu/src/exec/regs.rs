@@ -134,6 +134,34 @@ impl Regs {
         *p = *p & !m | v & m;
     }
 
+    /// One lane's value in the register at a place in the table of written lanes, and whether it was written.
+    pub fn at(&self, slot: usize, lane: usize) -> (u64, bool) {
+        let (n32, n64) = (self.r32.len(), self.r64.len());
+        let value = if slot < n32 {
+            self.r32[slot][lane].into()
+        } else if slot < n32 + n64 {
+            self.r64[slot - n32][lane]
+        } else {
+            u64::from(self.pred[slot - n32 - n64] >> lane & 1)
+        };
+        (value, self.init[slot] >> lane & 1 == 1)
+    }
+
+    /// Puts a value back where [`Regs::at`] found it.
+    pub fn set_at(&mut self, slot: usize, lane: usize, (value, written): (u64, bool)) {
+        let (n32, n64) = (self.r32.len(), self.r64.len());
+        let bit = 1 << lane;
+        if slot < n32 {
+            self.r32[slot][lane] = value as u32;
+        } else if slot < n32 + n64 {
+            self.r64[slot - n32][lane] = value;
+        } else {
+            let p = &mut self.pred[slot - n32 - n64];
+            *p = *p & !bit | (value as u32 & 1) << lane;
+        }
+        self.init[slot] = self.init[slot] & !bit | u32::from(written) << lane;
+    }
+
     /// Index into [`Regs::init`].
     pub fn init_index(&self, r: Reg, class: Class) -> usize {
         let i = r.0 as usize;

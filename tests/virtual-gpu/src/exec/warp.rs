@@ -1,10 +1,12 @@
 //! A warp: its registers, its memory, and the groups of lanes that are at the same place.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use super::Context;
 use super::alu::Alu;
 use super::link::Kernel;
+use super::recursion::Kept;
 use super::regs::{LANES, Regs};
 use crate::counters::Tally;
 use crate::memory::{AccessError, PerLane};
@@ -62,12 +64,17 @@ pub(super) struct Warp {
     pub deserters: u32,
     /// Top of the dynamic part of local memory, by lane.
     pub stack_top: [u32; LANES],
+    /// What recursive calls have put aside, by lane, and how far they moved the local variables of functions.
+    pub kept: [Vec<Kept>; LANES],
+    pub moved: HashMap<u32, [u32; LANES]>,
     pub copies: Vec<Copies>,
     /// Committed copy groups, by lane.
     pub committed: [u32; LANES],
     pub slices: u64,
     /// The last reads of what other threads may change: code index and a hash of what was seen.
-    pub polls: [(u32, u64); 4],
+    pub polls: [(u32, u64); 8],
+    /// The entry of `polls` that the next instruction not among them takes.
+    pub next_poll: u8,
 }
 
 impl Warp {
@@ -83,10 +90,13 @@ impl Warp {
             live,
             deserters: 0,
             stack_top: [k.local_bytes.next_multiple_of(16); LANES],
+            kept: std::array::from_fn(|_| Vec::new()),
+            moved: HashMap::new(),
             copies: Vec::new(),
             committed: [0; LANES],
             slices: 0,
-            polls: [(u32::MAX, 0); 4],
+            polls: [(u32::MAX, 0); 8],
+            next_poll: 0,
         }
     }
 

@@ -335,6 +335,8 @@ pub(super) fn special(name: &str, member: Option<&str>) -> Option<Special> {
         "%globaltimer_hi" => GlobalTimerHi,
         "%dynamic_smem_size" => DynamicSmemSize,
         "%total_smem_size" => TotalSmemSize,
+        "%envreg1" => EnvReg1,
+        "%envreg2" => EnvReg2,
         _ => {
             let below = |prefix: &str, count: u32| {
                 name.strip_prefix(prefix).and_then(|n| n.parse().ok()).is_some_and(|n: u32| n < count)

@@ -74,6 +74,14 @@ impl Bits {
         }
     }
 
+    /// Clears `len` bits from `at`.
+    pub fn clear(&self, at: u64, len: u64) {
+        assert!(at + len <= self.len);
+        for (i, mask) in self.pieces(at, len) {
+            self.word(i).fetch_and(!mask, Relaxed);
+        }
+    }
+
     fn pieces(&self, at: u64, len: u64) -> impl Iterator<Item = (u64, u64)> {
         let end = at + len;
         let last = if len == 0 { at / 64 } else { end.div_ceil(64) };
@@ -101,5 +109,7 @@ mod tests {
         assert_eq!(bits.first_clear(60, 141), Some(200));
         assert!(bits.any(0, 61) && !bits.any(0, 60) && !bits.any(200, 100));
         assert!(bits.all(5, 0));
+        bits.clear(62, 100);
+        assert!(bits.all(60, 2) && !bits.any(62, 100) && bits.all(162, 38));
     }
 }

@@ -6,10 +6,11 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use memmap2::{MmapMut, MmapOptions};
 
+use super::heap::Heap;
 use super::{AccessError, Bits, window};
 use crate::fault::Kind;
 
@@ -201,6 +202,8 @@ struct State {
 pub struct GlobalMemory {
     capacity: u64,
     state: RwLock<State>,
+    /// What kernels allocate from.
+    heap: Mutex<Heap>,
 }
 
 impl GlobalMemory {
@@ -211,7 +214,8 @@ impl GlobalMemory {
 
     /// The same with addresses from `base` on, so that those of several devices differ.
     pub fn at(base: u64, capacity: u64) -> GlobalMemory {
-        GlobalMemory { capacity, state: RwLock::new(State { next: base, next_id: 1, ..State::default() }) }
+        let state = State { next: base, next_id: 1, ..State::default() };
+        GlobalMemory { capacity, state: RwLock::new(state), heap: Mutex::default() }
     }
 
     fn state(&self) -> std::sync::RwLockReadGuard<'_, State> {
@@ -290,6 +294,61 @@ impl GlobalMemory {
             s.used -= size.next_multiple_of(ALIGN);
         }
         s.freed.insert(address, size);
+        Ok(())
+    }
+
+    fn heap(&self) -> std::sync::MutexGuard<'_, Heap> {
+        self.heap.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Bytes of the heap that kernels allocate from; false once there is one.
+    pub fn set_heap(&self, bytes: u64) -> bool {
+        let mut heap = self.heap();
+        if heap.base.is_none() {
+            heap.bytes = bytes;
+        }
+        heap.base.is_none()
+    }
+
+    /// Makes the heap, the first time.
+    ///
+    /// # Errors
+    /// If the device has no room for it.
+    pub fn make_heap(&self) -> Result<(), OutOfMemory> {
+        let mut heap = self.heap();
+        if heap.base.is_none() {
+            let base = self.alloc(heap.bytes)?;
+            heap.place(base);
+        }
+        Ok(())
+    }
+
+    /// Address of the heap, once there is one.
+    pub fn heap_address(&self) -> Option<u64> {
+        self.heap().base
+    }
+
+    /// A block of the heap that nothing has written; None where it has no room.
+    pub fn heap_alloc(&self, bytes: u64) -> Option<u64> {
+        let mut heap = self.heap();
+        let base = heap.base?;
+        heap.take(bytes).map(|(at, _)| base + at)
+    }
+
+    /// Gives a block of the heap back. What it held counts as never written.
+    ///
+    /// # Errors
+    /// Where no block begins at `address`.
+    pub fn heap_free(&self, address: u64) -> Result<(), AccessError> {
+        let mut heap = self.heap();
+        let Some((base, at)) = heap.base.and_then(|base| Some((base, address.checked_sub(base)?))) else {
+            let what = format!("free of {address:#x}, which is not in the heap");
+            return Err(AccessError::new(Kind::InvalidOperand, what));
+        };
+        let bytes = heap.give(at)?;
+        if let Some(init) = self.region(base).as_deref().and_then(|r| r.init.as_ref()) {
+            init.clear(at, bytes);
+        }
         Ok(())
     }
 

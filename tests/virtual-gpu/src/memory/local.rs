@@ -69,6 +69,19 @@ impl PerLane {
         }
     }
 
+    /// A byte of a lane, and whether it was written.
+    pub fn byte(&self, lane: usize, at: u32) -> (u8, bool) {
+        let at = lane * self.bytes + at as usize;
+        (self.data[at], self.init[at / 8] >> (at % 8) & 1 == 1)
+    }
+
+    /// Puts a byte back.
+    pub fn set_byte(&mut self, lane: usize, at: u32, (value, written): (u8, bool)) {
+        let at = lane * self.bytes + at as usize;
+        self.data[at] = value;
+        self.init[at / 8] = self.init[at / 8] & !(1 << (at % 8)) | u8::from(written) << (at % 8);
+    }
+
     /// Forgets what was written in a range of one lane: whole frames, which begin at multiples of 8 and are padded.
     pub fn forget(&mut self, lane: usize, at: u32, n: u32) {
         let base = lane * self.bytes;

@@ -5,6 +5,7 @@
 
 mod bits;
 mod global;
+mod heap;
 mod local;
 mod order;
 mod shared;

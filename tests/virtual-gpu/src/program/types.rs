@@ -282,7 +282,10 @@ pub enum Special {
     GlobalTimerHi,
     DynamicSmemSize,
     TotalSmemSize,
-    /// `%pm0` to `%pm7`, `%envreg0` to `%envreg31`: zero.
+    /// `%envreg1`, `%envreg2`: the halves, high and low, of the address where blocks of a cooperative launch meet.
+    EnvReg1,
+    EnvReg2,
+    /// `%pm0` to `%pm7`, the other `%envreg`: zero.
     Zero,
     /// 64-bit zero (`%pm0_64`).
     Zero64,

@@ -52,8 +52,20 @@ fn integers_to_integers() {
 
 #[test]
 fn sources_may_be_wider_than_their_type() {
-    check("cvt.s32.s8 d, a;", "s32", &["b32"], &rows(&["b32"], 50), |r| r[0] as i8 as u32 as u64);
-    check("cvt.u64.u16 d, a;", "u64", &["b64"], &rows(&["b64"], 50), |r| r[0] & 0xffff);
+    for from in INTEGERS {
+        for register in ["b32", "b64"].into_iter().filter(|register| bits(register) > bits(from)) {
+            let rows = rows(&[register], 50);
+            for to in INTEGERS {
+                let into = wide(to);
+                let code = format!("cvt.{to}.{from} d, a;");
+                check(&code, into, &[register], &rows, |r| int(int(r[0], from) as u64, to) as u64 & mask(bits(into)));
+            }
+            check(&format!("cvt.rn.f64.{from} d, a;"), "f64", &[register], &rows, |r| {
+                // The nearest double: what Rust's conversion gives.
+                (int(r[0], from) as f64).to_bits()
+            });
+        }
+    }
 }
 
 #[test]

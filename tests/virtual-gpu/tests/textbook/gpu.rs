@@ -80,6 +80,15 @@ impl Gpu {
         bytes.chunks(T::SIZE).map(T::get).collect()
     }
 
+    /// Gives a variable of the module its values.
+    pub fn set<T: Number>(&self, name: &str, values: &[T]) {
+        let mut bytes = Vec::new();
+        values.iter().for_each(|v| v.put(&mut bytes));
+        let (address, size) = self.module.global(name).unwrap();
+        assert_eq!(size, bytes.len() as u64);
+        self.memory.write(address, &bytes).unwrap();
+    }
+
     pub fn try_launch(
         &self,
         name: &str,
@@ -87,6 +96,18 @@ impl Gpu {
         block: [u32; 3],
         dynamic_shared: u32,
         params: &Params,
+    ) -> Result<Outcome, Fault> {
+        self.launch(name, grid, block, dynamic_shared, params, false)
+    }
+
+    fn launch(
+        &self,
+        name: &str,
+        grid: [u32; 3],
+        block: [u32; 3],
+        dynamic_shared: u32,
+        params: &Params,
+        cooperative: bool,
     ) -> Result<Outcome, Fault> {
         launch(&Launch {
             module: &self.module,
@@ -97,13 +118,19 @@ impl Gpu {
             params: &params.0,
             device: &Description::default_device(),
             memory: &self.memory,
-            cooperative: false,
+            cooperative,
         })
     }
 
     /// A one-dimensional launch that must succeed.
     pub fn run(&self, name: &str, grid: u32, block: u32, params: Params) -> Outcome {
         self.run_3d(name, [grid, 1, 1], [block, 1, 1], 0, params)
+    }
+
+    /// A cooperative launch: all blocks at once.
+    pub fn run_together(&self, name: &str, grid: u32, block: u32, params: Params) -> Outcome {
+        let outcome = self.launch(name, [grid, 1, 1], [block, 1, 1], 0, &params, true);
+        outcome.unwrap_or_else(|fault| panic!("{fault}"))
     }
 
     pub fn run_3d(&self, name: &str, grid: [u32; 3], block: [u32; 3], shared: u32, params: Params) -> Outcome {

@@ -2,6 +2,11 @@
 
 mod algorithms;
 mod gpu;
+mod groups;
 mod language;
 mod numbers;
+mod objects;
+mod products;
+mod sharing;
+mod signals;
 mod tensor;
