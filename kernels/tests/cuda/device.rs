@@ -7,7 +7,9 @@ use kernels::weight::{FrozenWeight, WeightRef};
 use kernels::{Backend, Buffer, Category, DType, Device, Error};
 
 use crate::support::{gpu, upload};
-use crate::{activation, adamw, bias_gradient, embedding, layer_norm, linear, rms_norm, rotary, select};
+use crate::{
+    activation, adamw, add, attention, bias_gradient, embedding, layer_norm, linear, rms_norm, rotary, select,
+};
 
 /// More than two pinned pieces of 4 MiB, and lengths around their edges.
 #[test]
@@ -25,30 +27,57 @@ fn gpu_what_is_uploaded_comes_back() {
     assert_eq!(zeros.download::<f32>().unwrap(), [0.0; 1000]);
 }
 
+/// Uploads that share pinned pieces, until these have been full several times; read only when all are on their way.
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_many_small_uploads_arrive_each_in_its_place() {
+    let device = gpu();
+    let bytes = |i: usize| (0..300_000 + i).map(move |at| (at / 97 + 13 * i) as u8).collect::<Vec<_>>();
+    let buffers: Vec<_> = (0..50).map(|i| device.upload(Category::Workspace, &bytes(i)).unwrap()).collect();
+    buffers.iter().enumerate().for_each(|(i, buffer)| assert!(buffer.download::<u8>().unwrap() == bytes(i), "{i}"));
+}
+
+/// An operation's name, and its kernels once.
+type Pass = (&'static str, fn(&Device));
+
 /// What Meta plans is what the GPU does: the same buffers, the tables and partial sums of kernels included.
 #[test]
 #[ignore = "needs a GPU"]
 fn gpu_memory_peaks_where_meta_says() {
-    let peaks = [Device::meta(Backend::Cuda, 2), Device::cuda(0).unwrap()].map(|device| {
-        {
-            let state = adamw::steps(&device, &[5000, 17], 2);
-            let norm = layer_norm::pass(&device, DType::BF16, 40, 64);
-            let case = linear::Case::new(DType::BF16, linear::Kind::Packed(DType::BF16, 50), (9, 24, 16, 2));
-            let products = linear::products::pass(&device, DType::BF16, &case);
-            let gradients = linear::gradients::pass(&device, DType::BF16, &case, |len| vec![0.0; len]);
-            drop((state, norm, products, gradients));
-            rms_norm::pass(&device, DType::BF16, 40, 64);
-            activation::pass(&device, DType::BF16, 100);
-            bias_gradient::pass(&device, DType::BF16, 70, 24);
-            embedding::pass(&device, (9, 24), 20, 10);
+    const TYPE: DType = DType::BF16;
+    let passes: &[Pass] = &[
+        ("norm and step", |device| drop(adamw::steps(device, &[5000, 17], 2))),
+        ("mask", |device| drop(adamw::masked(device, 100))),
+        ("layer_norm", |device| drop(layer_norm::pass(device, TYPE, 40, 64))),
+        ("rms_norm", |device| drop(rms_norm::pass(device, TYPE, 40, 64))),
+        ("linear", |device| {
+            let case = linear::Case::new(TYPE, linear::Kind::Packed(TYPE, 50), (9, 24, 16, 2));
+            linear::products::pass(device, TYPE, &case);
+            linear::gradients::pass(device, TYPE, &case, |len| vec![0.0; len]);
+        }),
+        ("activation", |device| drop(activation::pass(device, TYPE, 100))),
+        ("add", |device| drop(add::pass(device, TYPE, 100))),
+        ("bias_gradient", |device| drop(bias_gradient::pass(device, TYPE, 70, 24))),
+        ("embedding", |device| embedding::pass(device, (9, 24), 20, 10)),
+        ("select", |device| drop(select::pass(device, TYPE, 40, 1000))),
+        ("attention", |device| {
+            attention::pass(device, TYPE, &attention::attention(1, 70, (2, 1), 64));
+        }),
+        ("rotary", |device| {
             let shape = rotary::Shape { rows: 6, tokens: 3, heads: 2, head_dim: 16, pairs: 8 };
-            rotary::pass(&device, DType::BF16, shape, Direction::Forward);
-            select::pass(&device, DType::BF16, 40, 1000);
-        }
-        assert_eq!(device.memory().in_use(), 0);
-        device.memory().peak()
-    });
-    assert_eq!(peaks[0], peaks[1]);
+            rotary::pass(device, TYPE, shape, Direction::Forward);
+        }),
+    ];
+    let (meta, device) = (Device::meta(Backend::Cuda, 2), Device::cuda(0).unwrap());
+    for (what, pass) in passes {
+        let [planned, taken] = [&meta, &device].map(|device| {
+            device.memory().reset_peak();
+            pass(device);
+            assert_eq!(device.memory().in_use(), 0, "{what}");
+            device.memory().peak()
+        });
+        assert_eq!(planned, taken, "{what}");
+    }
 }
 
 #[test]

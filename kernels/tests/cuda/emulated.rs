@@ -114,32 +114,37 @@ fn norms_move_little_more_than_their_rows() {
 #[test]
 fn maps_move_little_more_than_their_arrays() {
     let counts = Counts::of("traffic::gpu_maps_once");
-    let n = POINTWISE;
-    let positions = ROTARY.tokens * ROTARY.pairs * 2;
-    let (vocab, cols, rows, tokens) = EMBEDDING;
-    let different = different_ids(rows, vocab);
     let mut counts = counts.iter();
-    for (kernel, least) in [
-        ("relu_bf16", 4 * n + n / 8),
-        ("relu_backward_bf16", 4 * n + n / 8),
-        ("activation_bf16", 4 * n),
-        ("activation_backward_bf16", 6 * n),
-        ("silu_gate_bf16", 6 * n),
-        ("silu_gate_backward_bf16", 10 * n),
-        ("add_bf16", 6 * n),
-        ("bias_gradient_bf16", 2 * BIAS.0 * BIAS.1 + 8 * BIAS.1),
-        ("rotary_bf16", 4 * ROTARY.rows * ROTARY.heads * ROTARY.head_dim + 4 * positions),
-        ("embedding_bf16", 4 * rows * cols + 4 * rows),
-        ("add_positions_bf16_bf16", 4 * rows * cols + 2 * tokens * cols),
-        ("embedding_gradient_bf16", 2 * rows * cols + 8 * different * cols + 4 * rows),
-        ("position_gradient_bf16", 2 * rows * cols + 8 * tokens * cols),
-    ] {
+    let mut expect = |kernel: &str, least| {
         let launch = counts.next().expect("a launch for each");
         assert_eq!(launch.kernel(), kernel);
         // The bias's gradient is added up from parts.
-        let rest = (kernel == "bias_gradient_bf16").then(|| counts.next().expect("a second launch"));
+        let rest = kernel.starts_with("bias_gradient").then(|| counts.next().expect("a second launch"));
         assert_traffic(&[Some(launch), rest].into_iter().flatten().collect::<Vec<_>>(), least);
+    };
+    let n = POINTWISE;
+    for (dtype, e) in [("bf16", 2), ("f32", 4)] {
+        for (kernel, least) in [
+            ("relu", 2 * n * e + n / 8),
+            ("relu_backward", 2 * n * e + n / 8),
+            ("activation", 2 * n * e),
+            ("activation_backward", 3 * n * e),
+            ("silu_gate", 3 * n * e),
+            ("silu_gate_backward", 5 * n * e),
+            ("add", 3 * n * e),
+            ("bias_gradient", BIAS.0 * BIAS.1 * e + 8 * BIAS.1),
+            ("rotary", 2 * ROTARY.rows * ROTARY.heads * ROTARY.head_dim * e + 8 * ROTARY.tokens * ROTARY.pairs),
+        ] {
+            expect(&format!("{kernel}_{dtype}"), least);
+        }
     }
+    let (vocab, cols, rows, tokens) = EMBEDDING;
+    let different = different_ids(rows, vocab);
+    expect("embedding_bf16", 4 * rows * cols + 4 * rows);
+    expect("add_positions_bf16_bf16", 4 * rows * cols + 2 * tokens * cols);
+    expect("embedding_gradient_bf16", 2 * rows * cols + 8 * different * cols + 4 * rows);
+    expect("position_gradient_bf16", 2 * rows * cols + 8 * tokens * cols);
+    expect("apply_mask", 8 * n + n / 8);
     assert!(counts.next().is_none());
 }
 

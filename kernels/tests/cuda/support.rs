@@ -71,6 +71,13 @@ pub fn assert_within(what: &str, got: &Buffer, want: &[f64], allowed: impl Fn(us
     }
 }
 
+/// Sums in f32 that round `roundings` times, one after the other: each time a part of the sum, which is no larger than the
+/// sum of magnitudes, changes by at most 2⁻²⁴ of itself.
+pub fn assert_sums(what: &str, got: &Buffer, want: &[f64], magnitudes: &[f64], roundings: usize) {
+    let share = roundings as f64 * rounding(DType::F32);
+    assert_within(what, got, want, |i| share * magnitudes[i]);
+}
+
 /// Central differences of `objective` in each entry of `values`.
 pub fn differences(values: &[f64], step: f64, mut objective: impl FnMut(&[f64]) -> f64) -> Vec<f64> {
     let mut values = values.to_vec();

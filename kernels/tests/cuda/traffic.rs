@@ -39,12 +39,15 @@ fn gpu_norms_once() {
 #[test]
 #[ignore = "needs a GPU"]
 fn gpu_maps_once() {
+    for dtype in [DType::BF16, DType::F32] {
+        activation::pass(&gpu(), dtype, POINTWISE);
+        add::pass(&gpu(), dtype, POINTWISE);
+        bias_gradient::pass(&gpu(), dtype, BIAS.0, BIAS.1);
+        rotary::pass(&gpu(), dtype, ROTARY, kernels::ops::rotary::Direction::Forward);
+    }
     let (vocab, cols, n, tokens) = EMBEDDING;
-    activation::pass(&gpu(), DType::BF16, POINTWISE);
-    add::pass(&gpu(), DType::BF16, POINTWISE);
-    bias_gradient::pass(&gpu(), DType::BF16, BIAS.0, BIAS.1);
-    rotary::pass(&gpu(), DType::BF16, ROTARY, kernels::ops::rotary::Direction::Forward);
     embedding::pass(&gpu(), (vocab, cols), n, tokens);
+    adamw::masked(&gpu(), POINTWISE);
     gpu().synchronize().unwrap();
 }
 
