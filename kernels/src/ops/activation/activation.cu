@@ -6,6 +6,9 @@
 // Exponentials and quotients are the approximate ones: within 2 ulp, where a GPU has time for some 25 instructions an
 // element of bf16. Φ is the polynomial that the CPU takes. A thread's bits are one byte of the bitmap (of f32, half of
 // one, which its neighbour completes), so that a warp's are whole sectors.
+//
+// Registers: 18 to 32 a thread on sm_80 and sm_90, up to 40 on sm_86 and sm_89, which have 1,536 threads: all that an SM has
+// run at once. No shared memory.
 
 #include "cuda/pointwise.cuh"
 

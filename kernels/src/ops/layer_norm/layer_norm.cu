@@ -4,9 +4,10 @@
 //   forward   N·D·2e + N·8 + B·D·8                    (least: N·D·2e + N·8 + D·8)
 //   backward  N·D·3e + N·8 + B·D·4 + 2·B·D·8          (least: N·D·3e + N·8 + D·4 + 2·D·8)
 // where the last term is each block's part of dw and db, written and read again, through L2. Of 16-bit rows a block of
-// forward takes 26, whose 104·D bytes make its own 8·D less than 8 %, one of backward 40 (20·D of 240·D).
+// forward takes 26, whose 104·D bytes make its own 8·D less than 8 %, one of backward 54 (20·D of 324·D).
 //
-// 48 registers a thread in forward, 2 blocks an SM; 90 in backward, one block.
+// Registers: 32 to 48 a thread in forward, which is 2 blocks of 640 threads an SM, and 48 to 92 in backward, which is one
+// for rows of 16 bits. Shared memory: 8 bytes a column, a row's columns filled up to whole warps, and at most 512 bytes.
 
 #include "cuda/norm.cuh"
 
