@@ -53,6 +53,21 @@ fn gpu_it_is_the_norm_of_all_tensors_together() {
     }
 }
 
+/// More chunks than the block that adds them up has threads.
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_many_small_tensors_are_all_seen() {
+    let device = gpu();
+    let buffers: Vec<Buffer> =
+        (0..1100).map(|i| upload(&device, DType::F32, &[if i < 1090 { 3.0 } else { 4.0 }])).collect();
+    let mut gradients: Vec<_> = buffers.iter().map(plain).collect();
+    let want = (1090.0 * 9.0 + 10.0 * 16.0f64).sqrt();
+    assert!((read(&device, &gradients).norm - want).abs() <= 1e-12 * want);
+    let bad = upload(&device, DType::F32, &[f64::NAN]);
+    gradients[1095] = plain(&bad);
+    assert_eq!(read(&device, &gradients).first_non_finite, Some(1095));
+}
+
 #[test]
 #[ignore = "needs a GPU"]
 fn gpu_the_first_tensor_that_is_not_finite_is_named() {

@@ -3,7 +3,7 @@
 use kernels::ops::layer_norm::{ParamGradients, backward, forward, reference};
 use kernels::{Buffer, DType, Device};
 
-use crate::support::{assert_close, differences, dot, gpu, random, upload};
+use crate::support::{assert_close, assert_sums, differences, dot, gpu, random, upload};
 
 const EPS: f32 = 1e-5;
 
@@ -26,23 +26,37 @@ impl Operands {
 
     /// dx, dw, db by the formulas of the operation's contract.
     fn gradients(&self) -> [Vec<f64>; 3] {
-        let cols = self.weight.len();
-        let (mut dx, mut dw, mut db) = (Vec::new(), vec![0.0; cols], vec![0.0; cols]);
-        for (x, dy) in self.x.chunks(cols).zip(self.dy.chunks(cols)) {
-            let n = cols as f64;
-            let mean = x.iter().sum::<f64>() / n;
-            let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
-            let rstd = 1.0 / (variance + f64::from(EPS)).sqrt();
-            let normal: Vec<f64> = x.iter().map(|x| (x - mean) * rstd).collect();
+        let (mut dx, n) = (Vec::new(), self.weight.len() as f64);
+        for (normal, rstd, dy) in self.rows() {
             let g: Vec<f64> = dy.iter().zip(&self.weight).map(|(dy, w)| dy * w).collect();
             let (g_mean, g_dot) = (g.iter().sum::<f64>() / n, dot(&g, &normal) / n);
             dx.extend(g.iter().zip(&normal).map(|(g, normal)| rstd * (g - g_mean - normal * g_dot)));
-            for i in 0..cols {
-                dw[i] += dy[i] * normal[i];
-                db[i] += dy[i];
+        }
+        let [dw, db] = self.parameter_sums(|term| term);
+        [dx, dw, db]
+    }
+
+    /// x̂, r and dy of each row.
+    fn rows(&self) -> impl Iterator<Item = (Vec<f64>, f64, &[f64])> {
+        let cols = self.weight.len();
+        self.x.chunks(cols).zip(self.dy.chunks(cols)).map(move |(x, dy)| {
+            let mean = x.iter().sum::<f64>() / cols as f64;
+            let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / cols as f64;
+            let rstd = 1.0 / (variance + f64::from(EPS)).sqrt();
+            (x.iter().map(|x| (x - mean) * rstd).collect(), rstd, dy)
+        })
+    }
+
+    /// Σ of the terms of dw and of db.
+    fn parameter_sums(&self, of: fn(f64) -> f64) -> [Vec<f64>; 2] {
+        let [mut dw, mut db] = [0, 0].map(|_| vec![0.0; self.weight.len()]);
+        for (normal, _, dy) in self.rows() {
+            for i in 0..dy.len() {
+                dw[i] += of(dy[i] * normal[i]);
+                db[i] += of(dy[i]);
             }
         }
-        [dx, dw, db]
+        [dw, db]
     }
 }
 
@@ -99,11 +113,13 @@ fn gpu_forward_and_gradients_equal_the_reference_in_every_type_and_shape() {
     }
 }
 
-/// 16-bit rows of the greatest length, and more rows than backward has blocks.
+/// 16-bit rows of the greatest length, and more than 216 blocks of backward take before each takes more. Of these a thread
+/// adds 3, a block 20 teams' sums, 8 threads 27 blocks' and then each other's, to what was there: 59 roundings, and some 40
+/// are in x̂ of 24 features.
 #[test]
 #[ignore = "needs a GPU"]
 fn gpu_the_longest_rows_and_many_rows_equal_the_reference() {
-    for (rows, cols) in [(2, 10_240), (4200, 24)] {
+    for (rows, cols) in [(2, 10_240), (12_000, 24)] {
         let operands = Operands::new(DType::BF16, rows, cols);
         let want = reference::forward(&operands.x, &operands.weight, &operands.bias, f64::from(EPS));
         let [want_x, want_w, want_b] = operands.gradients();
@@ -111,8 +127,9 @@ fn gpu_the_longest_rows_and_many_rows_equal_the_reference() {
         let [y, dx, dw, db] = pass(&gpu(), DType::BF16, rows, cols);
         assert_close("y", &y, &want, 1e-5);
         assert_close("dx", &dx, &want_x, 2e-5);
-        assert_close("dw", &dw, &plus_one(want_w), 1e-4);
-        assert_close("db", &db, &plus_one(want_b), 1e-4);
+        let [sizes_w, sizes_b] = operands.parameter_sums(f64::abs).map(plus_one);
+        assert_sums("dw", &dw, &plus_one(want_w), &sizes_w, 100);
+        assert_sums("db", &db, &plus_one(want_b), &sizes_b, 59);
     }
 }
 
