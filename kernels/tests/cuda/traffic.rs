@@ -16,8 +16,8 @@ pub const BIAS: (usize, usize) = (2048, 768);
 pub const ROTARY: rotary::Shape = rotary::Shape { rows: 512, tokens: 128, heads: 12, head_dim: 64, pairs: 32 };
 /// Vocabulary, features, tokens, tokens of a sequence.
 pub const EMBEDDING: (usize, usize, usize, usize) = (3000, 256, 1024, 128);
-/// Tokens, heads of queries and of keys, features of a head: two tiles.
-pub const ATTENTION: (usize, (usize, usize), usize) = (256, (2, 1), 64);
+/// Tokens, heads of queries and of keys, features of a head: two tiles, for each of the kernels.
+pub const ATTENTION: (usize, (usize, usize), [usize; 4]) = (256, (2, 1), [64, 80, 96, 128]);
 
 #[test]
 #[ignore = "needs a GPU"]
@@ -54,8 +54,11 @@ fn gpu_maps_once() {
 #[test]
 #[ignore = "needs a GPU"]
 fn gpu_attention_once() {
-    let (tokens, heads, dim) = ATTENTION;
-    attention::pass(&gpu(), DType::BF16, &attention::attention(1, tokens, heads, dim));
+    let (tokens, heads, dims) = ATTENTION;
+    for dim in dims {
+        attention::pass(&gpu(), DType::BF16, &attention::attention(1, tokens, heads, dim));
+    }
+    attention::pass(&gpu(), DType::F32, &attention::attention(1, tokens, heads, dims[0]));
     gpu().synchronize().unwrap();
 }
 

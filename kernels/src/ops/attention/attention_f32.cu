@@ -110,12 +110,12 @@ extern "C" __global__ __launch_bounds__(THREADS) void attention_forward_f32(cons
 #pragma unroll
         for (int r = 0; r < ROWS; ++r) {
             if (!is_visible(warp_first + r, key + lane, shape.window)) s[r] = MINUS_INFINITY;
-            const float most = fmaxf(largest[r], warp_max(s[r]));
-            // Where the window has not begun, nothing has been seen: −∞ less −∞ is no number.
-            const float shift = most == MINUS_INFINITY ? 0.0f : most * scale;
-            const float factor = exp2f(largest[r] * scale - shift);
+            // As in forward.cuh.
+            const float most = fmaxf(largest[r], warp_max(s[r]) * scale);
+            const float shift = most == MINUS_INFINITY ? 0.0f : most;
+            const float factor = exp2f(largest[r] - shift);
             largest[r] = most;
-            s[r] = exp2f(s[r] * scale - shift);
+            s[r] = exp2f(fmaf(s[r], scale, -shift));
             weights[r] = weights[r] * factor + s[r];
 #pragma unroll
             for (int span = 0; span < SPANS; ++span) sums[r][span] *= factor;
@@ -128,7 +128,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void attention_forward_f32(cons
         store(sums[r], 1.0f / weight, Head(out, shape, shape.heads, task.sequence, task.head), warp_first + r);
         if (lane == 0 && warp_first + r < shape.tokens) {
             lse[statistics(shape, task.sequence, task.head) + warp_first + r] =
-                (largest[r] * scale + log2f(weight)) * LN_2;
+                (largest[r] + log2f(weight)) * LN_2;
         }
     }
 }

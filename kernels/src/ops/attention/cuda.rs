@@ -12,8 +12,8 @@ static F32: Source = Source { name: "attention_f32", ptx: include_str!("../../..
 const MAX_HEAD: usize = 128;
 /// Heads are multiples of so many features, for copies of 16 bytes.
 const CHUNK: usize = 8;
-/// Tokens of a sequence at most: the kernels' `int` holds twice as many and a tile.
-const MAX_TOKENS: usize = 1 << 30;
+/// Tokens of a sequence at most: the kernels' `int` holds a token, a window and a tile together.
+const MAX_TOKENS: usize = 1 << 29;
 /// As in delta.cuh: threads, and tokens, of a block.
 const DELTA_TOKENS: usize = 128;
 

@@ -24,8 +24,8 @@ template <int HEAD> struct Forward {
 
 // The running softmax of a warp's queries: rows f·16 + half·8 + lane/4.
 template <int F> struct Softmax {
-    float largest[F][2]; // of the scores so far
-    float sums[F][2];    // of this thread's columns' exp(scale·(score − largest))
+    float largest[F][2]; // of the scores so far, times scale, rounded
+    float sums[F][2];    // of this thread's columns' 2^(scale·score − largest)
 
     __device__ Softmax() {
 #pragma unroll
@@ -41,22 +41,25 @@ template <int F> struct Softmax {
         for (int f = 0; f < F; ++f) {
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
-                float most = largest[f][half];
+                float most = MINUS_INFINITY;
 #pragma unroll
                 for (int n = 0; n < N / 8; ++n) most = fmaxf(most, fmaxf(s[f][n][half * 2], s[f][n][half * 2 + 1]));
                 most = fmaxf(most, __shfl_xor_sync(0xffffffff, most, 1));
                 most = fmaxf(most, __shfl_xor_sync(0xffffffff, most, 2));
+                // The product is rounded before it is compared, and what is kept is what was subtracted: a largest score
+                // that stays gives the factor 1. A product fused with the difference gives 2^(its rounding), every tile.
+                most = fmaxf(largest[f][half], most * scale);
                 rises |= most > largest[f][half];
                 // Where the window has not begun, nothing has been seen: −∞ less −∞ is no number.
-                const float shift = most == MINUS_INFINITY ? 0.0f : most * scale;
-                factors[f][half] = power_of_two(largest[f][half] * scale - shift);
+                const float shift = most == MINUS_INFINITY ? 0.0f : most;
+                factors[f][half] = power_of_two(largest[f][half] - shift);
                 largest[f][half] = most;
                 float sum = sums[f][half] * factors[f][half];
 #pragma unroll
                 for (int n = 0; n < N / 8; ++n) {
 #pragma unroll
                     for (int e = half * 2; e < half * 2 + 2; ++e) {
-                        s[f][n][e] = power_of_two(s[f][n][e] * scale - shift);
+                        s[f][n][e] = power_of_two(fmaf(s[f][n][e], scale, -shift));
                         sum += s[f][n][e];
                     }
                 }
@@ -144,7 +147,7 @@ __device__ void forward(const T* q, const T* k, const T* v, const Shape& shape, 
             factors[f][half] = 1.0f / sum;
             const int query = warp_query + f * 16 + half * 8 + lane / 4;
             if (lane % 4 == 0 && query < shape.tokens) {
-                lse[statistics(shape, task.sequence, task.head) + query] = (softmax.largest[f][half] * scale + log2f(sum)) * LN_2;
+                lse[statistics(shape, task.sequence, task.head) + query] = (softmax.largest[f][half] + log2f(sum)) * LN_2;
             }
         }
     }

@@ -31,7 +31,7 @@ pub struct Attention {
     pub batch: usize,
     /// Tokens of a sequence, T.
     pub tokens: usize,
-    /// Query heads, H; a multiple of `kv_heads`.
+    /// Query heads, H; a multiple of `kv_heads`, at least one.
     pub heads: usize,
     /// Key and value heads, Hkv; query heads h·H/Hkv to (h+1)·H/Hkv share head h.
     pub kv_heads: usize,
@@ -90,7 +90,7 @@ impl Attention {
 
     fn check(&self, op: &'static str, q: &Buffer, k: &Buffer, v: &Buffer) -> Result<()> {
         let domain = |reason| Err(Error::Domain { op, reason });
-        if self.kv_heads == 0 || !self.heads.is_multiple_of(self.kv_heads) {
+        if self.heads == 0 || self.kv_heads == 0 || !self.heads.is_multiple_of(self.kv_heads) {
             return domain(format!("{} query heads cannot share {} key/value heads evenly", self.heads, self.kv_heads));
         }
         if self.head_dim == 0 {
@@ -128,7 +128,7 @@ fn workspace(device: &Device, shared: usize, slot: usize) -> Result<Buffer> {
 ///
 /// # Errors
 /// [`Error::Domain`] for heads that do not group, an empty head or window or a scale that is not finite; on a GPU also for
-/// heads that are not a multiple of 8 features up to 128, sequences of more than 2³⁰ tokens and a scale that is not above 0;
+/// heads that are not a multiple of 8 features up to 128, sequences of more than 2²⁹ tokens and a scale that is not above 0;
 /// [`Error::Length`] and [`Error::DType`] for an operand that does not fit; [`Error::OutOfMemory`].
 pub fn forward(attention: &Attention, q: &Buffer, k: &Buffer, v: &Buffer) -> Result<(Buffer, Buffer)> {
     const OP: &str = "attention_forward";

@@ -164,6 +164,7 @@ fn bad_operands_are_named() {
     assert_eq!(message(&a, &k), "attention_forward: q has 64 elements, expected 128");
     assert!(message(&Attention { kv_heads: 3, ..a }, &q).contains("4 query heads cannot share 3"));
     assert!(message(&Attention { kv_heads: 0, ..a }, &q).contains("cannot share 0"));
+    assert!(message(&Attention { heads: 0, ..a }, &q).contains("0 query heads cannot share"));
     assert!(message(&Attention { window: Some(0), ..a }, &q).contains("window of 0"));
     assert!(message(&Attention { scale: f32::NAN, ..a }, &q).contains("scale is NaN"));
     assert!(message(&Attention { head_dim: 0, ..a }, &q).contains("head dimension is 0"));
