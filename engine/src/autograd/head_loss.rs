@@ -1,9 +1,10 @@
 //! The LM head with its cross-entropy. The formulas stand in [`kernels::ops::head_loss`].
 //!
 //! This is where backward begins: logits exist for a few tokens at a time, so the gradients of the hidden states and of the
-//! head are taken in the same pass that computes the loss, and nothing is saved.
+//! head are taken in the same pass that computes the loss, and nothing is saved. The losses stay on the device until they
+//! are asked for.
 
-use kernels::ops::head_loss as op;
+use kernels::ops::head_loss::{self as op, RowLosses};
 
 use super::Var;
 use crate::error::Result;
@@ -13,8 +14,8 @@ use crate::tensor::Tensor;
 /// A loss, and the gradient to start a tape's backward pass with.
 #[derive(Debug)]
 pub struct Loss {
-    /// The sum of the losses of all predictions.
-    pub sum: f64,
+    /// Of each row; 0 without a target.
+    pub rows: RowLosses,
     /// scale · d sum / d hidden, where something upstream trains.
     pub gradient: Option<Tensor>,
 }
@@ -51,14 +52,14 @@ pub fn head_loss(head: &Head, hidden: &Var, targets: &[u32], scale: f32) -> Resu
         param.put_grad(d_weight);
     }
     let (rows, cols) = (hidden.tensor().rows(), hidden.tensor().cols());
-    Ok(Loss { sum: losses.total, gradient: losses.d_hidden.map(|gradient| Tensor::new(gradient, rows, cols)) })
+    Ok(Loss { rows: losses.rows, gradient: losses.d_hidden.map(|gradient| Tensor::new(gradient, rows, cols)) })
 }
 
 /// The loss of each row of the head's input; rows without a target have loss 0.
 ///
 /// # Errors
 /// As [`head_loss`].
-pub fn head_loss_values(head: &Head, hidden: &Tensor, targets: &[u32]) -> Result<Vec<f32>> {
+pub fn head_loss_values(head: &Head, hidden: &Tensor, targets: &[u32]) -> Result<RowLosses> {
     let lora = head.lora.as_ref().map(Lora::values);
     let values = head.weight.with_ref(|weight| {
         let head = op::Head { weight, lora: lora.as_ref().map(|lora| lora.borrow()) };

@@ -50,7 +50,7 @@ fn window_losses(model: &dyn Model, batch: TokenBatch) -> Result<Vec<f64>> {
     let mut tape = Tape::inference(&device);
     let hidden = model.forward(&mut tape, &batch)?;
     let targets = batch.targets();
-    let losses = head_loss_values(model.head(), hidden.tensor(), &targets)?;
+    let losses = head_loss_values(model.head(), hidden.tensor(), &targets)?.read()?;
     Ok(losses
         .chunks(batch.seq_len())
         .zip(targets.chunks(batch.seq_len()))

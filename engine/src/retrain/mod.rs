@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use kernels::Device;
+use kernels::ops::head_loss::RowLosses;
 
 use crate::autograd::{Tape, head_loss};
 use crate::data::{TokenStream, TrainSampler};
@@ -84,12 +85,14 @@ impl Trainer {
     /// the last step left them.
     pub fn step(&mut self, model: &dyn Model, micro_batches: &[TokenBatch]) -> Result<StepRecord> {
         let start = Instant::now();
-        let mut loss = 0.0;
-        for batch in micro_batches {
-            loss += self.micro_step(model, batch, micro_batches.len())? / micro_batches.len() as f64;
-        }
+        let micro_step = |batch| self.micro_step(model, batch, micro_batches.len());
+        let losses: Vec<RowLosses> = micro_batches.iter().map(micro_step).collect::<Result<_>>()?;
         let lr = self.schedule.lr(self.step);
         let report = self.update(lr)?.wait()?;
+        let mut loss = 0.0;
+        for (losses, batch) in losses.iter().zip(micro_batches) {
+            loss += losses.sum()? / batch.predictions() as f64 / micro_batches.len() as f64;
+        }
         self.step += 1;
         Ok(StepRecord {
             step: self.step,
@@ -101,8 +104,8 @@ impl Trainer {
         })
     }
 
-    /// Forward and backward of one micro-batch; returns its mean loss.
-    fn micro_step(&self, model: &dyn Model, batch: &TokenBatch, micro_batches: usize) -> Result<f64> {
+    /// Forward and backward of one micro-batch; returns its losses.
+    fn micro_step(&self, model: &dyn Model, batch: &TokenBatch, micro_batches: usize) -> Result<RowLosses> {
         let mut tape = Tape::training(&self.device, self.config.recompute);
         let hidden = model.forward(&mut tape, batch)?;
         let scale = 1.0 / (batch.predictions() * micro_batches) as f32;
@@ -110,7 +113,7 @@ impl Trainer {
         if let Some(gradient) = loss.gradient {
             tape.backward(hidden, gradient)?;
         }
-        Ok(loss.sum / batch.predictions() as f64)
+        Ok(loss.rows)
     }
 
     fn update(&mut self, lr: f64) -> Result<PendingStep> {

@@ -16,7 +16,7 @@ use std::time::Instant;
 pub use accountant::{Accountant, Category, MemoryReport};
 pub use buffer::{Buffer, DType, Element};
 pub use cost::{Cost, KernelStats};
-pub use cuda::{CudaError, CudaResult, Event, Gpu, Launch, Source, Stream};
+pub use cuda::{CudaError, CudaResult, Event, Gpu, Launch, Source, Span, Stream};
 
 use crate::error::{Error, Result};
 use buffer::Pool;

@@ -78,7 +78,7 @@ fn assert_traffic(launches: &[&Counts], least: usize) {
 }
 
 /// Asserts that `moved` bytes are at most `share` of the least.
-fn assert_share(what: &str, moved: usize, least: usize, share: f64) {
+pub fn assert_share(what: &str, moved: usize, least: usize, share: f64) {
     let ratio = moved as f64 / least as f64;
     assert!((1.0..=share).contains(&ratio), "{what} moves {moved} bytes, {ratio:.3} of the least, {least}");
 }

@@ -18,6 +18,7 @@ mod device;
 mod embedding;
 mod emulated;
 mod grad_norm;
+mod head_loss;
 mod layer_norm;
 mod linear;
 mod rms_norm;

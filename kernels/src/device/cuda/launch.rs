@@ -11,7 +11,7 @@ use cudarc::driver::sys::{self, CUfunction_attribute as Attribute};
 
 use super::Gpu;
 use super::error::{CudaError, CudaResult, check, failure};
-use crate::device::Buffer;
+use crate::device::{Buffer, DType};
 
 /// The kernels of one operation.
 #[derive(Debug)]
@@ -20,6 +20,28 @@ pub struct Source {
     pub name: &'static str,
     /// PTX of one `.cu` file.
     pub ptx: &'static str,
+}
+
+/// A buffer from one of its elements on.
+#[derive(Clone, Copy, Debug)]
+pub struct Span<'a> {
+    /// All of it.
+    pub buffer: &'a Buffer,
+    /// The element.
+    pub first: usize,
+}
+
+impl<'a> From<&'a Buffer> for Span<'a> {
+    fn from(buffer: &'a Buffer) -> Span<'a> {
+        Span { buffer, first: 0 }
+    }
+}
+
+impl Span<'_> {
+    /// The element type.
+    pub fn dtype(&self) -> DType {
+        self.buffer.dtype()
+    }
 }
 
 /// A kernel that the driver has loaded. It lives as long as its [`Gpu`].
@@ -108,6 +130,20 @@ impl<'a> Launch<'a> {
         self.buffer(buffer)
     }
 
+    /// The next argument: the address of the first element of a span that the kernel reads.
+    pub fn read_from(mut self, span: Span<'_>) -> Self {
+        let address = self.gpu.address_of(span).unwrap_or_else(|fault| {
+            self.fault.get_or_insert(fault.to_string());
+            0
+        });
+        self.value(address)
+    }
+
+    /// The next argument: the address of an element of a buffer that the kernel writes.
+    pub fn write_from(self, buffer: &mut Buffer, first: usize) -> Self {
+        self.read_from(Span { buffer, first })
+    }
+
     /// The next argument: the address of a buffer that the kernel writes.
     pub fn write(self, buffer: &mut Buffer) -> Self {
         self.buffer(buffer)
@@ -145,12 +181,8 @@ impl<'a> Launch<'a> {
         self.value(int)
     }
 
-    fn buffer(mut self, buffer: &Buffer) -> Self {
-        let address = self.gpu.address(buffer).unwrap_or_else(|fault| {
-            self.fault.get_or_insert(fault.to_string());
-            0
-        });
-        self.value(address)
+    fn buffer(self, buffer: &Buffer) -> Self {
+        self.read_from(buffer.into())
     }
 
     /// What speaks against the launch.

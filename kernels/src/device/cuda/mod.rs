@@ -19,7 +19,7 @@ use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
 
 pub use context::{Event, Stream};
 pub use error::{CudaError, CudaResult};
-pub use launch::{Launch, Source};
+pub use launch::{Launch, Source, Span};
 
 use context::Context;
 use error::{check, failure};
@@ -169,6 +169,14 @@ impl Gpu {
             Some(memory) if std::ptr::eq(memory.gpu(), self) => Ok(memory.address),
             _ => Err(CudaError::Elsewhere { buffer: format!("{buffer:?}"), gpu: self.name.clone() }),
         }
+    }
+
+    /// Where a span begins in this GPU's memory.
+    ///
+    /// # Errors
+    /// As [`Gpu::address`].
+    pub fn address_of(&self, span: Span<'_>) -> CudaResult<u64> {
+        Ok(self.address(span.buffer)? + (span.first * span.dtype().size()) as u64)
     }
 
     /// `bytes` of memory, with any contents.

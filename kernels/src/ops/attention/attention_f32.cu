@@ -72,12 +72,6 @@ __device__ inline void store(const float (&sums)[SPANS], float factor, const Hea
     }
 }
 
-__device__ inline float warp_max(float x) {
-#pragma unroll
-    for (int distance = 16; distance > 0; distance /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffff, x, distance));
-    return x;
-}
-
 extern "C" __global__ __launch_bounds__(THREADS) void attention_forward_f32(const float* __restrict__ q,
                                                                             const float* __restrict__ k,
                                                                             const float* __restrict__ v, Shape shape,

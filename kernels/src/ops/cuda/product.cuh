@@ -64,6 +64,7 @@ __device__ void load_panel(unsigned char* panel, const Matrix<T>& from, int row,
 // An operand that lies in panels as it is copied: nothing is unpacked.
 struct Plain {
     static constexpr bool PACKED = false;
+    __device__ void skip(int) const {}
     __device__ void clear(unsigned char*) const {}
     __device__ void unpack(unsigned char*, unsigned char*, int) const {}
     __device__ const unsigned char* panel(const unsigned char* stage, const unsigned char*, int) const { return stage; }

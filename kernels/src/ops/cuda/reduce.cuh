@@ -8,6 +8,12 @@ __device__ inline float warp_sum(float x) {
     return x;
 }
 
+__device__ inline float warp_max(float x) {
+#pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffff, x, distance));
+    return x;
+}
+
 // The sums of x and of y over the team, in every thread. `xs` and `ys` hold a number for each warp of the block; they may be
 // written again once every thread has passed another barrier.
 __device__ inline void team_sums(float& x, float& y, float (&xs)[32], float (&ys)[32]) {

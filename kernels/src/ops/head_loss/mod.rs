@@ -10,17 +10,19 @@
 //! * dh = dx·W + u·A, dA += uᵀ·h, dB += dxᵀ·z, dW += dxᵀ·h
 //!
 //! The gradient of a chunk of rows follows at once from the logits that its loss was read from, so the head is multiplied
-//! twice for a step, and no third time to compute the logits again.
+//! twice for a step, and no third time to compute the logits again. On a GPU h may be bf16, f16 or f32, and without gradients
+//! no logit ever leaves the registers that it was summed in.
 
 mod cpu;
+mod cuda;
 #[doc(hidden)]
 pub mod reference;
 #[cfg(test)]
 mod tests;
 
 use super::linear::Lora;
-use crate::device::{Buffer, Category, Cost, DType, Device};
-use crate::error::{Error, Result, expect_buffer, expect_dtype, expect_len};
+use crate::device::{Backend, Buffer, Category, Cost, DType, Device};
+use crate::error::{Error, Result, expect_activations, expect_buffer, expect_len};
 use crate::simd::Isa;
 use crate::strips::STRIP;
 use crate::weight::WeightRef;
@@ -28,7 +30,7 @@ use crate::weight::WeightRef;
 /// The target of a row that has none: a pad, or the last token of a sequence.
 pub const IGNORED: u32 = u32::MAX;
 
-/// Bytes that one chunk's logits may take.
+/// Bytes that one chunk's logits may take on the CPU.
 ///
 /// Liger cuts N rows into about V/D chunks, so that the logits of one take as much memory as the hidden states. Here each
 /// chunk also unpacks all V·D weights twice, which costs about as much as multiplying them with 20 rows: hundreds of rows
@@ -76,77 +78,146 @@ pub struct Wanted<'a> {
     pub weight: Option<&'a mut Buffer>,
 }
 
+/// Each row's loss in nats, unscaled; on the device until it is read.
+#[derive(Debug)]
+pub struct RowLosses(Buffer);
+
+impl RowLosses {
+    fn new(device: &Device, n: usize) -> Result<RowLosses> {
+        Ok(RowLosses(device.alloc(Category::Workspace, DType::F32, n)?))
+    }
+
+    /// Waits for them. On Meta all are 0.
+    ///
+    /// # Errors
+    /// The GPU's.
+    pub fn read(&self) -> Result<Vec<f32>> {
+        if self.0.device().is_meta() { Ok(vec![0.0; self.0.len()]) } else { self.0.download() }
+    }
+
+    /// Waits for them, and adds them up.
+    ///
+    /// # Errors
+    /// The GPU's.
+    pub fn sum(&self) -> Result<f64> {
+        Ok(self.read()?.into_iter().map(f64::from).sum())
+    }
+}
+
 /// What [`loss_and_gradients`] returns.
 #[derive(Debug)]
 pub struct Losses {
-    /// Each row's loss in nats, unscaled.
-    pub rows: Vec<f32>,
-    /// Their sum.
-    pub total: f64,
+    /// Each row's loss.
+    pub rows: RowLosses,
     /// dh `[N, D]` where it was wanted, in h's element type.
     pub d_hidden: Option<Buffer>,
 }
 
-/// Each row's loss. `hidden` is h `[N, D]`, and `targets` has N ids below V, or [`IGNORED`]. On Meta all are 0.
+/// Each row's loss. `hidden` is h `[N, D]`, and `targets` has N ids below V, or [`IGNORED`].
 ///
 /// # Errors
 /// [`Error::Length`], [`Error::DType`] or [`Error::Domain`] for operands or targets that do not fit the head;
 /// [`Error::OutOfMemory`].
-pub fn loss(hidden: &Buffer, head: Head<'_>, targets: &[u32]) -> Result<Vec<f32>> {
+pub fn loss(hidden: &Buffer, head: Head<'_>, targets: &[u32]) -> Result<RowLosses> {
     const OP: &str = "head_loss";
-    hidden.device().expect_host(OP)?;
     check(OP, hidden, &head, targets)?;
-    let mut losses = vec![0.0; targets.len()];
-    let mut scratch = Scratch::new(hidden.device(), &head, chunk_rows(targets.len(), head.vocab()), false)?;
-    let cost = Cost::new(OP, forward_flops(targets.len(), &head), least_read(hidden, &head, targets), 4 * losses.len());
-    hidden.device().run(cost, || {
-        cpu::run(Isa::best(), hidden.f32(), head, targets, &mut losses, None, scratch.parts());
-    });
-    Ok(losses)
+    let n = targets.len();
+    let losses = RowLosses::new(hidden.device(), n)?;
+    let cost = Cost::new(OP, forward_flops(n, &head), least_read(hidden, &head, targets), 4 * n);
+    run(cost, None, hidden, head, targets, losses, None)
 }
 
 /// Each row's loss, and the gradients that are wanted of `wanted.scale` · their sum. Operands are those of [`loss`].
 ///
 /// # Errors
 /// As [`loss`]; also [`Error::Domain`] where the adapter's gradients are wanted of a head without one.
-pub fn loss_and_gradients(hidden: &Buffer, head: Head<'_>, targets: &[u32], mut wanted: Wanted<'_>) -> Result<Losses> {
+pub fn loss_and_gradients(hidden: &Buffer, head: Head<'_>, targets: &[u32], wanted: Wanted<'_>) -> Result<Losses> {
+    loss_and_gradients_within(None, hidden, head, targets, wanted)
+}
+
+/// [`loss_and_gradients`] in chunks that take at most so many bytes: for tests, to which several of the usual ones are too much.
+#[doc(hidden)]
+pub fn loss_and_gradients_within(
+    chunk_bytes: Option<usize>,
+    hidden: &Buffer,
+    head: Head<'_>,
+    targets: &[u32],
+    mut wanted: Wanted<'_>,
+) -> Result<Losses> {
     const OP: &str = "head_loss_and_gradients";
-    hidden.device().expect_host(OP)?;
     check(OP, hidden, &head, targets)?;
     check_wanted(OP, &head, &wanted)?;
     let device = hidden.device();
-    let n = targets.len();
     let mut d_hidden = match wanted.hidden {
         true => Some(device.alloc(Category::Activations, hidden.dtype(), hidden.len())?),
         false => None,
     };
-    let mut scratch = Scratch::new(device, &head, chunk_rows(n, head.vocab()), true)?;
-    let mut rows = vec![0.0; n];
+    let rows = RowLosses::new(device, targets.len())?;
     let cost = gradient_cost(OP, hidden, &head, targets, &wanted);
+    let gradients = Gradients {
+        scale: wanted.scale,
+        hidden: d_hidden.as_mut(),
+        lora: wanted.lora.as_mut().map(|(d_a, d_b)| (&mut **d_a, &mut **d_b)),
+        weight: wanted.weight.as_deref_mut(),
+    };
+    let rows = run(cost, chunk_bytes, hidden, head, targets, rows, Some(gradients))?;
+    Ok(Losses { rows, d_hidden })
+}
+
+/// Where gradients go; see [`Wanted`].
+struct Gradients<'a> {
+    scale: f32,
+    hidden: Option<&'a mut Buffer>,
+    lora: Option<(&'a mut Buffer, &'a mut Buffer)>,
+    weight: Option<&'a mut Buffer>,
+}
+
+/// Both operations, of checked operands.
+fn run(
+    cost: Cost,
+    chunk_bytes: Option<usize>,
+    hidden: &Buffer,
+    head: Head<'_>,
+    targets: &[u32],
+    mut losses: RowLosses,
+    gradients: Option<Gradients<'_>>,
+) -> Result<RowLosses> {
+    let device = hidden.device();
+    if device.backend() == Backend::Cuda {
+        let wanted = gradients.as_ref().map(|wanted| (wanted.hidden.is_some(), wanted.lora.is_some()));
+        let mut work = cuda::Work::alloc(hidden, &head, targets, wanted, chunk_bytes.unwrap_or(cuda::CHUNK_BYTES))?;
+        if device.gpu().is_some() {
+            device.launch(cost, |gpu| cuda::run(gpu, hidden, head, &mut losses.0, gradients, &mut work))?;
+        } else {
+            device.run(cost, || ());
+        }
+        return Ok(losses);
+    }
+    let chunk = chunk_rows(targets.len(), 4 * head.vocab(), chunk_bytes.unwrap_or(CHUNK_BYTES), STRIP);
+    let mut scratch = Scratch::new(device, &head, chunk, gradients.is_some())?;
     device.run(cost, || {
-        let gradients = cpu::Gradients {
+        let gradients = gradients.map(|wanted| cpu::Gradients {
             scale: wanted.scale,
-            hidden: d_hidden.as_mut().map(Buffer::f32_mut),
-            lora: wanted.lora.as_mut().map(|(d_a, d_b)| (d_a.f32_mut(), d_b.f32_mut())),
-            weight: wanted.weight.as_mut().map(|d_w| d_w.f32_mut()),
-        };
-        cpu::run(Isa::best(), hidden.f32(), head, targets, &mut rows, Some(gradients), scratch.parts());
+            hidden: wanted.hidden.map(Buffer::f32_mut),
+            lora: wanted.lora.map(|(d_a, d_b)| (d_a.f32_mut(), d_b.f32_mut())),
+            weight: wanted.weight.map(Buffer::f32_mut),
+        });
+        cpu::run(Isa::best(), hidden.f32(), head, targets, losses.0.f32_mut(), gradients, scratch.parts());
     });
-    let total = rows.iter().map(|loss| f64::from(*loss)).sum();
-    Ok(Losses { rows, total, d_hidden })
+    Ok(losses)
 }
 
-/// Rows of a chunk: what [`CHUNK_BYTES`] allow in whole strips, evened out so that the last chunk is no rest.
-fn chunk_rows(n: usize, vocab: usize) -> usize {
-    let most = (CHUNK_BYTES / (4 * vocab.max(1)) / STRIP).max(1);
-    let strips = n.div_ceil(STRIP).max(1);
-    (strips.div_ceil(strips.div_ceil(most)) * STRIP).min(n.max(1))
+/// Rows of a chunk: what `bytes` allow in whole units, evened out so that the last chunk is no rest.
+fn chunk_rows(n: usize, row_bytes: usize, bytes: usize, unit: usize) -> usize {
+    let most = (bytes / row_bytes.max(1) / unit).max(1);
+    let units = n.div_ceil(unit).max(1);
+    (units.div_ceil(units.div_ceil(most)) * unit).min(n.max(1))
 }
 
-/// Everything that lives within the operation.
+/// Everything that lives within the operation on the CPU.
 struct Scratch {
     chunk: usize,
-    /// x, then dx, f32 `[chunk, V]` on every backend.
+    /// x, then dx, f32 `[chunk, V]`.
     logits: Buffer,
     /// z, then u, f32 `[chunk, r]` each.
     low_rank: Buffer,
@@ -205,7 +276,7 @@ fn gradient_cost(op: &'static str, hidden: &Buffer, head: &Head<'_>, targets: &[
 
 fn check(op: &'static str, hidden: &Buffer, head: &Head<'_>, targets: &[u32]) -> Result<()> {
     let (vocab, dim) = (head.vocab(), head.dim());
-    expect_dtype(op, "h", hidden.dtype(), hidden.device().compute_dtype())?;
+    expect_activations(op, "h", hidden)?;
     expect_len(op, "h", hidden.len(), targets.len() * dim)?;
     if let Some(lora) = &head.lora {
         expect_buffer(op, "A", lora.a, DType::F32, lora.rank * dim)?;

@@ -38,13 +38,13 @@ pub struct Gradients {
 
 impl Operands<'_> {
     /// z = s·h·Aᵀ of one row.
-    fn low_rank(&self, h: &[f64]) -> Vec<f64> {
+    pub fn low_rank(&self, h: &[f64]) -> Vec<f64> {
         let row = |r: usize| h.iter().zip(&self.a[r * self.dim..]).map(|(h, a)| h * a).sum::<f64>() * self.scale;
         (0..self.rank).map(row).collect()
     }
 
     /// ln of the probabilities of one row.
-    fn log_probabilities(&self, h: &[f64]) -> Vec<f64> {
+    pub fn log_probabilities(&self, h: &[f64]) -> Vec<f64> {
         let z = self.low_rank(h);
         let logits: Vec<f64> = (0..self.vocab)
             .map(|v| {

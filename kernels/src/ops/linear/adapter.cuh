@@ -53,6 +53,17 @@ template <class T, int THREADS, int EXTENT, bool ALONG_K_, int LOW> struct Split
     }
 };
 
+// An operand whose panels are counted from `begin`.
+template <class Operand> struct Later : Operand {
+    int begin;
+
+    __device__ Later(const Operand& operand, int begin) : Operand(operand), begin(begin) { Operand::skip(begin); }
+    __device__ void load(unsigned char* stage, int step) { Operand::load(stage, begin + step); }
+    __device__ void unpack(unsigned char* stage, unsigned char* spare, int step) const {
+        Operand::unpack(stage, spare, begin + step);
+    }
+};
+
 // `steps` panels of the first operand, then those of the second.
 template <class First, class Second> struct Then {
     static_assert(First::ALONG_K == Second::ALONG_K && !Second::PACKED, "panels of one kind");

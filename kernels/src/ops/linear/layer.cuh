@@ -9,22 +9,28 @@ struct Adapter {
     Rank rank;
 };
 
-// The block's tile of C `[a.rows, n]`, rounded, in `shared`. W: the weight's panels, made by `weight(corner)`.
-template <class T, class S, class W> struct Layer {
-    using A = Then<AlongK<T, S::THREADS, S::TILE_M>, Split<T, S::THREADS, S::TILE_M, true, 1>>;
+// X, W: the panels of x (or dy) and of the weight.
+template <class T, class S, class W, class X = AlongK<T, S::THREADS, S::TILE_M>> struct Layer {
+    using A = Then<X, Split<T, S::THREADS, S::TILE_M, true, 1>>;
     using B = Then<W, Split<T, S::THREADS, S::TILE_N, W::ALONG_K, 2>>;
     static constexpr int SHARED = shared_bytes<S, A, B>();
     static_assert(SHARED >= S::THREADS / 32 * S::WARP_M * S::WARP_N * 2, "C leaves through the stages");
 
+    // The tile of C `[m, n]` at `corner`: `steps` panels of x and w, and the adapter's.
+    static __device__ void multiply(Sums<S>& sums, const X& x, const W& w, int steps, int m, int n, const Corner& corner,
+                                    const Adapter& adapter, unsigned char* shared) {
+        A a_side(x, {adapter.down, m, adapter.rank, corner.m}, steps);
+        B b_side(w, {adapter.up, n, adapter.rank, corner.n}, steps);
+        ::multiply<T, S>(sums, a_side, b_side, steps + adapter.rank.panels(), shared);
+    }
+
+    // The block's tile of C `[a.rows, n]`, rounded. The weight's panels are made by `weight(corner)`.
     template <class Weight>
     static __device__ void product(const Matrix<T>& a, int n, Weight weight, const float* bias, const Adapter& adapter,
                                    T* c, unsigned char* shared) {
-        const int steps = panels(a.cols);
         const Corner corner = banded<S>(blockIdx.x, a.rows, n);
-        A a_side({a, corner.m}, {adapter.down, a.rows, adapter.rank, corner.m}, steps);
-        B b_side(weight(corner), {adapter.up, n, adapter.rank, corner.n}, steps);
         Sums<S> sums = {};
-        multiply<T, S>(sums, a_side, b_side, steps + adapter.rank.panels(), shared);
+        multiply(sums, X(a, corner.m), weight(corner), panels(a.cols), a.rows, n, corner, adapter, shared);
         store_rows<T, S>(sums, corner, a.rows, n, shared, c, [&](int col) {
             // n is a multiple of 8: both columns are inside, or neither.
             const float2 b = bias && col < n ? *reinterpret_cast<const float2*>(bias + col) : make_float2(0.0f, 0.0f);

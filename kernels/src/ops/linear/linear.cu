@@ -1,5 +1,5 @@
 // Dense linear layers on tensor cores: y = x·Wᵀ + u·Bᵀ + b and dx = dy·W + v·A in bf16, from the same copy of W, and
-// dW += dyᵀ·x.
+// dW += s·dyᵀ·x.
 //
 // C[m×n] = A[m×k]·B[k×n]. Forward: A = x, B = Wᵀ, so that B[k][n] = W[n][k] and both operands are contiguous along k. Input
 // gradient: A = dy, B = W, contiguous along n: `ldmatrix.trans` turns it on its way to the registers. Weight gradient:
@@ -42,7 +42,7 @@ extern "C" __global__ __launch_bounds__(Tile::THREADS, 2) void linear_backward_i
     product<W>({dy, rows, out}, in, {weight, out, in}, nullptr, {v, a, Rank(rank)}, dx);
 }
 
-template <class T> __device__ void weight_gradient(const Matrix<T>& dy, const Matrix<T>& x, float* dw) {
+template <class T> __device__ void weight_gradient(const Matrix<T>& dy, const Matrix<T>& x, float scale, float* dw) {
     using A = AcrossK<T, Tile::THREADS, Tile::TILE_M>;
     using B = AcrossK<T, Tile::THREADS, Tile::TILE_N>;
     __shared__ __align__(128) unsigned char shared[shared_bytes<Tile, A, B>()];
@@ -59,15 +59,16 @@ template <class T> __device__ void weight_gradient(const Matrix<T>& dy, const Ma
             if (mine.m + row >= m || mine.n + col >= n) return;
             float2* pair = reinterpret_cast<float2*>(dw + size_t(row) * n + col);
             const float2 before = *pair;
-            *pair = make_float2(before.x + low, before.y + high);
+            *pair = make_float2(fmaf(scale, low, before.x), fmaf(scale, high, before.y));
         };
     });
 }
 
 #define WEIGHT_GRADIENT(T)                                                                                               \
     extern "C" __global__ __launch_bounds__(Tile::THREADS, 2) void linear_weight_gradient_##T(                           \
-        const T* __restrict__ dy, const T* __restrict__ x, int rows, int in, int out, float* __restrict__ dw) {          \
-        weight_gradient<T>({dy, rows, out}, {x, rows, in}, dw);                                                          \
+        const T* __restrict__ dy, const T* __restrict__ x, int rows, int in, int out, float scale,                       \
+        float* __restrict__ dw) {                                                                                        \
+        weight_gradient<T>({dy, rows, out}, {x, rows, in}, scale, dw);                                                   \
     }
 
 WEIGHT_GRADIENT(bf16)

@@ -1,4 +1,4 @@
-// Every product of linear layers by plain multiply-adds: C = scale·A·B + A₂·B₂ + bias, or C += A·B.
+// Every product of linear layers by plain multiply-adds: C = scale·(A·B + A₂·B₂) + bias, or C += that.
 //
 // For activations in f32, and for features that are not multiples of 8, which tensor cores' loads can't take: a block of 256
 // threads computes 64×64 of C, each thread 4×4 of it, from panels 16 deep in 8 KiB of shared memory. Operands are of any type

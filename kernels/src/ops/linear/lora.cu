@@ -132,13 +132,13 @@ __device__ void gradient(const Matrix<T>& x, const float* down, int rank, int sp
 LORA(bf16)
 LORA(f16)
 
-// sums[i] += Σ of part p's i, p rising, for `len` sums.
+// sums[i] += scale · Σ of part p's i, p rising, for `len` sums.
 extern "C" __global__ void lora_gradient_add(
-    const float* __restrict__ parts, int count, unsigned long long len, float* __restrict__ sums) {
+    const float* __restrict__ parts, int count, unsigned long long len, float scale, float* __restrict__ sums) {
     for (size_t i = size_t(blockIdx.x) * blockDim.x + threadIdx.x; i < len; i += size_t(gridDim.x) * blockDim.x) {
         float sum = 0.0f;
 #pragma unroll 1
         for (int p = 0; p < count; ++p) sum += parts[p * len + i];
-        sums[i] += sum;
+        sums[i] = fmaf(scale, sum, sums[i]);
     }
 }

@@ -18,7 +18,7 @@
 
 mod bias_gradient;
 mod cpu;
-mod cuda;
+pub(super) mod cuda;
 #[doc(hidden)]
 pub mod reference;
 
@@ -220,8 +220,9 @@ pub fn lora_gradients(
     );
     if device.gpu().is_some() {
         let gradients = (d_a, d_b);
-        return device
-            .launch(cost, |gpu| cuda::lora_gradients(gpu, shape, rank, (x, dy), (u, v), gradients, &mut work));
+        return device.launch(cost, |gpu| {
+            cuda::lora_gradients(gpu, shape, (rank, 1.0), (x.into(), dy.into()), (u, v), gradients, &mut work)
+        });
     }
     device.run(cost, || {
         let shape = cpu::LoraShape { n, rows, cols, rank };
@@ -251,7 +252,7 @@ pub fn weight_gradient(device: &Device, x: &Buffer, dy: &Buffer, n: usize, d_wei
     );
     if device.gpu().is_some() {
         let shape = cuda::Shape { n, cols, rows };
-        return device.launch(cost, |gpu| cuda::weight_gradient(gpu, shape, x, dy, d_weight));
+        return device.launch(cost, |gpu| cuda::weight_gradient(gpu, shape, 1.0, x.into(), dy.into(), d_weight));
     }
     device.run(cost, || {
         cpu::weight_gradient(Isa::best(), (n, rows, cols), x.f32(), dy.f32(), d_weight.f32_mut(), work.f32_mut());

@@ -86,6 +86,12 @@ template <class T, class S, bool ALONG_K_, bool ANY> struct Packed {
         find();
     }
 
+    // The first panel that is loaded is `steps` further on.
+    __device__ void skip(int steps) {
+        at += ALONG_K ? steps : steps * wide, left -= steps;
+        find();
+    }
+
     __device__ bool dense() const { return ANY && !from.bits; }
     __device__ int element() const { return ANY && from.type == Type::F32 ? 4 : 2; }
 

@@ -26,7 +26,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn dtype(self) -> DType {
+    pub fn dtype(self) -> DType {
         match self {
             Kind::Dense(dtype) | Kind::Packed(dtype, _) => dtype,
             Kind::Trainable => DType::F32,
@@ -130,22 +130,9 @@ impl Case {
         product((rows, cols, n), |i, j, k| self.dy[k * rows + i] * self.x[k * cols + j])
     }
 
-    /// The weight on a device.
     fn hold(&self, device: &Device) -> Held {
         let (_, cols, rows, _) = self.shape;
-        let source = upload(device, self.kind.dtype(), &self.w);
-        match self.kind {
-            Kind::Trainable => Held::Trainable(source, rows, cols),
-            Kind::Dense(_) => Held::Frozen(FrozenWeight::dense(source, rows, cols).unwrap()),
-            Kind::Packed(..) => {
-                let mut mask = vec![0u64; self.w.len().div_ceil(64)];
-                let kept =
-                    self.w.iter().enumerate().filter(|(_, w)| **w != 0.0).map(|(i, _)| mask[i / 64] |= 1 << (i % 64));
-                let kept = kept.count();
-                let mask = device.upload(Category::Workspace, &mask).unwrap();
-                Held::Frozen(FrozenWeight::pruned(device, &source, rows, cols, &mask, kept).unwrap())
-            }
-        }
+        Held::new(device, self.kind, &self.w, (rows, cols))
     }
 }
 
@@ -154,13 +141,29 @@ fn product((m, n, depth): (usize, usize, usize), term: impl Fn(usize, usize, usi
     (0..m * n).map(|at| (0..depth).map(|k| term(at / n, at % n, k)).sum()).collect()
 }
 
-enum Held {
+/// A weight on a device.
+pub enum Held {
     Frozen(FrozenWeight),
     Trainable(Buffer, usize, usize),
 }
 
 impl Held {
-    fn weight(&self) -> WeightRef<'_> {
+    pub fn new(device: &Device, kind: Kind, w: &[f64], (rows, cols): (usize, usize)) -> Held {
+        let source = upload(device, kind.dtype(), w);
+        match kind {
+            Kind::Trainable => Held::Trainable(source, rows, cols),
+            Kind::Dense(_) => Held::Frozen(FrozenWeight::dense(source, rows, cols).unwrap()),
+            Kind::Packed(..) => {
+                let mut mask = vec![0u64; w.len().div_ceil(64)];
+                let kept = w.iter().enumerate().filter(|(_, w)| **w != 0.0).map(|(i, _)| mask[i / 64] |= 1 << (i % 64));
+                let kept = kept.count();
+                let mask = device.upload(Category::Workspace, &mask).unwrap();
+                Held::Frozen(FrozenWeight::pruned(device, &source, rows, cols, &mask, kept).unwrap())
+            }
+        }
+    }
+
+    pub fn weight(&self) -> WeightRef<'_> {
         match self {
             Held::Frozen(weight) => WeightRef::Frozen(weight),
             Held::Trainable(value, rows, cols) => WeightRef::Trainable { value, rows: *rows, cols: *cols },
@@ -171,14 +174,14 @@ impl Held {
 /// The error of a sum of `terms` products of numbers below 1: they are exact in f32 where the numbers have 16 bits, else
 /// rounded by 2⁻²⁴; each of the sums' roundings is at most 2⁻²³ of the running sum (tensor cores cut off, they do not round),
 /// which is some √terms.
-fn tolerance(terms: usize) -> f64 {
+pub fn tolerance(terms: usize) -> f64 {
     2f64.powi(-23) * (terms + 8) as f64 * (terms as f64).sqrt()
 }
 
 /// The error of a sum of `terms` products of a number below 1 with one of a factor in f32 below `size`, which is taken in two
 /// parts of 16 bits: what is left of it is at most 2⁻¹⁶, in both factors if both are in f32, and so is the product of both
 /// second parts, which is left out.
-fn split_tolerance(terms: usize, size: f64) -> f64 {
+pub fn split_tolerance(terms: usize, size: f64) -> f64 {
     size * (tolerance(terms) + 3.0 * 2f64.powi(-16) * terms as f64)
 }
 

@@ -2,7 +2,7 @@
 
 use super::plain::{self, Side, Target};
 use super::{Shape, is_plain};
-use crate::device::{Buffer, DType, Gpu, Source};
+use crate::device::{Buffer, DType, Gpu, Source, Span};
 use crate::error::Result;
 
 static LORA: Source = Source { name: "lora", ptx: include_str!("../../../../ptx/lora.ptx") };
@@ -23,33 +23,33 @@ const ADD_THREADS: usize = 256;
 const ADD_BLOCKS: usize = 1024;
 
 /// Sums of workspace for the parts of an adapter's gradients of `n` tokens in `dtype`.
-pub(in super::super) fn parts_len(dtype: DType, shape: Shape, rank: usize) -> usize {
+pub(in crate::ops) fn parts_len(dtype: DType, shape: Shape, rank: usize) -> usize {
     let len = |features| if is_plain(dtype, &[features]) { 0 } else { shape.n.div_ceil(SPAN) * rank * features };
     len(shape.rows).max(len(shape.cols))
 }
 
-/// dA += vᵀ·x and dB += dyᵀ·u
-pub(in super::super) fn lora_gradients(
+/// dA += scale·vᵀ·x and dB += scale·dyᵀ·u
+pub(in crate::ops) fn lora_gradients(
     gpu: &Gpu,
     shape: Shape,
-    rank: usize,
-    (x, dy): (&Buffer, &Buffer),
+    (rank, scale): (usize, f32),
+    (x, dy): (Span<'_>, Span<'_>),
     (u, v): (&Buffer, &Buffer),
     (d_a, d_b): (&mut Buffer, &mut Buffer),
     parts: &mut Buffer,
 ) -> Result<()> {
     let Shape { n, cols, rows } = shape;
-    thin(gpu, (n, cols), rank, x, v, true, parts, d_a)?;
-    thin(gpu, (n, rows), rank, dy, u, false, parts, d_b)
+    thin(gpu, (n, cols), (rank, scale), x, v, true, parts, d_a)?;
+    thin(gpu, (n, rows), (rank, scale), dy, u, false, parts, d_b)
 }
 
-/// sums += xᵀ·down `[features, rank]`, turned for dA.
+/// sums += scale·xᵀ·down `[features, rank]`, turned for dA.
 #[allow(clippy::too_many_arguments)]
 fn thin(
     gpu: &Gpu,
     (n, features): (usize, usize),
-    rank: usize,
-    x: &Buffer,
+    (rank, scale): (usize, f32),
+    x: Span<'_>,
     down: &Buffer,
     turned: bool,
     parts: &mut Buffer,
@@ -62,9 +62,9 @@ fn thin(
     if is_plain(x.dtype(), &[features]) {
         let (x, down) = (Side::columns(gpu, x, features)?, Side::columns(gpu, down, rank)?);
         return if turned {
-            plain::scaled(gpu, (rank, features, n), down, x, 1.0, Target::add(gpu, sums, features)?)
+            plain::scaled(gpu, (rank, features, n), down, x, scale, Target::add(gpu, sums, features)?)
         } else {
-            plain::scaled(gpu, (features, rank, n), x, down, 1.0, Target::add(gpu, sums, rank)?)
+            plain::scaled(gpu, (features, rank, n), x, down, scale, Target::add(gpu, sums, rank)?)
         };
     }
     let name = if x.dtype() == DType::BF16 { "lora_gradient_bf16" } else { "lora_gradient_f16" };
@@ -72,7 +72,7 @@ fn thin(
         .launch(&LORA, name)?
         .grid([features.div_ceil(FEATURES), rank.div_ceil(RANKS), count])
         .block([THREADS, 1, 1])
-        .read(x)
+        .read_from(x)
         .read(down)
         .dimension("rows", n)
         .dimension("features", features)
@@ -89,17 +89,19 @@ fn thin(
         .read(parts)
         .dimension("parts", count)
         .value(len as u64)
+        .value(scale)
         .write(sums);
     // SAFETY: as above.
     Ok(unsafe { launch.run() }?)
 }
 
-/// dW += dyᵀ·x
-pub(in super::super) fn weight_gradient(
+/// dW += scale·dyᵀ·x
+pub(in crate::ops) fn weight_gradient(
     gpu: &Gpu,
     shape: Shape,
-    x: &Buffer,
-    dy: &Buffer,
+    scale: f32,
+    x: Span<'_>,
+    dy: Span<'_>,
     d_weight: &mut Buffer,
 ) -> Result<()> {
     let Shape { n, cols, rows } = shape;
@@ -109,18 +111,19 @@ pub(in super::super) fn weight_gradient(
     }
     if is_plain(x.dtype(), &[rows, cols]) {
         let (dy, x) = (Side::columns(gpu, dy, rows)?, Side::columns(gpu, x, cols)?);
-        return plain::scaled(gpu, (rows, cols, n), dy, x, 1.0, Target::add(gpu, d_weight, cols)?);
+        return plain::scaled(gpu, (rows, cols, n), dy, x, scale, Target::add(gpu, d_weight, cols)?);
     }
     let name = if x.dtype() == DType::BF16 { "linear_weight_gradient_bf16" } else { "linear_weight_gradient_f16" };
     let launch = gpu
         .launch(&FULL, name)?
         .grid([tiles, 1, 1])
         .block([TILE_THREADS, 1, 1])
-        .read(dy)
-        .read(x)
+        .read_from(dy)
+        .read_from(x)
         .dimension("rows", n)
         .dimension("input features", cols)
         .dimension("output features", rows)
+        .value(scale)
         .write(d_weight);
     // SAFETY: as above.
     Ok(unsafe { launch.run() }?)

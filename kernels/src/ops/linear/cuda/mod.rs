@@ -2,10 +2,10 @@
 //! for features that are not multiples of 8.
 
 mod gradients;
-mod plain;
-mod products;
+pub(in crate::ops) mod plain;
+pub(in crate::ops) mod products;
 
-pub(super) use gradients::{lora_gradients, parts_len, weight_gradient};
+pub(in crate::ops) use gradients::{lora_gradients, parts_len, weight_gradient};
 pub(super) use products::{backward_input, forward, lora_down};
 
 use crate::device::{Buffer, DType};
@@ -17,26 +17,26 @@ const CHUNK: usize = 8;
 
 /// Rows and features of x and y.
 #[derive(Clone, Copy)]
-pub(super) struct Shape {
+pub(in crate::ops) struct Shape {
     pub n: usize,
     pub cols: usize,
     pub rows: usize,
 }
 
 /// Whether tensor cores can't take activations of this type in rows of these lengths.
-fn is_plain(dtype: DType, features: &[usize]) -> bool {
+pub(in crate::ops) fn is_plain(dtype: DType, features: &[usize]) -> bool {
     dtype == DType::F32 || features.iter().any(|features| !features.is_multiple_of(CHUNK))
 }
 
 /// A weight as the kernels know it.
 #[derive(Clone, Copy)]
-enum Weight<'a> {
+pub(in crate::ops) enum Weight<'a> {
     Dense(&'a Buffer),
     Packed(&'a BlockWeight),
 }
 
 impl<'a> Weight<'a> {
-    fn of(weight: WeightRef<'a>) -> Result<Weight<'a>> {
+    pub fn of(weight: WeightRef<'a>) -> Result<Weight<'a>> {
         match weight {
             WeightRef::Frozen(FrozenWeight::Dense(dense)) => Ok(Weight::Dense(dense.values())),
             WeightRef::Frozen(FrozenWeight::Blocks(packed)) => Ok(Weight::Packed(packed)),
@@ -48,7 +48,7 @@ impl<'a> Weight<'a> {
         }
     }
 
-    fn dtype(self) -> DType {
+    pub fn dtype(self) -> DType {
         match self {
             Weight::Dense(values) => values.dtype(),
             Weight::Packed(packed) => packed.values().dtype(),

@@ -1,7 +1,7 @@
 //! Launches of linear_plain.cu: products of anything.
 
 use super::{Weight, type_number};
-use crate::device::{Buffer, CudaResult, Gpu, Source};
+use crate::device::{Buffer, CudaResult, Gpu, Source, Span};
 use crate::error::Result;
 
 static KERNELS: Source = Source { name: "linear_plain", ptx: include_str!("../../../../ptx/linear_plain.ptx") };
@@ -23,18 +23,18 @@ pub struct Side {
 
 impl Side {
     /// The rows of `[.., width]` along k.
-    pub fn rows(gpu: &Gpu, buffer: &Buffer, width: usize) -> CudaResult<Side> {
-        Side::new(gpu, buffer, width, 1)
+    pub fn rows<'a>(gpu: &Gpu, span: impl Into<Span<'a>>, width: usize) -> CudaResult<Side> {
+        Side::new(gpu, span.into(), width, 1)
     }
 
     /// The columns of `[.., width]` along k.
-    pub fn columns(gpu: &Gpu, buffer: &Buffer, width: usize) -> CudaResult<Side> {
-        Side::new(gpu, buffer, 1, width)
+    pub fn columns<'a>(gpu: &Gpu, span: impl Into<Span<'a>>, width: usize) -> CudaResult<Side> {
+        Side::new(gpu, span.into(), 1, width)
     }
 
-    fn new(gpu: &Gpu, buffer: &Buffer, outer: usize, inner: usize) -> CudaResult<Side> {
-        let (outer, inner, dtype) = (outer as u64, inner as u64, type_number(buffer.dtype()));
-        Ok(Side { data: gpu.address(buffer)?, outer, inner, dtype, unused: 0 })
+    fn new(gpu: &Gpu, span: Span<'_>, outer: usize, inner: usize) -> CudaResult<Side> {
+        let (outer, inner, dtype) = (outer as u64, inner as u64, type_number(span.dtype()));
+        Ok(Side { data: gpu.address_of(span)?, outer, inner, dtype, unused: 0 })
     }
 
     /// Nothing, for a depth of nothing.
@@ -69,7 +69,13 @@ pub struct Target {
 impl Target {
     /// C is written, in its own type.
     pub fn set(gpu: &Gpu, c: &mut Buffer, width: usize) -> CudaResult<Target> {
-        Ok(Target { data: gpu.address(c)?, width: width as u64, dtype: type_number(c.dtype()), add: 0 })
+        Target::set_from(gpu, c, 0, width)
+    }
+
+    /// C is written from an element of the buffer on.
+    pub fn set_from(gpu: &Gpu, buffer: &mut Buffer, first: usize, width: usize) -> CudaResult<Target> {
+        let c = Span { buffer, first };
+        Ok(Target { data: gpu.address_of(c)?, width: width as u64, dtype: type_number(c.dtype()), add: 0 })
     }
 
     /// C, in f32, is added to.
@@ -83,7 +89,7 @@ pub fn both(sides: Option<[CudaResult<Side>; 2]>) -> CudaResult<Option<[Side; 2]
     sides.map(|[down, up]| Ok([down?, up?])).transpose()
 }
 
-/// C `[m, n]` = A·B + the adapter's product of depth `rank` + bias. B is the weight, whose rows have `cols` entries, turned
+/// C `[m, n]` = scale·(A·B + the adapter's product of depth `rank`) + bias. B is the weight, whose rows have `cols` entries, turned
 /// where its rows run across k.
 #[allow(clippy::too_many_arguments)]
 pub fn product(
@@ -92,7 +98,7 @@ pub fn product(
     a: Side,
     (weight, cols, turned): (Weight<'_>, usize, bool),
     adapter: Option<[Side; 2]>,
-    rank: usize,
+    (rank, scale): (usize, f32),
     bias: Option<&Buffer>,
     c: Target,
 ) -> Result<()> {
@@ -122,14 +128,14 @@ pub fn product(
         .dimension("features", n)
         .dimension("features", k)
         .dimension("of the rank", rank)
-        .value(1.0f32)
+        .value(scale)
         .read_or_null(bias)
         .value(c);
     // SAFETY: `mod.rs` checks every length against the shape and every element type; the strides are those of the shape.
     Ok(unsafe { launch.run() }?)
 }
 
-/// C `[m, n]` = scale · A·B, or C += A·B, of dense operands.
+/// C `[m, n]` = scale · A·B, or C += scale · A·B, of dense operands.
 pub fn scaled(gpu: &Gpu, (m, n, k): (usize, usize, usize), a: Side, b: Side, scale: f32, c: Target) -> Result<()> {
     if m == 0 || n == 0 {
         return Ok(());

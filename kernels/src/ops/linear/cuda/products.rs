@@ -3,7 +3,7 @@
 use super::super::Lora;
 use super::plain::{self, Side, Target};
 use super::{Shape, Weight, is_plain, type_number};
-use crate::device::{Buffer, DType, Gpu, Launch, Source};
+use crate::device::{Buffer, DType, Gpu, Launch, Source, Span};
 use crate::error::Result;
 use crate::weight::WeightRef;
 
@@ -12,21 +12,21 @@ static PACKED: Source = Source { name: "linear_packed", ptx: include_str!("../..
 static LORA: Source = Source { name: "lora", ptx: include_str!("../../../../ptx/lora.ptx") };
 
 /// Kernels for one kind of weight.
-struct Kernel {
-    source: &'static Source,
-    forward: &'static str,
-    backward_input: &'static str,
-    threads: usize,
-    /// Rows of a block's tile; columns are `TILE_N`.
-    tile_m: usize,
+pub struct Kernel {
+    pub source: &'static Source,
+    pub forward: &'static str,
+    pub backward_input: &'static str,
+    pub threads: usize,
+    /// Rows of a block's tile; columns are [`TILE_N`].
+    pub tile_m: usize,
     /// Dynamic shared memory.
-    shared: usize,
+    pub shared: usize,
 }
 
 /// As in linear.cu and linear_packed.cu.
-const TILE_N: usize = 128;
+pub const TILE_N: usize = 128;
 
-const DENSE_BF16: Kernel = Kernel {
+pub const DENSE_BF16: Kernel = Kernel {
     source: &DENSE,
     forward: "linear_forward_bf16",
     backward_input: "linear_backward_input_bf16",
@@ -46,14 +46,14 @@ const PACKED_BF16: Kernel = Kernel {
     shared: 95_104,
 };
 
-const ANY_BF16: Kernel = Kernel {
+pub const ANY_BF16: Kernel = Kernel {
     forward: "linear_any_forward_bf16",
     backward_input: "linear_any_backward_input_bf16",
     tile_m: 128,
     ..PACKED_BF16
 };
 
-const ANY_F16: Kernel =
+pub const ANY_F16: Kernel =
     Kernel { forward: "linear_any_forward_f16", backward_input: "linear_any_backward_input_f16", ..ANY_BF16 };
 
 impl Kernel {
@@ -68,17 +68,21 @@ impl Kernel {
     }
 
     /// A launch of `name` for `[n, features]`, with the arguments up to the weight.
-    fn launch<'a>(
+    pub fn launch<'a>(
         &self,
         gpu: &'a Gpu,
         name: &'static str,
         (n, features): (usize, usize),
-        x: &Buffer,
+        x: Span<'_>,
         weight: Weight<'_>,
     ) -> Result<Launch<'a>> {
         let tiles = n.div_ceil(self.tile_m) * features.div_ceil(TILE_N);
-        let launch =
-            gpu.launch(self.source, name)?.grid([tiles, 1, 1]).block([self.threads, 1, 1]).shared(self.shared).read(x);
+        let launch = gpu
+            .launch(self.source, name)?
+            .grid([tiles, 1, 1])
+            .block([self.threads, 1, 1])
+            .shared(self.shared)
+            .read_from(x);
         let launch = match weight {
             Weight::Dense(values) if self.shared == 0 => return Ok(launch.read(values)),
             Weight::Dense(values) => launch.read_or_null(None).read_or_null(None).read(values),
@@ -100,7 +104,7 @@ pub(in super::super) fn forward(
 ) -> Result<()> {
     let weight = Weight::of(weight)?;
     if let Some((lora, u)) = &mut lora {
-        project(gpu, (shape.n, shape.cols), x, (lora.a, false), *lora, u)?;
+        project(gpu, (shape.n, shape.cols), x.into(), (lora.a, false), *lora, u)?;
     }
     if shape.n == 0 || shape.rows == 0 {
         return Ok(());
@@ -112,11 +116,20 @@ pub(in super::super) fn forward(
         let target = Target::set(gpu, y, shape.rows)?;
         let size = (shape.n, shape.rows, shape.cols);
         let x = Side::rows(gpu, x, shape.cols)?;
-        return plain::product(gpu, size, x, (weight, shape.cols, false), plain::both(adapter)?, rank, bias, target);
+        return plain::product(
+            gpu,
+            size,
+            x,
+            (weight, shape.cols, false),
+            plain::both(adapter)?,
+            (rank, 1.0),
+            bias,
+            target,
+        );
     }
     let kernel = Kernel::of(x.dtype(), weight);
     let launch = kernel
-        .launch(gpu, kernel.forward, (shape.n, shape.rows), x, weight)?
+        .launch(gpu, kernel.forward, (shape.n, shape.rows), x.into(), weight)?
         .read_or_null(bias)
         .read_or_null(u)
         .read_or_null(b)
@@ -149,11 +162,20 @@ pub(in super::super) fn backward_input(
         let target = Target::set(gpu, dx, shape.cols)?;
         let size = (shape.n, shape.cols, shape.rows);
         let dy = Side::rows(gpu, dy, shape.rows)?;
-        return plain::product(gpu, size, dy, (weight, shape.cols, true), plain::both(adapter)?, rank, None, target);
+        return plain::product(
+            gpu,
+            size,
+            dy,
+            (weight, shape.cols, true),
+            plain::both(adapter)?,
+            (rank, 1.0),
+            None,
+            target,
+        );
     }
     let kernel = Kernel::of(dy.dtype(), weight);
     let launch = kernel
-        .launch(gpu, kernel.backward_input, (shape.n, shape.cols), dy, weight)?
+        .launch(gpu, kernel.backward_input, (shape.n, shape.cols), dy.into(), weight)?
         .read_or_null(v)
         .read_or_null(a)
         .dimension("of the rank", rank)
@@ -167,14 +189,14 @@ pub(in super::super) fn backward_input(
 
 /// v = s·dy·B
 pub(in super::super) fn lora_down(gpu: &Gpu, shape: Shape, dy: &Buffer, lora: Lora<'_>, v: &mut Buffer) -> Result<()> {
-    project(gpu, (shape.n, shape.rows), dy, (lora.b, true), lora, v)
+    project(gpu, (shape.n, shape.rows), dy.into(), (lora.b, true), lora, v)
 }
 
 /// out `[n, rank]` = s · x `[n, features]` · the factor, which is `[rank, features]`, or `[features, rank]` where `turned`.
-fn project(
+pub(in crate::ops) fn project(
     gpu: &Gpu,
     (n, features): (usize, usize),
-    x: &Buffer,
+    x: Span<'_>,
     (factor, turned): (&Buffer, bool),
     lora: Lora<'_>,
     out: &mut Buffer,
@@ -196,7 +218,7 @@ fn project(
         .launch(&LORA, if x.dtype() == DType::BF16 { "lora_project_bf16" } else { "lora_project_f16" })?
         .grid([n.div_ceil(ROWS), lora.rank.div_ceil(RANKS), 1])
         .block([THREADS, 1, 1])
-        .read(x)
+        .read_from(x)
         .read(factor)
         .dimension("rows", n)
         .dimension("features", features)
