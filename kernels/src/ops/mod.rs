@@ -19,6 +19,7 @@ pub mod grad_norm;
 pub mod head_loss;
 pub mod layer_norm;
 pub mod linear;
+pub mod pack;
 pub mod rms_norm;
 pub mod rotary;
 pub mod select;

@@ -13,15 +13,15 @@
 //!   block by rising bits of its mask.
 //!
 //! A thread group finds its values by counting bits: those of tile t, block b, bit i start at `starts[t]`, plus the ones in
-//! the tile's masks before b, plus the ones of mask b below i. At density d and v bits a value that is d·v + 1 + 1/32 bits an
+//! the tile's masks before b, plus the ones of mask b below i. [`pack`](crate::ops::pack) makes it. At density d and v bits a value that is d·v + 1 + 1/32 bits an
 //! entry, 9.03 for 16 bits at half density, for any pattern of the mask: what a plan accounts needs no mask.
 
 use std::ops::Range;
 
 use half::{bf16, f16};
 
-use super::{check_kept, check_packed, check_source, widen};
-use crate::device::{Buffer, Category, DType, Device, Element};
+use super::widen;
+use crate::device::{Buffer, DType, Element};
 use crate::error::Result;
 
 /// Rows and columns of a tile.
@@ -31,7 +31,8 @@ const BLOCK: usize = 8;
 /// Blocks along a side of a tile.
 const SIDE: usize = TILE / BLOCK;
 /// Masks of a tile.
-const MASKS: usize = SIDE * SIDE;
+#[doc(hidden)]
+pub const MASKS: usize = SIDE * SIDE;
 
 /// A `[rows, cols]` weight of which only the kept entries are stored, in blocks.
 #[derive(Debug)]
@@ -46,41 +47,13 @@ pub struct BlockWeight {
 impl BlockWeight {
     /// Bytes of the packed form.
     pub fn bytes_for(rows: usize, cols: usize, dtype: DType, kept: usize) -> usize {
-        let tiles = Grid { rows, cols }.tiles();
-        tiles * MASKS * 8 + (tiles + 1) * 4 + kept * dtype.size()
+        let tiles = Tiles { rows, cols };
+        tiles.masks() * 8 + (tiles.count() + 1) * 4 + kept * dtype.size()
     }
 
-    /// The entries of `source` that `mask` keeps, packed on the host; both are first downloaded where they are on a GPU.
-    pub(super) fn pack(
-        device: &Device,
-        source: &Buffer,
-        rows: usize,
-        cols: usize,
-        mask: &Buffer,
-        kept: usize,
-    ) -> Result<BlockWeight> {
-        check_source(source, rows, cols)?;
-        let grid = Grid { rows, cols };
-        check_packed(rows, cols)?;
-        let mut packed = BlockWeight {
-            rows,
-            cols,
-            bits: device.alloc(Category::Weights, DType::U64, grid.tiles() * MASKS)?,
-            starts: device.alloc(Category::Weights, DType::U32, grid.tiles() + 1)?,
-            values: device.alloc(Category::Weights, source.dtype(), kept)?,
-        };
-        if !device.is_meta() {
-            let bits = grid.masks(&mask.download::<u64>()?);
-            let starts = starts(&bits, kept)?;
-            match source.dtype() {
-                DType::F16 => packed.values.write(&grid.gather(&bits, &source.download::<f16>()?, kept))?,
-                DType::BF16 => packed.values.write(&grid.gather(&bits, &source.download::<bf16>()?, kept))?,
-                _ => packed.values.write(&grid.gather(&bits, &source.download::<f32>()?, kept))?,
-            }
-            packed.bits.write(bytemuck::cast_slice(&bits))?;
-            packed.starts.write(bytemuck::cast_slice(&starts))?;
-        }
-        Ok(packed)
+    /// The weight that [`pack`](crate::ops::pack) made of its parts.
+    pub(crate) fn from_parts(rows: usize, cols: usize, bits: Buffer, starts: Buffer, values: Buffer) -> BlockWeight {
+        BlockWeight { rows, cols, bits, starts, values }
     }
 
     /// The masks of the blocks, u64: 16 a tile.
@@ -98,8 +71,8 @@ impl BlockWeight {
         &self.values
     }
 
-    fn grid(&self) -> Grid {
-        Grid { rows: self.rows, cols: self.cols }
+    fn tiles(&self) -> Tiles {
+        Tiles { rows: self.rows, cols: self.cols }
     }
 
     pub(super) fn size_bytes(&self) -> usize {
@@ -108,9 +81,9 @@ impl BlockWeight {
 
     /// Entries (`row`, `cols`) of a weight in host memory.
     pub(super) fn read(&self, row: usize, cols: Range<usize>, out: &mut [f32]) {
-        let (bits, starts, grid) = (self.bits.as_slice::<u64>(), self.starts.as_slice::<u32>(), self.grid());
+        let (bits, starts, tiles) = (self.bits.as_slice::<u64>(), self.starts.as_slice::<u32>(), self.tiles());
         for (col, out) in cols.zip(out) {
-            let (tile, block, bit) = grid.locate(row, col);
+            let (tile, block, bit) = tiles.locate(row, col);
             let masks = &bits[tile * MASKS..][..MASKS];
             *out = 0.0;
             if masks[block] >> bit & 1 == 1 {
@@ -126,34 +99,44 @@ impl BlockWeight {
     pub(super) fn to_bytes(&self) -> Result<Vec<u8>> {
         let bits = self.bits.download::<u64>()?;
         Ok(match self.values.dtype() {
-            DType::F16 => self.grid().scatter(&bits, &self.values.download::<f16>()?),
-            DType::BF16 => self.grid().scatter(&bits, &self.values.download::<bf16>()?),
-            _ => self.grid().scatter(&bits, &self.values.download::<f32>()?),
+            DType::F16 => self.tiles().scatter(&bits, &self.values.download::<f16>()?),
+            DType::BF16 => self.tiles().scatter(&bits, &self.values.download::<bf16>()?),
+            _ => self.tiles().scatter(&bits, &self.values.download::<f32>()?),
         })
     }
 
     /// The kept entries as a flat bitmap over the row-major entries.
     pub(super) fn mask(&self) -> Result<Vec<u64>> {
         let mut mask = vec![0u64; (self.rows * self.cols).div_ceil(64)];
-        self.grid().each_kept(&self.bits.download::<u64>()?, |_, at| mask[at / 64] |= 1 << (at % 64));
+        self.tiles().each_kept(&self.bits.download::<u64>()?, |_, at| mask[at / 64] |= 1 << (at % 64));
         Ok(mask)
     }
 }
 
 /// The tiles of a matrix.
-#[derive(Clone, Copy)]
-struct Grid {
-    rows: usize,
-    cols: usize,
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct Tiles {
+    /// Rows of the matrix.
+    pub rows: usize,
+    /// Its columns.
+    pub cols: usize,
 }
 
-impl Grid {
-    fn wide(self) -> usize {
+impl Tiles {
+    /// Tiles beside each other.
+    pub fn wide(self) -> usize {
         self.cols.div_ceil(TILE)
     }
 
-    fn tiles(self) -> usize {
+    /// All tiles.
+    pub fn count(self) -> usize {
         self.rows.div_ceil(TILE) * self.wide()
+    }
+
+    /// Blocks of all tiles.
+    pub fn masks(self) -> usize {
+        self.count() * MASKS
     }
 
     /// Tile, block and bit of an entry.
@@ -164,24 +147,13 @@ impl Grid {
     }
 
     /// Row and column of the first entry of block `block`, counted through all tiles.
-    fn corner(self, block: usize) -> (usize, usize) {
+    pub fn corner(self, block: usize) -> (usize, usize) {
         let (tile, block) = (block / MASKS, block % MASKS);
         (tile / self.wide() * TILE + block / SIDE * BLOCK, tile % self.wide() * TILE + block % SIDE * BLOCK)
     }
 
-    /// The masks of all blocks, from a flat bitmap over the row-major entries.
-    fn masks(self, mask: &[u64]) -> Vec<u64> {
-        let block_mask = |block| {
-            let (row, col) = self.corner(block);
-            let width = self.cols.saturating_sub(col).min(BLOCK);
-            let rows = (row..self.rows.min(row + BLOCK)).filter(|_| width > 0);
-            rows.fold(0, |bits, r| bits | window(mask, r * self.cols + col, width) << ((r - row) * BLOCK))
-        };
-        (0..self.tiles() * MASKS).map(block_mask).collect()
-    }
-
     /// visit(i, at): the i-th kept entry is entry `at` of the row-major matrix.
-    fn each_kept(self, bits: &[u64], mut visit: impl FnMut(usize, usize)) {
+    pub fn each_kept(self, bits: &[u64], mut visit: impl FnMut(usize, usize)) {
         let mut i = 0;
         for (block, mask) in bits.iter().enumerate() {
             let (row, col) = self.corner(block);
@@ -195,36 +167,10 @@ impl Grid {
         }
     }
 
-    /// The kept entries' bytes in packed order.
-    fn gather<T: Element>(self, bits: &[u64], source: &[T], kept: usize) -> Vec<u8> {
-        let mut values = vec![T::zeroed(); kept];
-        self.each_kept(bits, |i, at| values[i] = source[at]);
-        bytemuck::cast_slice(&values).to_vec()
-    }
-
     /// The bytes of all entries, row-major.
     fn scatter<T: Element>(self, bits: &[u64], values: &[T]) -> Vec<u8> {
         let mut out = vec![T::zeroed(); self.rows * self.cols];
         self.each_kept(bits, |i, at| out[at] = values[i]);
         bytemuck::cast_slice(&out).to_vec()
     }
-}
-
-/// Where each tile's values start, and their number, which must be `kept`.
-fn starts(bits: &[u64], kept: usize) -> Result<Vec<u32>> {
-    let mut next = 0u32;
-    let mut starts: Vec<u32> = vec![0];
-    for masks in bits.chunks(MASKS) {
-        next += masks.iter().map(|mask| mask.count_ones()).sum::<u32>();
-        starts.push(next);
-    }
-    check_kept(next as usize, kept)?;
-    Ok(starts)
-}
-
-/// `width` ≤ 8 bits of a bitmap from bit `at`.
-fn window(mask: &[u64], at: usize, width: usize) -> u64 {
-    let (word, shift) = (at / 64, at % 64);
-    let above = if shift + width > 64 { mask[word + 1] << (64 - shift) } else { 0 };
-    (mask[word] >> shift | above) & ((1 << width) - 1)
 }

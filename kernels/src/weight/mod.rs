@@ -13,11 +13,14 @@ use std::ops::Range;
 use half::{bf16, f16};
 
 pub use block::BlockWeight;
+#[doc(hidden)]
+pub use block::{MASKS, Tiles};
 pub use dense::DenseWeight;
 pub use sparse::SparseWeight;
 
 use crate::device::{Backend, Buffer, DType, Device, Element};
 use crate::error::{Error, Result, expect_len};
+use crate::ops::pack;
 use crate::simd::{Isa, LANES, transpose, widen_bf16, widen_f16};
 use crate::spmm::{BLOCK, COLUMNS, Columns};
 
@@ -57,7 +60,7 @@ impl FrozenWeight {
         expect_len("pack", "mask", mask.len(), (rows * cols).div_ceil(64))?;
         Ok(match device.backend() {
             Backend::Cpu => FrozenWeight::Sparse(SparseWeight::pack(device, source, rows, cols, mask, kept)?),
-            Backend::Cuda => FrozenWeight::Blocks(BlockWeight::pack(device, source, rows, cols, mask, kept)?),
+            Backend::Cuda => FrozenWeight::Blocks(pack::pack(device, source, rows, cols, mask, kept)?),
         })
     }
 
@@ -317,7 +320,7 @@ impl Columns for WeightColumns<'_> {
     }
 }
 
-fn check_source(source: &Buffer, rows: usize, cols: usize) -> Result<()> {
+pub(crate) fn check_source(source: &Buffer, rows: usize, cols: usize) -> Result<()> {
     expect_len("pack", "weight", source.len(), rows * cols)?;
     match source.dtype() {
         DType::F32 | DType::F16 | DType::BF16 => Ok(()),
@@ -326,7 +329,7 @@ fn check_source(source: &Buffer, rows: usize, cols: usize) -> Result<()> {
 }
 
 /// Packed forms count entries in 32 bits.
-fn check_packed(rows: usize, cols: usize) -> Result<()> {
+pub(crate) fn check_packed(rows: usize, cols: usize) -> Result<()> {
     if u32::try_from(rows * cols).is_ok() {
         return Ok(());
     }
@@ -334,7 +337,7 @@ fn check_packed(rows: usize, cols: usize) -> Result<()> {
     Err(Error::Domain { op: "pack", reason })
 }
 
-fn check_kept(ones: usize, kept: usize) -> Result<()> {
+pub(crate) fn check_kept(ones: usize, kept: usize) -> Result<()> {
     if ones == kept {
         return Ok(());
     }

@@ -47,7 +47,7 @@ proptest! {
         let packed = FrozenWeight::pruned(&device, &dense, rows, cols, &mask, kept).unwrap();
         let want: Vec<f32> = values.iter().zip(&keep).map(|(x, keep)| if *keep { *x } else { 0.0 }).collect();
         prop_assert_eq!(packed.size_bytes(), SparseWeight::bytes_for(rows, cols, dtype, kept));
-        let blocks = BlockWeight::pack(&device, &dense, rows, cols, &mask, kept).unwrap();
+        let blocks = pack::pack(&device, &dense, rows, cols, &mask, kept).unwrap();
         prop_assert_eq!(blocks.size_bytes(), BlockWeight::bytes_for(rows, cols, dtype, kept));
         let blocks = FrozenWeight::Blocks(blocks);
         for packed in [&packed, &blocks] {
@@ -99,7 +99,7 @@ fn blocks_lie_as_documented() {
     let keep: Vec<bool> = (0..rows * cols).map(|i| i * i % 7 < 3).collect();
     let kept = keep.iter().filter(|keep| **keep).count();
     let mask = device.upload(Category::Masks, &mask_of(&keep)).unwrap();
-    let packed = BlockWeight::pack(&device, &source(&device, DType::F32, &values), rows, cols, &mask, kept).unwrap();
+    let packed = pack::pack(&device, &source(&device, DType::F32, &values), rows, cols, &mask, kept).unwrap();
     let (mut bytes, mut starts, mut packed_values) = (vec![0u8; 2 * 3 * 128], vec![0u32], Vec::new());
     for tile in 0..2 * 3 {
         for block in 0..16 {

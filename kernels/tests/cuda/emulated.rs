@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::embedding::different_ids;
-use crate::traffic::{ADAMW_SIZES, ATTENTION, BIAS, EMBEDDING, NORMS, POINTWISE, ROTARY, SELECT};
+use crate::traffic::{ADAMW_SIZES, ATTENTION, BIAS, EMBEDDING, NORMS, PACK, POINTWISE, ROTARY, SELECT};
 
 /// Runs the ignored tests that `filter` picks. `what` names the run, `device` what the virtual GPU is.
 fn run(what: &str, filter: &[&str], device: &str) -> PathBuf {
@@ -49,6 +49,11 @@ impl Counts {
         let report = run(&test.replace("::", "-"), &["--exact", test], "a100-80gb");
         let lines = virtual_gpu::report::read(&report).unwrap();
         lines.into_iter().map(|mut line| Counts(line["launch"].take())).collect()
+    }
+
+    /// The launches that are not of packing a weight, in order.
+    pub fn of_packed(test: &str) -> Vec<Counts> {
+        Counts::of(test).into_iter().filter(|launch| !launch.kernel().starts_with("pack_")).collect()
     }
 
     pub fn kernel(&self) -> &str {
@@ -201,5 +206,22 @@ fn selection_reads_a_matrix_once_a_round_and_once_for_its_mask() {
     assert_share("counts", named("select_count", ""), 2 * mask, 1.01);
     for launch in counts {
         assert_eq!(launch.bank_conflicts(), 0, "{}", launch.kernel());
+    }
+}
+
+#[test]
+fn packing_reads_mask_and_entries_once_and_writes_what_is_kept() {
+    let counts = Counts::of("traffic::gpu_pack_once");
+    let entries = PACK.0 * PACK.1;
+    let (mask, tiles) = (entries / 8, entries / 1024);
+    assert_eq!(counts.len(), 6);
+    for (launches, (kernel, size)) in counts.chunks(3).zip([("pack_values_16", 2), ("pack_values_32", 4)]) {
+        let [masks, starts, values] = launches else { panic!("three launches a matrix") };
+        assert_eq!([masks.kernel(), starts.kernel(), values.kernel()], ["pack_masks", "pack_starts", kernel]);
+        assert_traffic(&[masks], 2 * mask + 4 * tiles);
+        assert_traffic(&[starts], 8 * tiles + 8);
+        // About half is kept. A vector is read where any of its 8 or 4 entries is, which at half density is nearly all.
+        let kept = entries / 2;
+        assert_share(kernel, values.bytes(), size * (entries + kept) + mask + 4 * tiles, 1.1);
     }
 }

@@ -21,6 +21,7 @@ mod grad_norm;
 mod head_loss;
 mod layer_norm;
 mod linear;
+mod pack;
 mod rms_norm;
 mod rotary;
 mod select;

@@ -4,7 +4,7 @@
 use kernels::DType;
 
 use crate::support::gpu;
-use crate::{activation, adamw, add, attention, bias_gradient, embedding, layer_norm, rms_norm, rotary, select};
+use crate::{activation, adamw, add, attention, bias_gradient, embedding, layer_norm, pack, rms_norm, rotary, select};
 
 pub const ADAMW_SIZES: [usize; 4] = [40_000, 12_288, 768, 65_537];
 /// Rows and features: a large and a small batch.
@@ -70,6 +70,18 @@ pub const SELECT: (usize, usize) = (512, 1024);
 fn gpu_select_once() {
     for dtype in [DType::BF16, DType::F32] {
         select::pass(&gpu(), dtype, SELECT.0, SELECT.1);
+    }
+    gpu().synchronize().unwrap();
+}
+
+/// Rows and features of a matrix that is packed.
+pub const PACK: (usize, usize) = (256, 1024);
+
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_pack_once() {
+    for dtype in [DType::BF16, DType::F32] {
+        pack::pass(&gpu(), dtype, PACK.0, PACK.1);
     }
     gpu().synchronize().unwrap();
 }

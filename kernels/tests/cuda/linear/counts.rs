@@ -76,7 +76,7 @@ fn value_bytes(values: Range<usize>) -> usize {
 
 #[test]
 fn packed_products_have_no_bank_conflicts_and_move_what_is_packed() {
-    let counts = Counts::of("linear::counts::gpu_packed_once");
+    let counts = Counts::of_packed("linear::counts::gpu_packed_once");
     let (n, cols, rows, _) = SHAPE;
     // The weight as the launch had it.
     let case = Case::new(DType::BF16, HALF, (256, 512, 384, 0));
@@ -107,7 +107,7 @@ fn packed_products_have_no_bank_conflicts_and_move_what_is_packed() {
 
 #[test]
 fn adapters_have_no_bank_conflicts_and_read_activations_once() {
-    let counts = Counts::of("linear::counts::gpu_adapted_once");
+    let counts = Counts::of_packed("linear::counts::gpu_adapted_once");
     let (n, cols, rows, rank) = SHAPE;
     let [up, forward, down, backward, gradients @ ..] = &counts[..] else { panic!("{} launches", counts.len()) };
     let [d_a, add_a, d_b, add_b, d_w] = gradients else { panic!("five launches, not {}", gradients.len()) };
