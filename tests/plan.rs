@@ -1,46 +1,14 @@
 //! The plan against the run: Meta's peak memory equals what the CPU measures, byte for byte; the trainable counts are the
 //! published ones.
 
-use engine::model::{self, Loader, Model, Source};
-use engine::peft::{self, Method, TrainSet};
+mod small_models;
+
+use engine::model::{self, Loader, Source};
+use engine::peft::{self, Method};
 use engine::plan::{self, StepShape};
 use engine::prune::{Criterion, Pattern, Pruning, prune_linear};
 use kernels::{Backend, DType, Device};
-use serde_json::{Value, json};
-
-fn train_set(method: Method) -> TrainSet {
-    TrainSet::of(method, 16, 32.0, &["q_proj".to_string(), "v_proj".to_string()])
-}
-
-fn opt() -> Value {
-    json!({
-        "model_type": "opt", "vocab_size": 301, "hidden_size": 48, "num_hidden_layers": 3, "ffn_dim": 100,
-        "num_attention_heads": 4, "max_position_embeddings": 64, "word_embed_proj_dim": 48,
-    })
-}
-
-fn opt_post_norm() -> Value {
-    let mut config = opt();
-    config["do_layer_norm_before"] = json!(false);
-    config["word_embed_proj_dim"] = json!(20);
-    config
-}
-
-fn llama() -> Value {
-    json!({
-        "model_type": "llama", "vocab_size": 500, "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 96,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
-        "tie_word_embeddings": true,
-    })
-}
-
-/// A model of random (or no) weights, pruned as it is made.
-fn build(device: &Device, config: &Value, pattern: Pattern) -> Box<dyn Model> {
-    let pruning = Pruning { criterion: Criterion::Magnitude, pattern, seed: 0 };
-    let source = Source::Random { seed: 0, std: 0.02 };
-    let loader = Loader::new(device, source).on_linear(move |linear| prune_linear(linear, &pruning));
-    models::from_config(config).unwrap().build(&loader).unwrap()
-}
+use small_models::{build, llama, opt, opt_post_norm, train_set};
 
 #[test]
 fn metas_peak_equals_the_cpus_for_every_method_and_model() {

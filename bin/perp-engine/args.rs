@@ -1,6 +1,7 @@
 //! Flags that several subcommands share, each explained once.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 use engine::peft::{Method, TrainSet};
@@ -9,12 +10,32 @@ use engine::prune::{Criterion, Pattern, Pruning};
 use crate::error::Failure;
 
 /// Where to compute.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The best device there is.
+    /// The first GPU where there is one, the host's processor otherwise.
     Auto,
     /// The host's processor.
     Cpu,
+    /// The GPU of this number, as the driver counts them.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<DeviceChoice, String> {
+        let number = |text: &str| text.parse().ok();
+        let choice = match text.split_once(':') {
+            None => match text {
+                "auto" => Some(DeviceChoice::Auto),
+                "cpu" => Some(DeviceChoice::Cpu),
+                "cuda" => Some(DeviceChoice::Cuda(0)),
+                _ => None,
+            },
+            Some((kind, at)) => number(at).filter(|_| kind == "cuda").map(DeviceChoice::Cuda),
+        };
+        choice.ok_or_else(|| "expected auto, cpu, cuda, or cuda:N for the GPU with number N".into())
+    }
 }
 
 /// Activation checkpointing.
@@ -32,8 +53,8 @@ pub enum Checkpointing {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Machine and output")]
 pub struct MachineArgs {
-    /// Device to compute on.
-    #[arg(long, value_enum, default_value = "auto", value_name = "DEVICE")]
+    /// Device to compute on: cpu, cuda (an NVIDIA GPU) or cuda:N; auto: a GPU where there is one, cpu otherwise.
+    #[arg(long, value_parser = |s: &str| s.parse::<DeviceChoice>(), default_value = "auto", value_name = "DEVICE")]
     pub device: DeviceChoice,
     /// Processor threads [default: all].
     #[arg(long, value_parser = positive, value_name = "N")]

@@ -36,7 +36,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     args.machine.report.as_deref().map_or(Ok(()), |path| report::check("--report", path))?;
     let console = Console::new(args.machine.quiet);
-    let device = session::device(&args.machine)?;
+    let device = session::device(&console, &args.machine)?;
     let opened = session::open(&args.model)?;
     let seq_len = session::sequence_length(args.windows.seq_len, &*opened.architecture)?;
     let adapter = args.adapter.as_ref().map(Adapter::open).transpose()?;
@@ -58,6 +58,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             "model": args.model,
             "adapter": args.adapter,
             "device": device.name(),
+            "gpu": session::gpu_name(&device),
             "perplexity": perplexity,
             "windows": windows,
             "seq_len": seq_len,

@@ -60,7 +60,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     args.machine.report.as_deref().map_or(Ok(()), |path| report::check("--report", path))?;
     let train = args.optimizer.require_train()?;
     let console = Console::new(args.machine.quiet);
-    let device = session::device(&args.machine)?;
+    let device = session::device(&console, &args.machine)?;
     let mut config = ModelFolder::read_config(&args.model)?;
     let tokenizer = tokenizer(args, &mut config, &console)?;
     let architecture =
@@ -74,7 +74,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let set = TrainSet::of(Method::Full, 1, 1.0, &[]);
     let dense = Pattern::Unstructured { sparsity: 0.0 };
     let planned = Planned { architecture: &*architecture, dtype: DType::F32, pattern: dense, set: &set, shape };
-    let (recompute, plan) = planned.fit(args.step.checkpointing, args.step.memory_budget)?;
+    let (recompute, plan) = planned.fit(&device, args.step.checkpointing, args.step.memory_budget)?;
     let stream = session::training_stream(&console, &tokenizer, train)?;
     let windows = stream.window_count(shape.seq_len)?;
     let eval_tokens = match args.eval.eval.as_slice() {
@@ -137,6 +137,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             version: env!("CARGO_PKG_VERSION"),
             model: args.model.display().to_string(),
             device: device.name().into(),
+            gpu: session::gpu_name(&device),
             method: "full".into(),
             criterion: None,
             pattern: None,

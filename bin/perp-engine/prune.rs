@@ -45,7 +45,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     args.out.as_ref().map_or(Ok(()), OutputFolder::check)?;
     args.machine.report.as_deref().map_or(Ok(()), |path| report::check("--report", path))?;
     let console = Console::new(args.machine.quiet);
-    let device = session::device(&args.machine)?;
+    let device = session::device(&console, &args.machine)?;
     let opened = session::open(&args.model)?;
     let pattern = args.pruning.pattern();
     session::check_pattern(&*opened.architecture, pattern)?;
@@ -81,6 +81,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             "version": env!("CARGO_PKG_VERSION"),
             "model": args.model,
             "device": device.name(),
+            "gpu": session::gpu_name(&device),
             "criterion": args.pruning.criterion.name(),
             "pattern": pattern.to_string(),
             "seed": args.seed,

@@ -88,6 +88,7 @@ pub struct Report {
     pub version: &'static str,
     pub model: String,
     pub device: String,
+    pub gpu: Option<String>,
     pub method: String,
     pub criterion: Option<String>,
     pub pattern: Option<String>,

@@ -108,7 +108,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 
 fn prepare(args: &Args) -> Result<Run<'_>, Failure> {
     let console = Console::new(args.machine.quiet);
-    let device = session::device(&args.machine)?;
+    let device = session::device(&console, &args.machine)?;
     let is_demo = args.model.is_none();
     let defaults = if is_demo { DEMO } else { PAPER };
     let model_path = args.model.clone().map_or_else(demo::model, Ok)?;
@@ -140,16 +140,15 @@ fn prepare(args: &Args) -> Result<Run<'_>, Failure> {
         set: &set,
         shape,
     };
-    let (recompute, plan) = planned.fit(args.step.checkpointing, args.step.memory_budget)?;
+    let (recompute, plan) = planned.fit(&device, args.step.checkpointing, args.step.memory_budget)?;
     let info = opened.architecture.info();
     console.say(&format!(
-        "{} ({}, {} layers of {}) on {}, {} threads; a step of {}×{} tokens needs {}{}",
+        "{} ({}, {} layers of {}) on {}; a step of {}×{} tokens needs {}{}",
         model_path.display(),
         info.architecture,
         info.layers,
         info.hidden,
-        device.name(),
-        rayon::current_num_threads(),
+        session::title(&device),
         shape.batch,
         shape.seq_len,
         tables::bytes(plan.peak.total),
@@ -330,6 +329,7 @@ impl Run<'_> {
             version: env!("CARGO_PKG_VERSION"),
             model: self.opened.path.display().to_string(),
             device: self.device.name().into(),
+            gpu: session::gpu_name(&self.device),
             method: self.args.method.label(),
             criterion: Some(self.args.pruning.criterion.name().into()),
             pattern: Some(self.pattern.to_string()),

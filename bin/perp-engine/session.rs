@@ -10,6 +10,7 @@ use engine::model::{Loader, Model, Module, Source};
 use engine::peft::{self, TrainSet};
 use engine::plan::{self, StepPlan, StepShape};
 use engine::prune::{Pattern, Pruning, prune_linear};
+use kernels::device::CudaError;
 use kernels::{Backend, DType, Device};
 use models::Architecture;
 
@@ -82,16 +83,35 @@ pub fn open_config(name: &str) -> Result<Box<dyn Architecture>, Failure> {
     models::from_config(&config).map_err(|e| in_folder(Path::new(name), &e))
 }
 
-/// Sets the threads and makes the device.
-pub fn device(machine: &MachineArgs) -> Result<Device, Failure> {
+/// Sets the threads and opens the device; says so where it is a GPU, or where there is one that cannot be used.
+pub fn device(console: &Console, machine: &MachineArgs) -> Result<Device, Failure> {
     if let Some(threads) = machine.threads {
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .build_global()
             .map_err(|e| Failure::failed(format!("cannot start {threads} threads: {e}")))?;
     }
-    match machine.device {
-        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(Device::cpu()),
+    let device = match machine.device {
+        DeviceChoice::Cpu => Device::cpu(),
+        DeviceChoice::Cuda(ordinal) => Device::cuda(ordinal)?,
+        DeviceChoice::Auto => Device::cuda(0).unwrap_or_else(|error| {
+            if !matches!(error, kernels::Error::Cuda(CudaError::NoDriver | CudaError::NoGpu { .. })) {
+                console.say(&format!("computing on the processor: {error}"));
+            }
+            Device::cpu()
+        }),
+    };
+    if let Some(gpu) = device.gpu() {
+        console.say(&format!("computing on {} ({} of memory)", gpu.name(), tables::bytes(gpu.total_memory() as u64)));
+    }
+    Ok(device)
+}
+
+/// The device as users know it.
+pub fn title(device: &Device) -> String {
+    match device.gpu() {
+        Some(gpu) => gpu.name().into(),
+        None => format!("{}, {} threads", device.name(), rayon::current_num_threads()),
     }
 }
 
@@ -132,6 +152,11 @@ pub fn evaluation_tokens(
     let _fits = data::windows(&tokens, seq_len)?;
     task.finish(&format!("{} evaluation tokens", tables::count(tokens.len())));
     Ok(tokens)
+}
+
+/// The GPU's name, for reports.
+pub fn gpu_name(device: &Device) -> Option<String> {
+    device.gpu().map(|gpu| gpu.name().to_string())
 }
 
 /// Builds a model, showing its layers as they come; prunes each as it is loaded where `pruning` says how.
@@ -257,18 +282,18 @@ impl Planned<'_> {
         }
     }
 
-    /// [`choose`](Self::choose) for this machine, before anything is loaded.
+    /// [`choose`](Self::choose) for this device, before anything is loaded.
     ///
     /// # Errors
     /// A step that does not fit either way; says by how much and what would help.
-    pub fn fit(&self, choice: Checkpointing, budget: Option<u64>) -> Result<(usize, StepPlan), Failure> {
-        let threads = rayon::current_num_threads();
-        let limit = match (budget, plan::available_memory()) {
-            (Some(budget), Some(available)) => budget.min(available),
-            (Some(budget), None) => budget,
-            (None, available) => available.unwrap_or(u64::MAX),
-        };
-        let (recompute, plan) = self.choose(choice, limit, Backend::Cpu, threads)?;
+    pub fn fit(
+        &self,
+        device: &Device,
+        choice: Checkpointing,
+        budget: Option<u64>,
+    ) -> Result<(usize, StepPlan), Failure> {
+        let limit = budget.unwrap_or(u64::MAX).min(available(device)?.unwrap_or(u64::MAX));
+        let (recompute, plan) = self.choose(choice, limit, device.backend(), device.threads())?;
         if plan.peak.total <= limit {
             return Ok((recompute, plan));
         }
@@ -284,6 +309,14 @@ impl Planned<'_> {
             tables::bytes(needed - limit),
             remedies.join(", ")
         )))
+    }
+}
+
+/// Bytes that a run can still have: of the GPU, or of this machine where it tells.
+fn available(device: &Device) -> Result<Option<u64>, Failure> {
+    match device.gpu() {
+        Some(gpu) => Ok(Some(gpu.free_memory().map_err(kernels::Error::from)? as u64)),
+        None => Ok(plan::available_memory()),
     }
 }
 

@@ -12,15 +12,15 @@ use tempfile::TempDir;
 
 /// The program with arguments.
 pub fn program(args: &[&str]) -> Command {
-    let mut command = Command::cargo_bin("perp-engine").expect("the binary is built");
-    command.args(args).args(["--threads", "2"]);
+    let mut command = bare(args);
+    command.args(["--threads", "2"]);
     command
 }
 
-/// The program with nothing added.
+/// The program with nothing added, on a machine without a GPU.
 pub fn bare(args: &[&str]) -> Command {
     let mut command = Command::cargo_bin("perp-engine").expect("the binary is built");
-    command.args(args);
+    command.args(args).env("CUDA_VISIBLE_DEVICES", "");
     command
 }
 

@@ -8,14 +8,15 @@ mod step;
 use std::path::PathBuf;
 
 use engine::plan::{StepPlan, StepShape};
-use kernels::DType;
 use kernels::peak::Peak;
 use kernels::simd::Isa;
+use kernels::{DType, Device};
 use models::Architecture;
 use serde::Serialize;
 
 use crate::args::{Checkpointing, MachineArgs, MethodArgs, PruneArgs, bytes, positive, sequence};
 use crate::error::{Failure, print};
+use crate::progress::Console;
 use crate::report;
 use crate::session::{self, Planned};
 
@@ -102,7 +103,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             report::check(flag, path)?;
         }
     }
-    let device = session::device(&args.machine)?;
+    let device = session::device(&Console::new(args.machine.quiet), &args.machine)?;
     if let Some(svg) = &args.scaling {
         return scaling::run(args, svg);
     }
@@ -115,12 +116,17 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 }
 
 /// Plans the step; chooses the layers to recompute.
-fn fit(args: &Args, architecture: &dyn Architecture, dtype: DType) -> Result<(StepShape, StepPlan), Failure> {
+fn fit(
+    args: &Args,
+    device: &Device,
+    architecture: &dyn Architecture,
+    dtype: DType,
+) -> Result<(StepShape, StepPlan), Failure> {
     let seq_len = session::sequence_length(Some(args.seq_len), architecture)?;
     let shape = StepShape { batch: args.batch, accumulate: args.accumulate, seq_len, recompute: 0 };
     let (pattern, set) = (args.pruning.pattern(), args.method.train_set());
     let planned = Planned { architecture, dtype, pattern, set: &set, shape };
-    let (recompute, plan) = planned.fit(args.checkpointing, args.memory_budget)?;
+    let (recompute, plan) = planned.fit(device, args.checkpointing, args.memory_budget)?;
     Ok((StepShape { recompute, ..shape }, plan))
 }
 

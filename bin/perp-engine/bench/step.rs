@@ -51,7 +51,7 @@ struct Kernel {
 pub fn run(args: &Args, device: &Device, architecture: &dyn Architecture, machine: Machine) -> Result<(), Failure> {
     let folder = Path::new(&args.model).exists().then(|| session::open(Path::new(&args.model))).transpose()?;
     let dtype = folder.as_ref().map_or(DType::F32, |opened| session::weight_dtype(&opened.folder));
-    let (shape, _) = fit(args, architecture, dtype)?;
+    let (shape, _) = fit(args, device, architecture, dtype)?;
     let pruning = args.pruning.pruning(0);
     let source = match &folder {
         Some(opened) => Source::Folder(&opened.folder),

@@ -125,14 +125,16 @@ impl TensorInfo {
     /// # Errors
     /// As [`TensorInfo::load`].
     pub fn load_f32(&self, device: &Device, category: Category) -> Result<Buffer> {
-        self.dtype()?;
-        let mut buffer = device
-            .alloc(category, DType::F32, self.len())
-            .map_err(|source| Error::Device { tensor: self.name.clone(), source })?;
-        if !device.is_meta() {
-            self.convert(buffer.f32_mut())?;
-        }
-        Ok(buffer)
+        let dtype = self.dtype()?;
+        let load = || {
+            let mut buffer = device.alloc(category, DType::F32, self.len())?;
+            buffer.fill(|values| {
+                self.convert(dtype, values);
+                Ok(())
+            })?;
+            Ok(buffer)
+        };
+        load().map_err(|source| Error::Device { tensor: self.name.clone(), source })
     }
 
     /// Its elements as f32, outside any device's account: for work on one layer at a time.
@@ -140,25 +142,24 @@ impl TensorInfo {
     /// # Errors
     /// [`Error::DType`] if it cannot be a weight.
     pub fn read_f32(&self) -> Result<Vec<f32>> {
-        self.dtype()?;
+        let dtype = self.dtype()?;
         let mut values = vec![0.0; self.len()];
-        self.convert(&mut values)?;
+        self.convert(dtype, &mut values);
         Ok(values)
     }
 
     /// Every f16 and bf16 is an f32 exactly.
-    fn convert(&self, out: &mut [f32]) -> Result<()> {
+    fn convert(&self, dtype: DType, out: &mut [f32]) {
         let bytes = self.bytes();
-        match self.dtype()? {
-            DType::F32 => each(bytes, out, f32::from_le_bytes),
+        match dtype {
             DType::F16 => match bytemuck::try_cast_slice::<u8, f16>(bytes) {
                 // The slice conversion uses the processor's instruction where there is one.
                 Ok(values) => values.convert_to_f32_slice(out),
                 Err(_) => each(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
             },
-            _ => each(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
+            DType::BF16 => each(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
+            _ => each(bytes, out, f32::from_le_bytes),
         }
-        Ok(())
     }
 }
 

@@ -75,7 +75,7 @@ impl Weight {
         Ok(match self {
             Weight::Frozen(weight) if !weight.device().is_meta() => weight.zeros()?,
             Weight::Trainable(param) if !param.value().device().is_meta() => {
-                param.value().download::<f32>()?.iter().filter(|x| **x == 0.0).count()
+                param.value().read::<f32>()?.iter().filter(|x| **x == 0.0).count()
             }
             _ => 0,
         })
@@ -95,9 +95,7 @@ impl Weight {
             _ if device.is_meta() => Some(device.alloc(Category::Masks, DType::U64, (rows * cols).div_ceil(64))?),
             packed => packed.mask()?.map(|words| device.upload(Category::Masks, &words)).transpose()?,
         };
-        if !device.is_meta() {
-            value.write(bytemuck::cast_slice(&weight.to_f32()?))?;
-        }
+        value.fill(|values| weight.read_all(values))?;
         let param = Param::new(name, &[rows, cols], value);
         param.set_mask(mask);
         Ok(Weight::Trainable(Arc::new(param)))

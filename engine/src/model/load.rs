@@ -117,9 +117,10 @@ impl<'a> Loader<'a> {
             Source::Folder(folder) => find(folder, name, &[rows, cols])?.load(&self.device, Category::Weights)?,
             Source::Random { seed, std } => {
                 let mut values = self.device.alloc(Category::Weights, DType::F32, rows * cols)?;
-                if !self.device.is_meta() {
-                    fill_normal(seed, name, std, values.f32_mut());
-                }
+                values.fill(|values| {
+                    fill_normal(seed, name, std, values);
+                    Ok(())
+                })?;
                 values
             }
             Source::Absent(dtype) => self.device.alloc(Category::Weights, dtype, rows * cols)?,

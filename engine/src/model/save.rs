@@ -68,14 +68,14 @@ fn weight_tensor(
 fn param_tensor(param: &Arc<Param>, dtype: Option<DType>) -> NewTensor<'static> {
     let held = param.clone();
     let dtype = dtype.unwrap_or(DType::F32);
-    NewTensor::new(param.name(), dtype, param.shape(), move || Ok(narrow(held.value().f32(), dtype).into()))
+    NewTensor::new(param.name(), dtype, param.shape(), move || Ok(narrow(&held.value().read()?, dtype).into()))
 }
 
 fn bytes_of(weight: &Weight, dtype: Option<DType>) -> kernels::Result<Cow<'static, [u8]>> {
     Ok(match (weight, dtype) {
         (Weight::Frozen(weight), None) => weight.to_bytes()?.into(),
         (Weight::Frozen(weight), Some(dtype)) => narrow(&weight.to_f32()?, dtype).into(),
-        (Weight::Trainable(param), dtype) => narrow(param.value().f32(), dtype.unwrap_or(DType::F32)).into(),
+        (Weight::Trainable(param), dtype) => narrow(&param.value().read()?, dtype.unwrap_or(DType::F32)).into(),
     })
 }
 

@@ -25,7 +25,7 @@ pub fn save(model: &mut dyn Model, out: &OutputFolder, subfolder: Option<&str>, 
         rank_pattern: BTreeMap::new(),
         alpha_pattern: BTreeMap::new(),
     };
-    let mut add = |module: &str, lora: &Lora| {
+    let mut add = |module: &str, lora: &Lora| -> Result<()> {
         if pairs.is_empty() {
             (config.rank, config.alpha) = (lora.rank, lora.alpha);
         }
@@ -39,15 +39,13 @@ pub fn save(model: &mut dyn Model, out: &OutputFolder, subfolder: Option<&str>, 
         if !config.target_modules.contains(&role) {
             config.target_modules.push(role);
         }
-        pairs.push((module.into(), lora.a.value().f32().to_vec(), lora.b.value().f32().to_vec()));
-    };
-    model.visit(&mut |module| {
-        match module {
-            Module::Linear(linear) => linear.lora.iter().for_each(|lora| add(&linear.name, lora)),
-            Module::Head(head) => head.lora.iter().for_each(|lora| add(&head.name, lora)),
-            _ => {}
-        }
+        pairs.push((module.into(), lora.a.value().download()?, lora.b.value().download()?));
         Ok(())
+    };
+    model.visit(&mut |module| match module {
+        Module::Linear(linear) => linear.lora.iter().try_for_each(|lora| add(&linear.name, lora)),
+        Module::Head(head) => head.lora.iter().try_for_each(|lora| add(&head.name, lora)),
+        _ => Ok(()),
     })?;
     if pairs.is_empty() {
         return Ok(false);

@@ -216,12 +216,8 @@ fn trainable_table(device: &Device, table: &Arc<Weight>, name: &str) -> Result<A
     }
     let (rows, cols) = (table.rows(), table.cols());
     let mut value = device.alloc(Category::Weights, DType::F32, rows * cols)?;
-    if !device.is_meta() {
-        table.with_ref(|table| {
-            for (row, out) in value.f32_mut().chunks_mut(cols).enumerate() {
-                table.read(row, 0..cols, out);
-            }
-        });
+    if let Weight::Frozen(table) = table.as_ref() {
+        value.fill(|values| table.read_all(values))?;
     }
     let param = Arc::new(Param::new(name, &[rows, cols], value));
     param.set_trainable(true);
@@ -232,14 +228,15 @@ fn trainable_table(device: &Device, table: &Arc<Weight>, name: &str) -> Result<A
 /// default does).
 fn fresh_lora(device: &Device, name: &str, rows: usize, cols: usize, set: &TrainSet, seed: u64) -> Result<Lora> {
     let mut a = device.alloc(Category::Adapters, DType::F32, set.rank * cols)?;
-    if !device.is_meta() {
+    a.fill(|values| {
         let bound = 1.0 / (cols as f64).sqrt();
         let mut rng = model::named_rng(seed, name);
-        for x in a.f32_mut() {
+        for x in values {
             let unit = (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
             *x = ((2.0 * unit - 1.0) * bound) as f32;
         }
-    }
+        Ok(())
+    })?;
     let b = device.zeros(Category::Adapters, DType::F32, rows * set.rank)?;
     Ok(Lora {
         a: Arc::new(Param::new(format!("{name}.lora_A.weight"), &[set.rank, cols], a)),

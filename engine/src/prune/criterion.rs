@@ -53,17 +53,15 @@ fn random_scores<T: Element + Into<f32>>(entries: &Buffer, tensor: &str, seed: u
         return Ok(scores);
     }
     let mut rng = named_rng(seed, tensor);
-    let score = |entry: &T| {
+    let mut score = |entry: &T| {
         let (entry, score) = ((*entry).into(), ((rng.next_u32() >> 8) + 1) as f32 / (1 << 24) as f32);
         if entry == 0.0 || !entry.is_finite() { entry } else { score }
     };
-    if device.gpu().is_some() {
-        let drawn: Vec<f32> = entries.download()?.iter().map(score).collect();
-        scores.write(bytemuck::cast_slice(&drawn))?;
-    } else {
-        let drawn = entries.as_slice().iter().map(score);
-        scores.f32_mut().iter_mut().zip(drawn).for_each(|(score, drawn)| *score = drawn);
-    }
+    let entries = entries.read()?;
+    scores.fill(|scores| {
+        scores.iter_mut().zip(entries.iter()).for_each(|(to, entry)| *to = score(entry));
+        Ok(())
+    })?;
     Ok(scores)
 }
 

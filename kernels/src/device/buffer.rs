@@ -1,6 +1,7 @@
 //! Buffers: typed, accounted memory of a device.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::ptr::NonNull;
@@ -156,6 +157,41 @@ impl Buffer {
             _ => self.bytes_mut().copy_from_slice(bytes),
         }
         Ok(())
+    }
+
+    /// Fills the buffer by what `fill` writes into host memory: its own on the CPU, a copy that is then uploaded on a GPU. On
+    /// Meta nothing is called.
+    ///
+    /// # Errors
+    /// Those of `fill`, and the GPU's.
+    ///
+    /// # Panics
+    /// On a mapped buffer, or if `T` is not the buffer's element type.
+    pub fn fill<T: Element>(&mut self, fill: impl FnOnce(&mut [T]) -> Result<()>) -> Result<()> {
+        match &mut self.data {
+            Data::Absent => Ok(()),
+            Data::Cuda(memory) => {
+                assert_eq!(T::DTYPE, self.dtype, "buffer written as the wrong type");
+                let mut values = vec![T::zeroed(); self.len];
+                fill(&mut values)?;
+                Ok(memory.upload(bytemuck::cast_slice(&values))?)
+            }
+            _ => fill(self.as_mut_slice()),
+        }
+    }
+
+    /// The elements in host memory: themselves on the CPU, a copy on a GPU, when all kernels that write them have run.
+    ///
+    /// # Errors
+    /// The GPU's.
+    ///
+    /// # Panics
+    /// On Meta, or if `T` is not the buffer's element type.
+    pub fn read<T: Element>(&self) -> Result<Cow<'_, [T]>> {
+        match &self.data {
+            Data::Cuda(_) => Ok(Cow::Owned(self.download()?)),
+            _ => Ok(Cow::Borrowed(self.as_slice())),
+        }
     }
 
     /// A copy of the elements in host memory, when all kernels that write them have run.

@@ -18,7 +18,7 @@ pub use buffer::{Buffer, DType, Element};
 pub use cost::{Cost, KernelStats};
 pub use cuda::{CudaError, CudaResult, Event, Gpu, Launch, Source, Span, Stream};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use buffer::Pool;
 
 /// The kind of hardware a device is, or (for Meta) stands for. It decides element types and workspaces.
@@ -118,14 +118,6 @@ impl Device {
     /// The GPU, where the device is one.
     pub fn gpu(&self) -> Option<&Arc<Gpu>> {
         self.0.gpu.as_ref()
-    }
-
-    /// Refuses an operation that has no kernel for GPUs yet.
-    pub(crate) fn expect_host(&self, op: &'static str) -> Result<()> {
-        match self.gpu() {
-            Some(_) => Err(Error::Unsupported { op, what: "the operation".into(), device: self.name() }),
-            None => Ok(()),
-        }
     }
 
     /// Waits until all kernels have run.

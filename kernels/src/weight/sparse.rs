@@ -47,7 +47,6 @@ impl SparseWeight {
         mask: &Buffer,
         kept: usize,
     ) -> Result<SparseWeight> {
-        device.expect_host("pack")?;
         check_source(source, rows, cols)?;
         check_packed(rows, cols)?;
         let mut packed = SparseWeight {

@@ -1,7 +1,6 @@
-//! The tests of this program on the virtual GPU, in processes of their own: a process looks for `libcuda.so` once.
+//! The tests of this program on the virtual GPU.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use crate::embedding::different_ids;
 use crate::traffic::{ADAMW_SIZES, ATTENTION, BIAS, EMBEDDING, NORMS, PACK, POINTWISE, ROTARY, SELECT};
@@ -9,18 +8,7 @@ use crate::traffic::{ADAMW_SIZES, ATTENTION, BIAS, EMBEDDING, NORMS, PACK, POINT
 /// Runs the ignored tests that `filter` picks. `what` names the run, `device` what the virtual GPU is.
 fn run(what: &str, filter: &[&str], device: &str) -> PathBuf {
     let report = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{what}.jsonl"));
-    let _ = std::fs::remove_file(&report);
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--test-threads=2"])
-        .args(filter)
-        .env("LD_LIBRARY_PATH", virtual_gpu::library_folder())
-        .env("VIRTUAL_GPU_DEVICE", device)
-        .env("VIRTUAL_GPU_REPORT", &report)
-        .output()
-        .unwrap();
-    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{what} fails on the virtual GPU:\n{stdout}\n{stderr}");
-    assert!(!stdout.contains(" 0 passed"), "{filter:?} picks no test");
+    virtual_gpu::rerun::ignored_tests(filter, device, &report);
     report
 }
 

@@ -14,5 +14,6 @@ pub mod memory;
 pub mod program;
 pub mod ptx;
 pub mod report;
+pub mod rerun;
 
 pub use library::library_folder;

@@ -45,6 +45,8 @@ pub struct Gpu {
 
 struct Pool(sys::CUmemoryPool);
 
+const POOL_PEAK: sys::CUmemPool_attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
+
 // SAFETY: the driver's handles may be used from any thread.
 unsafe impl Send for Pool {}
 // SAFETY: as above.
@@ -99,6 +101,41 @@ impl Gpu {
     /// Its memory in bytes.
     pub fn total_memory(&self) -> usize {
         self.total_memory
+    }
+
+    /// Bytes of its memory that nothing holds now; what the pool keeps for reuse counts as held.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn free_memory(&self) -> CudaResult<usize> {
+        self.context.bind()?;
+        result::mem_get_info().map(|(free, _)| free).map_err(|e| failure("cuMemGetInfo", e))
+    }
+
+    /// The most bytes that buffers have taken of the driver's pool since [`Gpu::reset_pool_peak`], as the driver counts them:
+    /// it rounds each up. None where it has no pool.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn pool_peak(&self) -> CudaResult<Option<u64>> {
+        let Some(pool) = &self.pool else { return Ok(None) };
+        self.context.bind()?;
+        let mut peak = 0u64;
+        // SAFETY: this attribute is a cuuint64_t.
+        let answer = unsafe {
+            sys::cuMemPoolGetAttribute(pool.0, POOL_PEAK, std::ptr::from_mut(&mut peak).cast::<c_void>()).result()
+        };
+        check("cuMemPoolGetAttribute", answer).map(|()| Some(peak))
+    }
+
+    /// Starts [`Gpu::pool_peak`] anew from what is taken now.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn reset_pool_peak(&self) -> CudaResult<()> {
+        let Some(pool) = &self.pool else { return Ok(()) };
+        self.context.bind()?;
+        set_pool_attribute(pool.0, POOL_PEAK, 0)
     }
 
     /// Its streaming multiprocessors.
@@ -255,13 +292,16 @@ fn keeping_pool(context: &Context) -> CudaResult<Pool> {
     // SAFETY: the device is one of the driver's.
     let pool = unsafe { result::device::get_default_mem_pool(context.device()) }
         .map_err(|e| failure("cuDeviceGetDefaultMemPool", e))?;
-    let mut threshold = u64::MAX;
-    let which = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-    // SAFETY: this attribute is a cuuint64_t.
-    let answer =
-        unsafe { result::mem_pool::set_attribute(pool, which, std::ptr::from_mut(&mut threshold).cast::<c_void>()) };
-    check("cuMemPoolSetAttribute", answer)?;
+    set_pool_attribute(pool, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, u64::MAX)?;
     Ok(Pool(pool))
+}
+
+/// Sets one of the attributes that are a cuuint64_t.
+fn set_pool_attribute(pool: sys::CUmemoryPool, which: sys::CUmemPool_attribute, mut value: u64) -> CudaResult<()> {
+    // SAFETY: the pool is one of the driver's, and the value has the attribute's type.
+    let answer =
+        unsafe { result::mem_pool::set_attribute(pool, which, std::ptr::from_mut(&mut value).cast::<c_void>()) };
+    check("cuMemPoolSetAttribute", answer)
 }
 
 /// Has the driver compile PTX; what its compiler says of an error is the error.

@@ -333,6 +333,15 @@ impl Session {
         }
     }
 
+    /// What is freed in the order of a stream counts as given back to its pool at once, though the bytes are there until the
+    /// stream has come so far: the allocations that follow in the stream may take them.
+    pub fn give_back(&mut self, address: u64) {
+        let Some(&handle) = self.pooled.get(&address) else { return };
+        if let Some(pool) = self.pools.get_mut(&handle) {
+            pool.used -= pool.alive.get_mut(&address).map_or(0, std::mem::take);
+        }
+    }
+
     /// Queues a job on a stream of the schedule, outside any capture.
     pub fn enqueue(&mut self, id: StreamId, job: Job) -> Result<Clock> {
         let calls_program = matches!(job.action, Action::Host(_));

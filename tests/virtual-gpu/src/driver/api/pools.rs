@@ -68,7 +68,9 @@ fn free_in_order(cuda: &mut Session, address: DevicePtr, stream: Handle) -> Resu
         }
         return cuda.note(capture, id, Task::Free(Lifetime { release: false, ..life })).map(|_| ());
     }
-    cuda.submit(stream, "free (cuMemFreeAsync)", Action::Mark(Some(life))).map(|_| ())
+    cuda.submit(stream, "free (cuMemFreeAsync)", Action::Mark(Some(life)))?;
+    cuda.give_back(address);
+    Ok(())
 }
 
 exports! {

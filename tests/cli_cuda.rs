@@ -1,0 +1,152 @@
+//! The program on a GPU, which is the virtual one.
+
+mod cli_support;
+
+use std::path::Path;
+
+use assert_cmd::Command;
+use cli_support::{Fixture, assert_fails, assert_succeeds, program, text};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The program where the driver is the virtual GPU's.
+fn on_gpu(device: &str, args: &[&str]) -> Command {
+    let mut command = program(args);
+    command
+        .env("LD_LIBRARY_PATH", virtual_gpu::library_folder())
+        .env("VIRTUAL_GPU_DEVICE", device)
+        .env_remove("CUDA_VISIBLE_DEVICES");
+    command
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn perplexity(report: &Value, name: &str) -> f64 {
+    report["perplexity"][name].as_f64().unwrap_or_else(|| panic!("no {name} in {report}"))
+}
+
+/// Runs `retrain` on the fixture; returns the report.
+fn retrain(run: impl Fn(&[&str]) -> Command, folder: &TempDir, flags: &[&str]) -> Value {
+    let fixture = Fixture::get();
+    let report = folder.path().join("run.json");
+    let (model, train, eval) = (fixture.model(), fixture.train(), fixture.eval());
+    let mut args = vec!["retrain", "--model", text(&model), "--train", text(&train), "--eval", text(&eval)];
+    args.extend(["--report", text(&report), "--steps", "8", "--batch", "4", "--accumulate", "1", "--quiet"]);
+    args.extend(["--eval-windows", "16", "--lr", "5e-3", "--rank", "4"]);
+    args.extend(flags);
+    assert_succeeds(&run(&args).output().unwrap());
+    json(&report)
+}
+
+/// bf16 rounds by up to 1/512; a perplexity is the exponential of a loss near 4.
+const PERPLEXITY: f64 = 4.0 / 512.0;
+
+#[test]
+fn a_gpu_prunes_retrains_and_writes_what_the_processor_reads_back() {
+    let folder = TempDir::new().unwrap();
+    let out = folder.path().join("out");
+    let flags = ["--sparsity", "0.6", "--device", "cuda:0", "--out", text(&out)];
+    let on_a100 = |args: &[&str]| on_gpu("a100-40gb", args);
+    let gpu = retrain(on_a100, &folder, &flags);
+    let cpu = retrain(program, &folder, &["--sparsity", "0.6"]);
+    assert_eq!((&gpu["device"], &cpu["device"]), (&"cuda".into(), &"cpu".into()));
+    assert_eq!(gpu["gpu"], "NVIDIA A100-SXM4-40GB");
+    for name in ["dense", "pruned", "retrained"] {
+        let (got, want) = (perplexity(&gpu, name), perplexity(&cpu, name));
+        assert!((got / want - 1.0).abs() <= PERPLEXITY, "{name}: {got}, not {want}");
+    }
+    assert!(perplexity(&gpu, "retrained") < perplexity(&gpu, "pruned"));
+    assert_eq!((&gpu["sparsity"], &gpu["trainable"]), (&cpu["sparsity"], &cpu["trainable"]));
+
+    let (second, eval, adapter) = (folder.path().join("eval.json"), Fixture::get().eval(), out.join("adapter"));
+    let args =
+        ["eval", "--model", text(&out), "--adapter", text(&adapter), "--eval", text(&eval), "--eval-windows", "16"];
+    for run in [program(&args), on_a100(&args)] {
+        let mut run = run;
+        assert_succeeds(&run.args(["--report", text(&second), "--quiet"]).output().unwrap());
+        let read_back = json(&second)["perplexity"].as_f64().unwrap();
+        assert!((read_back / perplexity(&gpu, "retrained") - 1.0).abs() <= PERPLEXITY, "{read_back}");
+    }
+}
+
+#[test]
+fn a_gpu_prunes_to_the_bytes_that_the_processor_prunes_to() {
+    let (folder, model) = (TempDir::new().unwrap(), Fixture::get().model());
+    for (i, flags) in [
+        &["--sparsity", "0.5"][..],
+        &["--pattern", "2:4"],
+        &["--pattern", "4:8"],
+        &["--sparsity", "0.3", "--criterion", "random"],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let weights = ["cpu", "cuda"].map(|device| {
+            let out = folder.path().join(format!("{i}-{device}"));
+            let args = [&["prune", "--model", text(&model), "--out", text(&out), "--device", device, "--quiet"], flags]
+                .concat();
+            assert_succeeds(&on_gpu("a100-40gb", &args).output().unwrap());
+            std::fs::read(out.join("model.safetensors")).unwrap()
+        });
+        assert!(weights[0] == weights[1], "{flags:?}");
+    }
+}
+
+#[test]
+fn auto_takes_a_gpu_that_there_is_and_says_which_device_it_took() {
+    let folder = TempDir::new().unwrap();
+    let fixture = Fixture::get();
+    let (model, eval, report) = (fixture.model(), fixture.eval(), folder.path().join("eval.json"));
+    let args =
+        ["eval", "--model", text(&model), "--eval", text(&eval), "--eval-windows", "2", "--report", text(&report)];
+    let took = |mut command: Command| {
+        let output = command.output().unwrap();
+        assert_succeeds(&output);
+        (json(&report)["device"].clone(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (device, said) = took(on_gpu("h100", &args));
+    assert_eq!(device, "cuda");
+    assert!(said.contains("NVIDIA H100"), "{said}");
+    let (device, said) = took(program(&args));
+    assert_eq!(device, "cpu");
+    assert!(!said.contains("computing on"), "{said}");
+
+    // One that is too old is named, and not used.
+    let old = folder.path().join("old.toml");
+    let text_of = include_str!("virtual-gpu/src/device/rtx-4090.toml");
+    let text_of = text_of.replace("NVIDIA GeForce RTX 4090\"", "NVIDIA T4\"").replace("[8, 9]", "[7, 5]");
+    std::fs::write(&old, text_of).unwrap();
+    let (device, said) = took(on_gpu(text(&old), &args));
+    assert_eq!(device, "cpu");
+    assert!(said.contains("NVIDIA T4 has compute capability 7.5"), "{said}");
+    let asked = [&args[..], &["--device", "cuda"]].concat();
+    assert_fails(&on_gpu(text(&old), &asked).output().unwrap(), 1, &["NVIDIA T4", "8.0", "or the CPU"]);
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_an_error_that_says_what_to_do() {
+    let fixture = Fixture::get();
+    let (model, eval) = (fixture.model(), fixture.eval());
+    let args = |device| ["eval", "--model", text(&model), "--eval", text(&eval), "--device", device];
+    assert_fails(&on_gpu("a100-40gb", &args("cuda:3")).output().unwrap(), 1, &["GPU 3", "sees 1", "nvidia-smi"]);
+    for device in ["gpu", "cuda:", "cuda:x", "cpu:1"] {
+        assert_fails(&program(&args(device)).output().unwrap(), 2, &["--device", "cuda:N"]);
+    }
+}
+
+#[test]
+fn a_step_that_does_not_fit_the_gpu_is_refused_before_anything_is_loaded() {
+    let folder = TempDir::new().unwrap();
+    let small = folder.path().join("small.toml");
+    let text_of = include_str!("virtual-gpu/src/device/rtx-4090.toml");
+    let memory = text_of.lines().find(|line| line.starts_with("memory_bytes")).unwrap();
+    std::fs::write(&small, text_of.replace(memory, "memory_bytes = 1_048_576")).unwrap();
+    let fixture = Fixture::get();
+    let (model, train, out) = (fixture.model(), fixture.train(), folder.path().join("out"));
+    let args = ["retrain", "--model", text(&model), "--train", text(&train), "--out", text(&out), "--batch", "64"];
+    let output = on_gpu(text(&small), &args).output().unwrap();
+    assert_fails(&output, 1, &["does not fit", "1.00 MiB are available", "short", "--batch"]);
+    assert!(!out.exists());
+}

@@ -1,0 +1,9 @@
+//! Whole runs on a GPU. The tests named `gpu_…` need one; `emulated` runs them all on the virtual GPU.
+
+mod emulated;
+#[path = "../golden_support/mod.rs"]
+mod golden_support;
+mod memory;
+#[path = "../small_models/mod.rs"]
+mod small_models;
+mod training;

@@ -1,0 +1,80 @@
+//! Three accounts of one step: Meta's plan, the accountant's, and the driver's.
+
+use engine::peft::{self, Method};
+use engine::plan::{self, StepShape};
+use engine::prune::Pattern;
+use kernels::device::MemoryReport;
+use kernels::{Backend, DType, Device};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::small_models::{folder, llama, load, opt, opt_post_norm, train_set};
+
+/// Runs two steps; what was in use before, and the peak of the second.
+fn measure(
+    device: &Device,
+    folder: &TempDir,
+    method: Method,
+    pattern: Pattern,
+    recompute: usize,
+) -> (u64, MemoryReport) {
+    let mut model = load(device, folder, pattern);
+    let params = peft::apply(&mut *model, &train_set(method), 0).unwrap();
+    let in_use = device.memory().in_use();
+    let shape = StepShape { batch: 2, accumulate: 2, seq_len: 37, recompute };
+    (in_use, plan::measure(&mut *model, params, shape).unwrap().peak)
+}
+
+fn peaks_agree(config: &Value, method: Method, pattern: Pattern, recompute: usize) {
+    let what = format!("{} {method} {pattern} recomputing {recompute}", config["model_type"]);
+    let folder = folder(config, DType::BF16, 0.05);
+    let of = |device: &Device| measure(device, &folder, method, pattern, recompute);
+    let device = Device::cuda(0).unwrap();
+    assert_eq!(of(&device), of(&Device::meta(Backend::Cuda, device.threads())), "{what}");
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_peaks_are_metas_for_every_method() {
+    for config in [opt(), opt_post_norm(), llama()] {
+        for method in Method::ALL {
+            if method == Method::Biases && config["model_type"] == "llama" {
+                continue;
+            }
+            peaks_agree(&config, method, Pattern::Unstructured { sparsity: 0.5 }, 0);
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_peaks_are_metas_for_every_pattern_and_with_checkpointing() {
+    for pattern in
+        [Pattern::Unstructured { sparsity: 0.0 }, Pattern::Unstructured { sparsity: 0.9 }, Pattern::NM { n: 2, m: 4 }]
+    {
+        for recompute in [1, usize::MAX] {
+            peaks_agree(&opt(), Method::Perp, pattern, recompute);
+        }
+    }
+}
+
+/// From the first tensor to the last step. A driver rounds buffers up, to 512 bytes; a virtual one does not.
+#[test]
+#[ignore = "needs a GPU, and that no other test takes of its memory"]
+fn the_driver_gives_what_is_accounted() {
+    let device = Device::cuda(0).unwrap();
+    let gpu = device.gpu().unwrap();
+    let folder = folder(&llama(), DType::BF16, 0.05);
+    for method in [Method::Perp, Method::Full] {
+        device.trim();
+        device.memory().reset_peak();
+        gpu.reset_pool_peak().unwrap();
+        let (weights, _) = measure(&device, &folder, method, Pattern::Unstructured { sparsity: 0.5 }, 0);
+        let (accounted, given) = (device.memory().peak().total, gpu.pool_peak().unwrap().unwrap());
+        let buffers = if std::env::var_os("VIRTUAL_GPU_DEVICE").is_some() { 0 } else { 2000 };
+        assert!(
+            accounted > weights && (accounted..=accounted + 512 * buffers).contains(&given),
+            "{given}, not {accounted}"
+        );
+    }
+}
