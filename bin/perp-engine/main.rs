@@ -6,6 +6,7 @@ mod bench;
 mod error;
 mod eval;
 mod inspect;
+mod planned;
 mod pretrain;
 mod profile;
 mod progress;

@@ -16,9 +16,10 @@ use serde_json::{Value, json};
 
 use crate::args::{EvalArgs, MachineArgs, OptimizerArgs, StepArgs};
 use crate::error::{Failure, print};
+use crate::planned::{Planned, Target};
 use crate::progress::Console;
 use crate::report::{self, PeakBytes, Perplexities, Report, Seconds, SparsityReport, Step, Trainable};
-use crate::session::{self, Evaluation, Planned};
+use crate::session::{self, Evaluation};
 use crate::tables;
 
 /// The element type of the weights that are written.
@@ -74,7 +75,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let set = TrainSet::of(Method::Full, 1, 1.0, &[]);
     let dense = Pattern::Unstructured { sparsity: 0.0 };
     let planned = Planned { architecture: &*architecture, dtype: DType::F32, pattern: dense, set: &set, shape };
-    let (recompute, plan) = planned.fit(&device, args.step.checkpointing, args.step.memory_budget)?;
+    let (recompute, plan) = planned.fit(args.step.checkpointing, Target::of(&device, args.step.memory_budget)?)?;
     let stream = session::training_stream(&console, &tokenizer, train)?;
     let windows = stream.window_count(shape.seq_len)?;
     let eval_tokens = match args.eval.eval.as_slice() {

@@ -1,4 +1,4 @@
-//! `profile`: a training step on Meta: memory, work, and a roofline estimate.
+//! `profile`: a training step on Meta: memory, work, and an estimate of its time on a GPU.
 
 use std::path::PathBuf;
 
@@ -6,12 +6,14 @@ use clap::ValueEnum;
 use engine::model;
 use engine::peft;
 use engine::plan::{self, GPUS, Gpu, StepPlan, StepShape};
+use kernels::device::KernelStats;
 use kernels::{Backend, DType, Device};
 use serde_json::{Value, json};
 
 use crate::args::{Checkpointing, MethodArgs, PruneArgs, positive, sequence};
 use crate::error::{Failure, print};
-use crate::session::{self, Planned};
+use crate::planned::{Planned, Target};
+use crate::session;
 use crate::tables;
 
 /// Element type of frozen weights.
@@ -23,7 +25,7 @@ enum Stored {
 }
 
 /// Plan a training step without weights: peak memory by category, work by kernel, and whether it fits. On a GPU the times
-/// are roofline estimates: the least that the data sheet allows.
+/// are estimates: what the data sheet allows at best, and what each kernel is assumed to reach of it.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Model folder or configuration file, or a built-in name: opt-125m, -350m, -1.3b, -2.7b, -6.7b, -13b, -30b, -66b.
@@ -78,17 +80,20 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     };
     let threads = args.threads.unwrap_or_else(rayon::current_num_threads);
     let backend = if args.gpu.is_some() { Backend::Cuda } else { Backend::Cpu };
-    let limit = args.gpu.map_or_else(|| plan::available_memory().unwrap_or(u64::MAX), |gpu| gpu.memory_bytes);
+    let limit = args.gpu.map_or_else(|| plan::available_memory().unwrap_or(u64::MAX), |gpu| gpu.usable_bytes());
     let pattern = args.pruning.pattern();
     let shape = StepShape { batch, accumulate, seq_len, recompute: 0 };
     let planned = Planned { architecture: &*architecture, dtype, pattern, set: &set, shape };
-    let (recompute, plan) = planned.choose(args.checkpointing, limit, backend, threads)?;
+    let target = Target { backend, threads, limit };
+    let (recompute, plan) = planned.choose(args.checkpointing, target)?;
+    let fits = plan.peak.total <= limit;
+    let remedies = if fits { None } else { Some(planned.remedies(args.checkpointing, target)?) };
     let device = Device::meta(backend, threads);
     let mut model = planned.build(&device)?;
     peft::apply(&mut *model, &set, 0)?;
     let counts = model::count(&mut *model);
     let shape = StepShape { recompute, ..shape };
-    let view = View { args, counts, plan: &plan, shape, limit, recomputing: planned.recomputing(recompute) };
+    let view = View { args, counts, plan: &plan, shape, limit, remedies, recomputing: planned.recomputing(recompute) };
     print(&if args.json { view.json() } else { view.text() })
 }
 
@@ -98,6 +103,7 @@ struct View<'a> {
     plan: &'a StepPlan,
     shape: StepShape,
     limit: u64,
+    remedies: Option<String>,
     recomputing: String,
 }
 
@@ -118,7 +124,9 @@ impl View<'_> {
                     "flops": stats.flops,
                     "bytes_read": stats.bytes_read,
                     "bytes_written": stats.bytes_written,
-                    "estimated_seconds": self.args.gpu.map(|gpu| gpu.roofline_seconds(stats)),
+                    "roofline_seconds": self.args.gpu.map(|gpu| gpu.roofline_seconds(stats)),
+                    "assumed_share": self.args.gpu.map(|_| plan::assumed(stats.kernel).share),
+                    "estimated_seconds": self.args.gpu.map(|gpu| gpu.estimated_seconds(stats)),
                 })
             })
             .collect();
@@ -138,15 +146,16 @@ impl View<'_> {
             "trainable": {"count": self.counts.trainable, "percent": self.counts.trainable_percent()},
             "peak_bytes": {"total": peak.total, "by_category": by_category},
             "memory_bytes": self.limit,
-            "fits": peak.total <= self.limit,
+            "fits": self.remedies.is_none(),
             "kernels": kernels,
-            "estimated_seconds": self.args.gpu.map(|gpu| self.seconds(gpu)),
+            "roofline_seconds": self.args.gpu.map(|gpu| self.seconds(|stats| gpu.roofline_seconds(stats))),
+            "estimated_seconds": self.args.gpu.map(|gpu| self.seconds(|stats| gpu.estimated_seconds(stats))),
         });
         format!("{}\n", serde_json::to_string_pretty(&all).expect("JSON values serialize"))
     }
 
-    fn seconds(&self, gpu: Gpu) -> f64 {
-        self.plan.kernels.iter().map(|stats| gpu.roofline_seconds(stats)).sum()
+    fn seconds(&self, of: impl Fn(&KernelStats) -> f64) -> f64 {
+        self.plan.kernels.iter().map(of).sum()
     }
 
     fn text(&self) -> String {
@@ -169,46 +178,79 @@ impl View<'_> {
         rows.push(vec!["total".into(), tables::bytes(peak.total)]);
         out += &tables::columns(&rows);
 
+        out += &format!("\nkernels of a step\n{}\n", self.kernels());
+        if let Some(gpu) = self.args.gpu {
+            out += &self.estimate(gpu);
+        }
+        let (needed, limit) = (tables::bytes(peak.total), tables::bytes(self.limit));
+        out += &match &self.remedies {
+            None => format!("fits: {needed} of {limit}\n"),
+            Some(remedies) => {
+                let short = tables::bytes(peak.total - self.limit);
+                format!("does not fit: {needed} of {limit}, {short} short; {remedies}\n")
+            }
+        };
+        out
+    }
+
+    /// Calls, work and, on a GPU, times of each kernel.
+    fn kernels(&self) -> String {
         let mut header = vec!["kernel", "calls", "GFLOP", "GB"];
         if self.args.gpu.is_some() {
-            header.push("estimate");
+            header.extend(["at the peak", "assumed", "estimate"]);
         }
         let mut rows = vec![header.into_iter().map(String::from).collect::<Vec<_>>()];
-        let row = |name: &str, calls: String, flops: u64, bytes: u64, seconds: Option<f64>| {
-            let mut row = vec![
-                name.to_string(),
-                calls,
-                format!("{:.2}", flops as f64 / 1e9),
-                format!("{:.3}", bytes as f64 / 1e9),
-            ];
-            row.extend(seconds.map(|seconds| format!("{:.3} ms", 1e3 * seconds)));
-            row
-        };
+        let milliseconds = |seconds: f64| format!("{:.3} ms", 1e3 * seconds);
         let (mut flops, mut bytes) = (0, 0);
         for stats in &self.plan.kernels {
             let moved = stats.bytes_read + stats.bytes_written;
             (flops, bytes) = (flops + stats.flops, bytes + moved);
-            let seconds = self.args.gpu.map(|gpu| gpu.roofline_seconds(stats));
-            rows.push(row(stats.kernel, stats.calls.to_string(), stats.flops, moved, seconds));
+            let mut row = vec![stats.kernel.into(), stats.calls.to_string(), giga(stats.flops, 2), giga(moved, 3)];
+            if let Some(gpu) = self.args.gpu {
+                row.push(milliseconds(gpu.roofline_seconds(stats)));
+                row.push(format!("{:.0} %", 100.0 * plan::assumed(stats.kernel).share));
+                row.push(milliseconds(gpu.estimated_seconds(stats)));
+            }
+            rows.push(row);
         }
-        let seconds = self.args.gpu.map(|gpu| self.seconds(gpu));
-        rows.push(row("total", String::new(), flops, bytes, seconds));
-        out += &format!("\nkernels of a step\n{}\n", tables::columns(&rows));
-        if let Some(seconds) = seconds {
-            let tokens = (accumulate * batch * seq_len) as f64;
-            out += &format!(
-                "estimate: at least {:.1} ms a step, at most {:.0} tok/s (roofline: every kernel at the GPU's peak)\n",
-                1e3 * seconds,
-                tokens / seconds
-            );
+        let mut total = vec!["total".into(), String::new(), giga(flops, 2), giga(bytes, 3)];
+        if let Some(gpu) = self.args.gpu {
+            total.push(milliseconds(self.seconds(|stats| gpu.roofline_seconds(stats))));
+            total.push(String::new());
+            total.push(milliseconds(self.seconds(|stats| gpu.estimated_seconds(stats))));
         }
-        let (needed, limit) = (peak.total, self.limit);
-        out += &if needed <= limit {
-            format!("fits: {} of {}\n", tables::bytes(needed), tables::bytes(limit))
-        } else {
-            let short = tables::bytes(needed - limit);
-            format!("does not fit: {} of {}, {short} short\n", tables::bytes(needed), tables::bytes(limit))
-        };
+        rows.push(total);
+        tables::columns(&rows)
+    }
+
+    /// What the times come to, and what they assume.
+    fn estimate(&self, gpu: Gpu) -> String {
+        let StepShape { batch, accumulate, seq_len, .. } = self.shape;
+        let tokens = (accumulate * batch * seq_len) as f64;
+        let seconds = self.seconds(|stats| gpu.estimated_seconds(stats));
+        let least = self.seconds(|stats| gpu.roofline_seconds(stats));
+        let mut out = format!(
+            "estimate, not a measurement: {:.1} ms a step, {:.0} tok/s; with every kernel at the GPU's peak {:.0} tok/s\n\
+             assumed of the peak in arithmetic or memory traffic, whichever bounds a kernel:\n",
+            1e3 * seconds,
+            tokens / seconds,
+            tokens / least
+        );
+        let mut reasons: Vec<plan::Assumption> = Vec::new();
+        for assumed in self.plan.kernels.iter().map(|stats| plan::assumed(stats.kernel)) {
+            if !reasons.contains(&assumed) {
+                reasons.push(assumed);
+            }
+        }
+        reasons.sort_by(|a, b| a.share.total_cmp(&b.share));
+        for plan::Assumption { share, why } in reasons {
+            out += &format!("  {:.0} %: {why}\n", 100.0 * share);
+        }
         out
     }
+}
+
+/// In units of 10⁹.
+fn giga(count: u64, digits: usize) -> String {
+    format!("{:.digits$}", count as f64 / 1e9)
 }

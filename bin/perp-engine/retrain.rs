@@ -16,9 +16,10 @@ use serde_json::{Value, json};
 
 use crate::args::{EvalArgs, MachineArgs, MethodArgs, OptimizerArgs, PruneArgs, StepArgs};
 use crate::error::{Failure, print};
+use crate::planned::{Planned, Target};
 use crate::progress::Console;
 use crate::report::{self, Cycle, PeakBytes, Perplexities, Report, Seconds, SparsityReport, Step, Trainable};
-use crate::session::{self, Evaluation, Opened, Planned, demo};
+use crate::session::{self, Evaluation, Opened, demo};
 use crate::tables;
 
 /// Prune a model, retrain a few of its parameters, and measure what that wins back. Without --model this is the demo: a
@@ -140,7 +141,7 @@ fn prepare(args: &Args) -> Result<Run<'_>, Failure> {
         set: &set,
         shape,
     };
-    let (recompute, plan) = planned.fit(&device, args.step.checkpointing, args.step.memory_budget)?;
+    let (recompute, plan) = planned.fit(args.step.checkpointing, Target::of(&device, args.step.memory_budget)?)?;
     let info = opened.architecture.info();
     console.say(&format!(
         "{} ({}, {} layers of {}) on {}; a step of {}×{} tokens needs {}{}",

@@ -7,14 +7,12 @@ use engine::checkpoint::{ModelFolder, Tokenizer};
 use engine::data::{self, TokenStream};
 use engine::evaluate;
 use engine::model::{Loader, Model, Module, Source};
-use engine::peft::{self, TrainSet};
-use engine::plan::{self, StepPlan, StepShape};
 use engine::prune::{Pattern, Pruning, prune_linear};
 use kernels::device::CudaError;
 use kernels::{Backend, DType, Device};
 use models::Architecture;
 
-use crate::args::{Checkpointing, DeviceChoice, MachineArgs};
+use crate::args::{DeviceChoice, MachineArgs};
 use crate::error::Failure;
 use crate::progress::Console;
 use crate::tables;
@@ -211,113 +209,6 @@ pub fn weight_dtype(folder: &ModelFolder) -> DType {
         folder.tensors().filter(|t| t.dtype().is_ok_and(|d| d == dtype)).map(|t| t.size_bytes()).sum::<usize>()
     };
     [DType::F32, DType::F16, DType::BF16].into_iter().max_by_key(|dtype| bytes_of(*dtype)).unwrap_or(DType::F32)
-}
-
-/// A training step to be planned.
-pub struct Planned<'a> {
-    pub architecture: &'a dyn Architecture,
-    pub dtype: DType,
-    pub pattern: Pattern,
-    pub set: &'a TrainSet,
-    pub shape: StepShape,
-}
-
-impl Planned<'_> {
-    /// Runs the step on Meta.
-    pub fn measure(&self, backend: Backend, threads: usize) -> Result<StepPlan, Failure> {
-        let device = Device::meta(backend, threads);
-        let mut model = self.build(&device)?;
-        let params = peft::apply(&mut *model, self.set, 0)?;
-        Ok(plan::measure(&mut *model, params, self.shape)?)
-    }
-
-    /// The model on Meta, pruned.
-    pub fn build(&self, device: &Device) -> Result<Box<dyn Model>, Failure> {
-        let criterion = engine::prune::Criterion::Magnitude;
-        let pruning = Pruning { criterion, pattern: self.pattern, seed: 0 };
-        let loader =
-            Loader::new(device, Source::Absent(self.dtype)).on_linear(move |linear| prune_linear(linear, &pruning));
-        Ok(self.architecture.build(&loader)?)
-    }
-
-    /// Chooses how many layers to recompute: as few as fit into `limit` bytes. Returns all of them, and the plan, where not
-    /// even that fits.
-    pub fn choose(
-        &self,
-        choice: Checkpointing,
-        limit: u64,
-        backend: Backend,
-        threads: usize,
-    ) -> Result<(usize, StepPlan), Failure> {
-        let with =
-            |recompute| Planned { shape: StepShape { recompute, ..self.shape }, ..*self }.measure(backend, threads);
-        let layers = self.architecture.info().layers;
-        if choice == Checkpointing::On {
-            return Ok((layers, with(layers)?));
-        }
-        let plain = with(0)?;
-        if choice == Checkpointing::Off || plain.peak.total <= limit {
-            return Ok((0, plain));
-        }
-        let (mut least, mut enough) = (1, layers);
-        let mut plan = with(layers)?;
-        while least < enough {
-            let middle = (least + enough) / 2;
-            let tried = with(middle)?;
-            if tried.peak.total <= limit {
-                (enough, plan) = (middle, tried);
-            } else {
-                least = middle + 1;
-            }
-        }
-        Ok((enough, plan))
-    }
-
-    /// What a run says of the layers it recomputes.
-    pub fn recomputing(&self, recompute: usize) -> String {
-        match self.architecture.info().layers {
-            _ if recompute == 0 => String::new(),
-            layers if recompute >= layers => " with checkpointing".into(),
-            layers => format!(" with checkpointing of {recompute} of {layers} layers"),
-        }
-    }
-
-    /// [`choose`](Self::choose) for this device, before anything is loaded.
-    ///
-    /// # Errors
-    /// A step that does not fit either way; says by how much and what would help.
-    pub fn fit(
-        &self,
-        device: &Device,
-        choice: Checkpointing,
-        budget: Option<u64>,
-    ) -> Result<(usize, StepPlan), Failure> {
-        let limit = budget.unwrap_or(u64::MAX).min(available(device)?.unwrap_or(u64::MAX));
-        let (recompute, plan) = self.choose(choice, limit, device.backend(), device.threads())?;
-        if plan.peak.total <= limit {
-            return Ok((recompute, plan));
-        }
-        let needed = plan.peak.total;
-        let mut remedies = vec!["a smaller --batch", "a shorter --seq-len", "a higher --sparsity"];
-        if recompute == 0 {
-            remedies.insert(0, "--checkpointing on");
-        }
-        Err(Failure::failed(format!(
-            "the plan does not fit: a step needs {}, {} are available ({} short); {} would need less",
-            tables::bytes(needed),
-            tables::bytes(limit),
-            tables::bytes(needed - limit),
-            remedies.join(", ")
-        )))
-    }
-}
-
-/// Bytes that a run can still have: of the GPU, or of this machine where it tells.
-fn available(device: &Device) -> Result<Option<u64>, Failure> {
-    match device.gpu() {
-        Some(gpu) => Ok(Some(gpu.free_memory().map_err(kernels::Error::from)? as u64)),
-        None => Ok(plan::available_memory()),
-    }
 }
 
 /// Fails where a matrix of the model does not fit the pattern, before any weight is read.

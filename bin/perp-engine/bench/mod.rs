@@ -16,9 +16,10 @@ use serde::Serialize;
 
 use crate::args::{Checkpointing, MachineArgs, MethodArgs, PruneArgs, bytes, positive, sequence};
 use crate::error::{Failure, print};
+use crate::planned::{Planned, Target};
 use crate::progress::Console;
 use crate::report;
-use crate::session::{self, Planned};
+use crate::session;
 
 /// Time training steps on random tokens: tokens a second, peak memory, and each kernel's share of this machine's measured
 /// peak. A built-in name gives random weights of that shape.
@@ -126,7 +127,7 @@ fn fit(
     let shape = StepShape { batch: args.batch, accumulate: args.accumulate, seq_len, recompute: 0 };
     let (pattern, set) = (args.pruning.pattern(), args.method.train_set());
     let planned = Planned { architecture, dtype, pattern, set: &set, shape };
-    let (recompute, plan) = planned.fit(device, args.checkpointing, args.memory_budget)?;
+    let (recompute, plan) = planned.fit(args.checkpointing, Target::of(device, args.memory_budget)?)?;
     Ok((StepShape { recompute, ..shape }, plan))
 }
 

@@ -264,13 +264,14 @@ impl<'a> WeightRef<'a> {
         }
     }
 
-    /// Floating-point operations of a product with `n` rows: only stored entries are multiplied.
+    /// Floating-point operations of a product with `n` rows. On the CPU only stored entries are multiplied; blocks are, on a
+    /// GPU, as if they were dense.
     pub fn product_flops(&self, n: usize) -> usize {
-        let stored = match self {
-            WeightRef::Frozen(w) => w.stored(),
-            WeightRef::Trainable { rows, cols, .. } => rows * cols,
+        let multiplied = match self {
+            WeightRef::Frozen(FrozenWeight::Sparse(w)) => w.values.len(),
+            _ => self.rows() * self.cols(),
         };
-        2 * n * stored
+        2 * n * multiplied
     }
 
     /// Wᵀ `[in, out]` as the B operand of Y = X·Wᵀ.
