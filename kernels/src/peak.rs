@@ -1,17 +1,19 @@
-//! What this machine can do at most, measured: the bounds that a kernel's time is held against.
+//! What this machine can do at most: the bounds that a kernel's time is held against. Measured of a processor; of a GPU from its
+//! clocks, as its data sheet has it.
 
 use std::hint::black_box;
 use std::time::Instant;
 
 use rayon::prelude::*;
 
+use crate::device::{CudaResult, Gpu};
 use crate::simd::Isa;
 use crate::tile::Tile;
 
-/// What all threads together can do.
+/// What all threads together can do, or a GPU.
 #[derive(Clone, Copy, Debug)]
 pub struct Peak {
-    /// f32 operations a second; a multiply-add is two.
+    /// Operations a second, in f32 or on a GPU's tensor cores; a multiply-add is two.
     pub flops: f64,
     /// Bytes a second between the threads and memory: a ← b + s·c over arrays that no cache holds (STREAM's triad, which
     /// counts three arrays).
@@ -22,6 +24,14 @@ pub struct Peak {
 const TRIALS: usize = 7;
 
 impl Peak {
+    /// A GPU's.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn of(gpu: &Gpu) -> CudaResult<Peak> {
+        Ok(Peak { flops: gpu.peak_flops()?, bandwidth: gpu.peak_bandwidth()? })
+    }
+
     /// Measures for about half a second.
     pub fn measure(isa: Isa) -> Peak {
         Peak { flops: best(|| multiply_adds(isa)), bandwidth: best(triad()) }

@@ -61,27 +61,32 @@ pub struct Args {
     machine: MachineArgs,
 }
 
-/// The machine, as it was measured at the start.
+/// The machine: a processor as it was measured at the start, or a GPU by its clocks.
 #[derive(Clone, Debug, Serialize)]
 struct Machine {
+    gpu: Option<String>,
     instruction_set: &'static str,
     threads: usize,
-    /// f32 operations a second.
+    /// Operations a second: in f32, or on the GPU's tensor cores.
     peak_flops: f64,
     /// Bytes a second.
     peak_bandwidth: f64,
 }
 
 impl Machine {
-    fn measure() -> Machine {
+    fn of(device: &Device) -> Result<Machine, Failure> {
         let isa = Isa::best();
-        let peak = Peak::measure(isa);
-        Machine {
+        let peak = match device.gpu() {
+            Some(gpu) => Peak::of(gpu).map_err(kernels::Error::from)?,
+            None => Peak::measure(isa),
+        };
+        Ok(Machine {
+            gpu: session::gpu_name(device),
             instruction_set: isa.name(),
             threads: rayon::current_num_threads(),
             peak_flops: peak.flops,
             peak_bandwidth: peak.bandwidth,
-        }
+        })
     }
 
     /// The share of the bound that is nearer: arithmetic or memory.
@@ -93,6 +98,9 @@ impl Machine {
 impl std::fmt::Display for Machine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (flops, bandwidth) = (self.peak_flops / 1e9, self.peak_bandwidth / 1e9);
+        if let Some(gpu) = &self.gpu {
+            return write!(f, "{gpu}: {flops:.0} GFLOP/s in 16 bits, {bandwidth:.0} GB/s");
+        }
         let s = if self.threads == 1 { "" } else { "s" };
         write!(f, "{} thread{s}, {}: {flops:.0} GFLOP/s, {bandwidth:.0} GB/s", self.threads, self.instruction_set)
     }
@@ -109,7 +117,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         return scaling::run(args, svg);
     }
     let architecture = session::open_config(&args.model)?;
-    let machine = Machine::measure();
+    let machine = Machine::of(&device)?;
     if args.products {
         return products::run(args, &device, &*architecture, machine);
     }

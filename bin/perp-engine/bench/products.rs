@@ -1,10 +1,8 @@
 //! The products with a model's matrices, one by one: what sparsity gains in each.
 
-use std::hint::black_box;
-use std::time::Instant;
-
 use engine::model::{Loader, Module, Source, Weight};
 use engine::prune::{Pattern, prune_linear};
+use half::bf16;
 use kernels::ops::linear;
 use kernels::weight::{FrozenWeight, WeightRef};
 use kernels::{Category, DType, Device};
@@ -52,22 +50,26 @@ pub fn run(args: &Args, device: &Device, architecture: &dyn Architecture, machin
     let mut cases = cases(device, architecture)?;
     let operand = |width: usize| -> Result<_, Failure> {
         let values: Vec<f32> = (0..n * width).map(|i| (i * 31 % 1009) as f32 / 1009.0 - 0.5).collect();
-        Ok(device.upload(Category::Activations, &values)?)
+        Ok(match device.compute_dtype() {
+            DType::BF16 => {
+                device.upload(Category::Activations, &values.iter().map(|x| bf16::from_f32(*x)).collect::<Vec<_>>())?
+            }
+            _ => device.upload(Category::Activations, &values)?,
+        })
     };
     // In turn, so that a disturbance of the machine meets all alike; the first round warms up.
     for round in 0..=args.steps {
         for case in &mut cases {
             let (x, dy) = (operand(case.cols)?, operand(case.rows)?);
             let weight = WeightRef::Frozen(&case.weight);
-            let start = Instant::now();
-            black_box(linear::forward(device, &x, n, weight, None, None)?);
-            let forward = start.elapsed();
-            let start = Instant::now();
-            black_box(linear::backward_input(device, &dy, n, weight, None)?);
-            let backward = start.elapsed();
+            device.start_profile();
+            linear::forward(device, &x, n, weight, None, None)?;
+            linear::backward_input(device, &dy, n, weight, None)?;
+            let timed = device.take_profile();
             if round > 0 {
-                case.times[0].push(forward.as_secs_f64());
-                case.times[1].push(backward.as_secs_f64());
+                for (times, stats) in case.times.iter_mut().zip(&timed) {
+                    times.push(stats.seconds);
+                }
             }
         }
     }
@@ -124,7 +126,8 @@ impl Case {
             let times = &self.times[usize::from(direction == "backward")];
             let seconds = median(times);
             let flops = WeightRef::Frozen(&self.weight).product_flops(n) as f64;
-            let bytes = (4 * n * (self.rows + self.cols) + self.weight.size_bytes()) as f64;
+            let element = self.weight.device().compute_dtype().size();
+            let bytes = (element * n * (self.rows + self.cols) + self.weight.size_bytes()) as f64;
             Product {
                 direction,
                 rows: self.rows,

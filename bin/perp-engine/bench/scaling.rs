@@ -110,6 +110,7 @@ fn measure(args: &Args, flag: &str, value: &str) -> Result<Point, Failure> {
     flags.retain(|(name, _)| *name != flag);
     flags.push((flag, value.into()));
     flags.push(("--steps", args.steps.to_string()));
+    flags.push(("--device", args.machine.device.to_string()));
     if let Some(threads) = args.machine.threads {
         flags.push(("--threads", threads.to_string()));
     }

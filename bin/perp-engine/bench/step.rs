@@ -144,8 +144,8 @@ impl Report {
         }));
         out + "\n\n"
             + &tables::columns(&rows)
-            + "\nOperations are multiplications with stored weights: a pruned one counts nothing. Bytes are the least that\n\
-               could be moved; a share above 100 % is traffic that the caches kept from memory.\n"
+            + "\nOperations are the multiplications that are done: on a processor not those with pruned weights. Bytes are the least\n\
+               that could be moved; a share above 100 % is traffic that the caches kept from memory.\n"
     }
 }
 

@@ -143,6 +143,36 @@ impl Gpu {
         self.multiprocessors
     }
 
+    /// The most operations a second that its tensor cores do in 16 bits with sums in f32, dense; a multiply-add is two. From its
+    /// multiprocessors, their clock and what the tuning guide of its architecture says of one.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn peak_flops(&self) -> CudaResult<f64> {
+        let of = |which| self.context.attribute(which);
+        let version = (
+            of(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            of(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        );
+        let a_cycle = match version {
+            (8, 0) => 2048.0,
+            (8, _) => 512.0,
+            _ => 4096.0,
+        };
+        let hertz = 1e3 * of(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)? as f64;
+        Ok(a_cycle * hertz * self.multiprocessors as f64)
+    }
+
+    /// The most bytes a second between it and its memory: two a pin and cycle.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn peak_bandwidth(&self) -> CudaResult<f64> {
+        let hertz = 1e3 * self.context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)? as f64;
+        let bits = self.context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)? as f64;
+        Ok(2.0 * hertz * bits / 8.0)
+    }
+
     /// Shared memory in bytes that a block can have at most.
     pub fn max_shared(&self) -> usize {
         self.max_shared
