@@ -1,6 +1,7 @@
 //! The program on a GPU, which is the virtual one.
 
 mod cli_support;
+mod small_models;
 
 use std::path::Path;
 
@@ -136,17 +137,76 @@ fn a_gpu_that_is_not_there_is_an_error_that_says_what_to_do() {
     }
 }
 
+/// A virtual GPU with so much memory, described in `folder`.
+fn gpu_of(folder: &TempDir, bytes: usize) -> String {
+    let text_of = include_str!("virtual-gpu/src/device/rtx-4090.toml");
+    let memory = text_of.lines().find(|line| line.starts_with("memory_bytes")).unwrap();
+    let path = folder.path().join("small.toml");
+    std::fs::write(&path, text_of.replace(memory, &format!("memory_bytes = {bytes}"))).unwrap();
+    path.to_str().unwrap().into()
+}
+
 #[test]
 fn a_step_that_does_not_fit_the_gpu_is_refused_before_anything_is_loaded() {
     let folder = TempDir::new().unwrap();
-    let small = folder.path().join("small.toml");
-    let text_of = include_str!("virtual-gpu/src/device/rtx-4090.toml");
-    let memory = text_of.lines().find(|line| line.starts_with("memory_bytes")).unwrap();
-    std::fs::write(&small, text_of.replace(memory, "memory_bytes = 1_048_576")).unwrap();
+    let gpu = gpu_of(&folder, 1 << 20);
     let fixture = Fixture::get();
     let (model, train, out) = (fixture.model(), fixture.train(), folder.path().join("out"));
     let args = ["retrain", "--model", text(&model), "--train", text(&train), "--out", text(&out), "--batch", "64"];
-    let output = on_gpu(text(&small), &args).output().unwrap();
-    assert_fails(&output, 1, &["does not fit", "1.00 MiB are available", "short", "--batch"]);
+    let output = on_gpu(&gpu, &args).output().unwrap();
+    assert_fails(&output, 1, &["does not fit", "1.00 MiB are available", "short", "it fits with --batch"]);
     assert!(!out.exists());
+}
+
+/// OPT-30B's case: 60 GB dense, 34 packed, on a GPU of 40.
+#[test]
+fn a_model_that_fits_only_pruned_is_retrained_and_its_dense_perplexity_left_out() {
+    let mut config = small_models::opt();
+    for (field, value) in [("hidden_size", 128), ("ffn_dim", 512), ("num_attention_heads", 2), ("num_hidden_layers", 4)]
+    {
+        config[field] = value.into();
+    }
+    (config["word_embed_proj_dim"], config["max_position_embeddings"]) = (128.into(), 32.into());
+    let folder = small_models::folder(&config, kernels::DType::F32, 0.02);
+    let model = folder.path().join("model");
+    let fixture = Fixture::get();
+    std::fs::copy(fixture.model().join("tokenizer.json"), model.join("tokenizer.json")).unwrap();
+    let (train, eval, report) = (fixture.train(), fixture.eval(), folder.path().join("run.json"));
+    let mut args = vec!["retrain", "--model", text(&model), "--train", text(&train), "--eval", text(&eval)];
+    args.extend(["--report", text(&report), "--steps", "1", "--batch", "1", "--accumulate", "1"]);
+    args.extend(["--eval-windows", "1", "--sparsity", "0.9", "--rank", "2"]);
+    let output = on_gpu(&gpu_of(&folder, 5 << 19), &args).output().unwrap();
+    assert_succeeds(&output);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("the dense model needs") && said.contains("eval --device cpu"), "{said}");
+    let report = json(&report);
+    assert!(report["perplexity"]["dense"].is_null() && report["perplexity"]["retrained"].is_number(), "{report}");
+}
+
+#[test]
+fn bench_times_the_kernels_of_a_step_and_products_on_the_gpu() {
+    let folder = TempDir::new().unwrap();
+    let (model, report) = (Fixture::get().model(), folder.path().join("bench.json"));
+    let args = [
+        "bench",
+        "--model",
+        text(&model),
+        "--seq-len",
+        "32",
+        "--steps",
+        "1",
+        "--device",
+        "cuda",
+        "--report",
+        text(&report),
+    ];
+    let out = assert_succeeds(&on_gpu("a100-40gb", &args).output().unwrap());
+    assert!(out.contains("NVIDIA A100-SXM4-40GB: 311869 GFLOP/s in 16 bits, 1555 GB/s"), "{out}");
+    let kernels = json(&report)["kernels"].as_array().unwrap().clone();
+    let seconds = |name: &str| kernels.iter().find(|k| k["kernel"] == name).map(|k| k["seconds"].as_f64().unwrap());
+    for name in ["linear_forward", "attention_backward", "head_loss_and_gradients", "adamw"] {
+        assert!(seconds(name) > Some(0.0), "{name}: {:?}", seconds(name));
+    }
+    let out = assert_succeeds(&on_gpu("a100-40gb", &[&args[..], &["--products"]].concat()).output().unwrap());
+    assert!(out.contains("4:8") && out.contains("backward"), "{out}");
 }

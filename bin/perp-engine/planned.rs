@@ -51,6 +51,12 @@ impl Planned<'_> {
         Ok(plan::measure(&mut *model, params, self.shape)?)
     }
 
+    /// Bytes of evaluating the model.
+    pub fn evaluation(&self, target: Target) -> Result<u64, Failure> {
+        let model = self.build(&Device::meta(target.backend, target.threads))?;
+        Ok(plan::evaluation(&*model, self.shape.batch, self.shape.seq_len)?.total)
+    }
+
     /// The model on Meta, pruned.
     pub fn build(&self, device: &Device) -> Result<Box<dyn Model>, Failure> {
         let pruning = Pruning { criterion: Criterion::Magnitude, pattern: self.pattern, seed: 0 };

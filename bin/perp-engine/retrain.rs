@@ -182,11 +182,11 @@ impl Run<'_> {
     fn execute(&self) -> Result<(Box<dyn Model>, Outcome), Failure> {
         let mut seconds = Seconds::default();
         let dense = match &self.eval_tokens {
-            Some(_) => {
+            Some(_) if self.dense_fits()? => {
                 let model = session::load(&self.console, &self.device, &self.opened, None)?;
                 self.evaluate("dense", &*model, &mut seconds)?
             }
-            None => None,
+            _ => None,
         };
         self.device.trim();
         let cycles = self.args.cycles as usize;
@@ -214,6 +214,30 @@ impl Run<'_> {
         outcome.counts = model::count(&mut *model);
         outcome.sparsity = model::sparsity(&mut *model)?;
         Ok((model, outcome))
+    }
+
+    /// Whether the model can be evaluated before it is pruned; says so where not. A processor's weights are the mapped file,
+    /// whose pages can go.
+    fn dense_fits(&self) -> Result<bool, Failure> {
+        let Some(gpu) = self.device.gpu() else { return Ok(true) };
+        let planned = Planned {
+            architecture: &*self.opened.architecture,
+            dtype: session::weight_dtype(&self.opened.folder),
+            pattern: Pattern::Unstructured { sparsity: 0.0 },
+            set: &self.set,
+            shape: self.shape,
+        };
+        let target = Target::of(&self.device, None)?;
+        let needed = planned.evaluation(target)?;
+        if needed > target.limit {
+            self.console.say(&format!(
+                "the dense model needs {}, {} has {} left: its perplexity is not measured; eval --device cpu measures it",
+                tables::bytes(needed),
+                gpu.name(),
+                tables::bytes(target.limit)
+            ));
+        }
+        Ok(needed <= target.limit)
     }
 
     /// Evaluates, trains and evaluates the model as this cycle pruned it.

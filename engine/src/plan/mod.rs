@@ -16,6 +16,7 @@ pub use memory::{available_memory, peak_resident_bytes};
 pub use timing::{StepTiming, time};
 
 use crate::error::Result;
+use crate::evaluate;
 use crate::model::{self, Model, TokenBatch};
 use crate::retrain::{Config, Trainer};
 use crate::tensor::Param;
@@ -67,4 +68,15 @@ pub fn measure(model: &mut dyn Model, params: Vec<Arc<Param>>, shape: StepShape)
     device.start_profile();
     trainer.step(model, &micro_batches)?;
     Ok(StepPlan { peak: device.memory().peak(), kernels: device.take_profile() })
+}
+
+/// The high-water mark of evaluating windows of `seq_len` tokens, `batch` at a time.
+///
+/// # Errors
+/// As [`evaluate::perplexity`].
+pub fn evaluation(model: &dyn Model, batch: usize, seq_len: usize) -> Result<MemoryReport> {
+    let device = model::device_of(model);
+    device.memory().reset_peak();
+    evaluate::perplexity(model, &vec![0; batch * seq_len], seq_len, batch, None, &mut |_, _| {})?;
+    Ok(device.memory().peak())
 }
