@@ -34,7 +34,7 @@ fn retrain(run: impl Fn(&[&str]) -> Command, folder: &TempDir, flags: &[&str]) -
     let report = folder.path().join("run.json");
     let (model, train, eval) = (fixture.model(), fixture.train(), fixture.eval());
     let mut args = vec!["retrain", "--model", text(&model), "--train", text(&train), "--eval", text(&eval)];
-    args.extend(["--report", text(&report), "--steps", "8", "--batch", "4", "--accumulate", "1", "--quiet"]);
+    args.extend(["--report", text(&report), "--accumulate", "1", "--quiet"]);
     args.extend(["--eval-windows", "16", "--lr", "5e-3", "--rank", "4"]);
     args.extend(flags);
     assert_succeeds(&run(&args).output().unwrap());
@@ -48,10 +48,11 @@ const PERPLEXITY: f64 = 4.0 / 512.0;
 fn a_gpu_prunes_retrains_and_writes_what_the_processor_reads_back() {
     let folder = TempDir::new().unwrap();
     let out = folder.path().join("out");
-    let flags = ["--sparsity", "0.6", "--device", "cuda:0", "--out", text(&out)];
+    let length = ["--sparsity", "0.6", "--steps", "8", "--batch", "4"];
+    let flags = [&length[..], &["--device", "cuda:0", "--out", text(&out)]].concat();
     let on_a100 = |args: &[&str]| on_gpu("a100-40gb", args);
     let gpu = retrain(on_a100, &folder, &flags);
-    let cpu = retrain(program, &folder, &["--sparsity", "0.6"]);
+    let cpu = retrain(program, &folder, &length);
     assert_eq!((&gpu["device"], &cpu["device"]), (&"cuda".into(), &"cpu".into()));
     assert_eq!(gpu["gpu"], "NVIDIA A100-SXM4-40GB");
     for name in ["dense", "pruned", "retrained"] {
@@ -181,6 +182,35 @@ fn a_model_that_fits_only_pruned_is_retrained_and_its_dense_perplexity_left_out(
     assert!(said.contains("the dense model needs") && said.contains("eval --device cpu"), "{said}");
     let report = json(&report);
     assert!(report["perplexity"]["dense"].is_null() && report["perplexity"]["retrained"].is_number(), "{report}");
+}
+
+#[test]
+fn offloaded_layers_train_to_the_same_numbers_and_auto_offloads_what_does_not_fit() {
+    let folder = TempDir::new().unwrap();
+    let losses = |gpu: &str, flags: &[&str]| {
+        let flags = [&["--steps", "2", "--batch", "1", "--checkpointing", "on"], flags].concat();
+        let report = retrain(|args| on_gpu(gpu, args), &folder, &flags);
+        let losses: Vec<f64> =
+            report["steps"].as_array().unwrap().iter().map(|s| s["loss"].as_f64().unwrap()).collect();
+        let peak = report["peak_bytes"]["total"].as_u64().unwrap();
+        (losses, report["config"]["offloaded_layers"].as_u64().unwrap(), peak)
+    };
+    let (resident, none, peak) = losses("a100-40gb", &[]);
+    assert_eq!(none, 0);
+    let (offloaded, layers, less) = losses("a100-40gb", &["--offload", "2"]);
+    assert_eq!((offloaded, layers), (resident.clone(), 2));
+    assert!(less < peak, "{less}, and {peak} with all layers on the GPU");
+    let small = gpu_of(&folder, (less + peak) as usize / 2);
+    let (offloaded, layers, _) = losses(&small, &["--offload", "auto"]);
+    assert_eq!(offloaded, resident);
+    assert!(layers > 0);
+
+    let (model, train) = (Fixture::get().model(), Fixture::get().train());
+    let args = ["retrain", "--model", text(&model), "--train", text(&train), "--steps", "1"];
+    let on_cpu = [&args[..], &["--offload", "1"]].concat();
+    assert_fails(&program(&on_cpu).output().unwrap(), 2, &["--offload", "for a GPU"]);
+    let full = [&args[..], &["--offload", "auto", "--method", "full"]].concat();
+    assert_fails(&on_gpu("a100-40gb", &full).output().unwrap(), 2, &["--offload", "frozen"]);
 }
 
 #[test]

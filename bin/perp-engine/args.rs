@@ -60,6 +60,42 @@ pub enum Checkpointing {
     Off,
 }
 
+/// Decoder layers whose weights stay in the host's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offload {
+    /// None.
+    Off,
+    /// As few as make the step fit, if recomputing all layers does not.
+    Auto,
+    /// So many, from the first.
+    Layers(usize),
+}
+
+impl FromStr for Offload {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Offload, String> {
+        match text {
+            "off" => Ok(Offload::Off),
+            "auto" => Ok(Offload::Auto),
+            count => count.parse().map(Offload::Layers).map_err(|_| "expected off, auto, or a number of layers".into()),
+        }
+    }
+}
+
+/// What a step may do to take less of the device's memory.
+#[derive(Args, Clone, Copy, Debug)]
+#[command(next_help_heading = "Memory")]
+pub struct SavingArgs {
+    /// Recompute decoder layers in the backward pass to save memory; auto: as few as make the step fit.
+    #[arg(long, value_enum, default_value = "auto", value_name = "WHEN")]
+    pub checkpointing: Checkpointing,
+    /// On a GPU, keep the frozen weights of this many decoder layers in pinned host memory and copy each to the GPU while the
+    /// one before is multiplied; auto: as few layers as make the step fit when recomputing all of them does not.
+    #[arg(long, value_parser = |s: &str| s.parse::<Offload>(), default_value = "off", value_name = "WHEN|N")]
+    pub offload: Offload,
+}
+
 /// The machine and the console.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Machine and output")]
@@ -198,9 +234,8 @@ pub struct StepArgs {
     /// Tokens of a sequence, and of an evaluation window [default: the model's context].
     #[arg(long, value_parser = sequence, value_name = "N")]
     pub seq_len: Option<usize>,
-    /// Recompute decoder layers in the backward pass to save memory; auto: as few as make the step fit.
-    #[arg(long, value_enum, default_value = "auto", value_name = "WHEN")]
-    pub checkpointing: Checkpointing,
+    #[command(flatten)]
+    pub saving: SavingArgs,
     /// The most memory a run may plan for, such as 8GiB or 500MB [default: what the machine has left].
     #[arg(long, value_parser = bytes, value_name = "SIZE")]
     pub memory_budget: Option<u64>,

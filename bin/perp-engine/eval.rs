@@ -42,7 +42,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let adapter = args.adapter.as_ref().map(Adapter::open).transpose()?;
     let tokenizer = Tokenizer::from_folder(&args.model)?;
     let tokens = session::evaluation_tokens(&console, &tokenizer, &args.eval.eval, seq_len)?;
-    let mut model = session::load(&console, &device, &opened, None)?;
+    let mut model = session::load(&console, &device, &opened, None, 0)?;
     if let Some(adapter) = &adapter {
         peft::attach(&mut *model, adapter)?;
     }

@@ -1,13 +1,13 @@
 //! A training step planned on Meta: does it fit, with how many layers recomputed, and what would make it fit.
 
-use engine::model::{Loader, Model, Source};
+use engine::model::{self, Loader, Model, Offload, Source};
 use engine::peft::{self, TrainSet};
 use engine::plan::{self, StepPlan, StepShape};
 use engine::prune::{Criterion, Pattern, Pruning, prune_linear};
 use kernels::{Backend, DType, Device};
 use models::Architecture;
 
-use crate::args::Checkpointing;
+use crate::args::{self, Checkpointing, SavingArgs};
 use crate::error::Failure;
 use crate::tables;
 
@@ -19,6 +19,27 @@ pub struct Planned<'a> {
     pub pattern: Pattern,
     pub set: &'a TrainSet,
     pub shape: StepShape,
+    /// Decoder layers whose weights stay in the host's memory.
+    pub offload: usize,
+}
+
+/// A step as it was planned.
+pub struct Plan {
+    /// Layers that are recomputed.
+    pub recompute: usize,
+    /// Layers that are offloaded.
+    pub offload: usize,
+    /// What the step needs.
+    pub step: StepPlan,
+    /// Bytes of pinned memory.
+    pub host_bytes: u64,
+}
+
+impl Plan {
+    /// Bytes of the device.
+    pub fn needed(&self) -> u64 {
+        self.step.peak.total
+    }
 }
 
 /// Where a step is planned for.
@@ -44,11 +65,13 @@ impl Target {
 
 impl Planned<'_> {
     /// Runs the step on Meta.
-    fn measure(&self, target: Target) -> Result<StepPlan, Failure> {
+    fn measure(&self, target: Target) -> Result<Plan, Failure> {
         let device = Device::meta(target.backend, target.threads);
         let mut model = self.build(&device)?;
         let params = peft::apply(&mut *model, self.set, 0)?;
-        Ok(plan::measure(&mut *model, params, self.shape)?)
+        let step = plan::measure(&mut *model, params, self.shape)?;
+        let host_bytes = model::host_bytes(&mut *model) as u64;
+        Ok(Plan { recompute: self.shape.recompute, offload: self.offload, step, host_bytes })
     }
 
     /// Bytes of evaluating the model.
@@ -60,108 +83,125 @@ impl Planned<'_> {
     /// The model on Meta, pruned.
     pub fn build(&self, device: &Device) -> Result<Box<dyn Model>, Failure> {
         let pruning = Pruning { criterion: Criterion::Magnitude, pattern: self.pattern, seed: 0 };
-        let loader =
-            Loader::new(device, Source::Absent(self.dtype)).on_linear(move |linear| prune_linear(linear, &pruning));
+        let offload = Offload::new(device, self.offload);
+        let loader = Loader::new(device, Source::Absent(self.dtype)).on_linear(move |linear| {
+            prune_linear(linear, &pruning)?;
+            offload.take(linear)
+        });
         Ok(self.architecture.build(&loader)?)
     }
 
-    fn recomputing_layers(&self, recompute: usize) -> Self {
-        Planned { shape: StepShape { recompute, ..self.shape }, ..*self }
+    fn layers(&self) -> usize {
+        self.architecture.info().layers
     }
 
-    /// Chooses how many layers to recompute: as few as fit. Returns all of them, and the plan, where not even that fits.
-    pub fn choose(&self, choice: Checkpointing, target: Target) -> Result<(usize, StepPlan), Failure> {
-        let with = |recompute| self.recomputing_layers(recompute).measure(target);
-        let layers = self.architecture.info().layers;
-        if choice == Checkpointing::On {
-            return Ok((layers, with(layers)?));
-        }
-        let plain = with(0)?;
-        if choice == Checkpointing::Off || plain.peak.total <= target.limit {
-            return Ok((0, plain));
-        }
-        let (mut least, mut enough) = (1, layers);
-        let mut plan = with(layers)?;
-        while least < enough {
-            let middle = (least + enough) / 2;
-            let tried = with(middle)?;
-            if tried.peak.total <= target.limit {
-                (enough, plan) = (middle, tried);
-            } else {
-                least = middle + 1;
-            }
-        }
-        Ok((enough, plan))
+    fn with(&self, recompute: usize, offload: usize) -> Self {
+        Planned { shape: StepShape { recompute, ..self.shape }, offload, ..*self }
     }
 
-    /// What a run says of the layers it recomputes.
-    pub fn recomputing(&self, recompute: usize) -> String {
-        match self.architecture.info().layers {
-            _ if recompute == 0 => String::new(),
-            layers if recompute >= layers => " with checkpointing".into(),
-            layers => format!(" with checkpointing of {recompute} of {layers} layers"),
+    /// Chooses how many layers to recompute, and then to offload: as few as fit. Where nothing fits, all that `saving` allows.
+    ///
+    /// # Errors
+    /// Layers to be offloaded from a processor, or where every weight trains.
+    pub fn choose(&self, saving: SavingArgs, target: Target) -> Result<Plan, Failure> {
+        let asked = match saving.offload {
+            args::Offload::Layers(layers) => layers.min(self.layers()),
+            args::Offload::Off | args::Offload::Auto => 0,
+        };
+        if asked > 0 && target.backend == Backend::Cpu {
+            return Err(Failure::usage(
+                "--offload keeps weights in the host's memory for a GPU; on the CPU they are there",
+            ));
         }
+        if saving.offload != args::Offload::Off && self.set.full {
+            return Err(Failure::usage("--offload is for frozen weights; where all train, there are none"));
+        }
+        let most = if saving.checkpointing == Checkpointing::Off { 0 } else { self.layers() };
+        let least = if saving.checkpointing == Checkpointing::On { self.layers() } else { 0 };
+        let plan = fewest(least, most, target, |recompute| self.with(recompute, asked).measure(target))?;
+        if plan.needed() <= target.limit || saving.offload != args::Offload::Auto || target.backend == Backend::Cpu {
+            return Ok(plan);
+        }
+        fewest(1, self.layers(), target, |offload| self.with(most, offload).measure(target))
+    }
+
+    /// What a run says of the layers it recomputes and offloads.
+    pub fn measures(&self, plan: &Plan) -> String {
+        let of = |what: &str, count: usize| match self.layers() {
+            _ if count == 0 => String::new(),
+            layers if count >= layers => format!(" with {what}"),
+            layers => format!(" with {what} of {count} of {layers} layers"),
+        };
+        of("checkpointing", plan.recompute) + &of("offload", plan.offload)
     }
 
     /// [`choose`](Self::choose) before anything is loaded.
     ///
     /// # Errors
     /// A step that does not fit either way; says by how much, and what would fit.
-    pub fn fit(&self, choice: Checkpointing, target: Target) -> Result<(usize, StepPlan), Failure> {
-        let (recompute, plan) = self.choose(choice, target)?;
-        if plan.peak.total <= target.limit {
-            return Ok((recompute, plan));
+    pub fn fit(&self, saving: SavingArgs, target: Target) -> Result<Plan, Failure> {
+        let plan = self.choose(saving, target)?;
+        if plan.needed() > target.limit {
+            return Err(Failure::failed(format!(
+                "the plan does not fit: a step needs {}, {} are available ({} short); {}",
+                tables::bytes(plan.needed()),
+                tables::bytes(target.limit),
+                tables::bytes(plan.needed() - target.limit),
+                self.remedies(saving, target)?
+            )));
         }
-        Err(Failure::failed(format!(
-            "the plan does not fit: a step needs {}, {} are available ({} short); {}",
-            tables::bytes(plan.peak.total),
-            tables::bytes(target.limit),
-            tables::bytes(plan.peak.total - target.limit),
-            self.remedies(choice, target)?
-        )))
+        if let Some(available) = plan::available_memory().filter(|available| plan.host_bytes > *available) {
+            return Err(Failure::failed(format!(
+                "{} offloaded layers need {} of the host's memory, {} are available: offload fewer",
+                plan.offload,
+                tables::bytes(plan.host_bytes),
+                tables::bytes(available)
+            )));
+        }
+        Ok(plan)
     }
 
     /// The smallest change of each flag that makes the step fit, with what it would need.
-    pub fn remedies(&self, choice: Checkpointing, target: Target) -> Result<String, Failure> {
-        let layers = self.architecture.info().layers;
-        let mut tried: Vec<Vec<(String, Planned<'_>)>> = Vec::new();
+    pub fn remedies(&self, saving: SavingArgs, target: Target) -> Result<String, Failure> {
         // Where checkpointing is off, it alone; then everything else on top of it.
-        let all = self.recomputing_layers(layers);
-        let checkpointing = if choice == Checkpointing::Off { "--checkpointing on " } else { "" };
-        if choice == Checkpointing::Off {
-            tried.push(vec![("--checkpointing on".into(), all)]);
-        }
+        let all = self.with(self.layers(), 0);
+        let off = saving.checkpointing == Checkpointing::Off;
+        let checkpointing = if off { "--checkpointing on " } else { "" };
+        let flags = |flags: String| format!("{checkpointing}{flags}");
         let halves = |from: usize, least: usize| {
             std::iter::successors(Some(from / 2), |n| Some(n / 2)).take_while(move |n| *n >= least)
         };
-        let StepShape { batch, seq_len, .. } = all.shape;
-        let with_shape = |flag: String, shape| (format!("{checkpointing}{flag}"), Planned { shape, ..all });
+        let shape = all.shape;
+        let with_shape = |shape| Planned { shape, ..all };
+        let mut tried: Vec<Vec<(String, Planned<'_>)>> = Vec::new();
+        if off {
+            tried.push(vec![("--checkpointing on".into(), all)]);
+        }
+        if target.backend == Backend::Cuda && saving.offload == args::Offload::Off && !self.set.full {
+            tried.push(vec![(flags("--offload auto".into()), all.with(shape.recompute, self.layers()))]);
+        }
+        let batches = halves(shape.batch, 1);
         tried.push(
-            halves(batch, 1)
-                .map(|batch| with_shape(format!("--batch {batch}"), StepShape { batch, ..all.shape }))
+            batches
+                .map(|batch| (flags(format!("--batch {batch}")), with_shape(StepShape { batch, ..shape })))
                 .collect(),
         );
+        let lengths = halves(shape.seq_len, 128);
         tried.push(
-            halves(seq_len, 128)
-                .map(|seq_len| with_shape(format!("--seq-len {seq_len}"), StepShape { seq_len, ..all.shape }))
+            lengths
+                .map(|seq_len| (flags(format!("--seq-len {seq_len}")), with_shape(StepShape { seq_len, ..shape })))
                 .collect(),
         );
-        let sparser =
-            (1..=9).map(|tenths| f64::from(tenths) / 10.0).filter(|sparsity| *sparsity > self.pattern.sparsity());
-        tried.push(
-            sparser
-                .map(|sparsity| {
-                    let pattern = Pattern::Unstructured { sparsity };
-                    (format!("{checkpointing}--sparsity {sparsity}"), Planned { pattern, ..all })
-                })
-                .collect(),
-        );
+        let sparser = (1..=9).map(|tenths| f64::from(tenths) / 10.0).filter(|s| *s > self.pattern.sparsity());
+        let sparser = sparser.map(|sparsity| (sparsity, Pattern::Unstructured { sparsity }));
+        tried
+            .push(sparser.map(|(s, pattern)| (flags(format!("--sparsity {s}")), Planned { pattern, ..all })).collect());
         let mut fit = Vec::new();
         for changes in tried {
             for (flags, planned) in changes {
-                let needed = planned.measure(target)?.peak.total;
+                let needed = planned.measure(target)?.needed();
                 if needed <= target.limit {
-                    fit.push(format!("{flags} ({})", tables::bytes(needed)));
+                    fit.push(if planned.offload > 0 { flags } else { format!("{flags} ({})", tables::bytes(needed)) });
                     break;
                 }
             }
@@ -171,4 +211,29 @@ impl Planned<'_> {
             _ => format!("it fits with {}", fit.join(", or ")),
         })
     }
+}
+
+/// The plan of the smallest number in `least..=most` that fits; of `most` where none does.
+fn fewest(
+    mut least: usize,
+    most: usize,
+    target: Target,
+    plan: impl Fn(usize) -> Result<Plan, Failure>,
+) -> Result<Plan, Failure> {
+    let first = plan(least)?;
+    if first.needed() <= target.limit || least >= most {
+        return Ok(first);
+    }
+    let (mut enough, mut best) = (most, plan(most)?);
+    least += 1;
+    while least < enough {
+        let middle = (least + enough) / 2;
+        let tried = plan(middle)?;
+        if tried.needed() <= target.limit {
+            (enough, best) = (middle, tried);
+        } else {
+            least = middle + 1;
+        }
+    }
+    Ok(best)
 }

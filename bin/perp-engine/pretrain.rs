@@ -74,8 +74,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     };
     let set = TrainSet::of(Method::Full, 1, 1.0, &[]);
     let dense = Pattern::Unstructured { sparsity: 0.0 };
-    let planned = Planned { architecture: &*architecture, dtype: DType::F32, pattern: dense, set: &set, shape };
-    let (recompute, plan) = planned.fit(args.step.checkpointing, Target::of(&device, args.step.memory_budget)?)?;
+    let planned =
+        Planned { architecture: &*architecture, dtype: DType::F32, pattern: dense, set: &set, shape, offload: 0 };
+    let plan = planned.fit(args.step.saving, Target::of(&device, args.step.memory_budget)?)?;
     let stream = session::training_stream(&console, &tokenizer, train)?;
     let windows = stream.window_count(shape.seq_len)?;
     let eval_tokens = match args.eval.eval.as_slice() {
@@ -93,8 +94,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         tables::count(counts.base),
         shape.batch,
         shape.seq_len,
-        tables::bytes(plan.peak.total),
-        planned.recomputing(recompute),
+        tables::bytes(plan.needed()),
+        planned.measures(&plan),
     ));
     let training = Config {
         steps: args.optimizer.steps.unwrap_or(1000),
@@ -104,7 +105,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         warmup: args.optimizer.warmup,
         clip: args.optimizer.clip(),
         weight_decay: args.optimizer.weight_decay,
-        recompute,
+        recompute: plan.recompute,
     };
     device.memory().reset_peak();
     let start = Instant::now();

@@ -5,14 +5,13 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use engine::model;
 use engine::peft;
-use engine::plan::{self, GPUS, Gpu, StepPlan, StepShape};
-use kernels::device::KernelStats;
+use engine::plan::{self, GPUS, Gpu, StepShape};
 use kernels::{Backend, DType, Device};
 use serde_json::{Value, json};
 
-use crate::args::{Checkpointing, MethodArgs, PruneArgs, positive, sequence};
+use crate::args::{MethodArgs, PruneArgs, SavingArgs, positive, sequence};
 use crate::error::{Failure, print};
-use crate::planned::{Planned, Target};
+use crate::planned::{Plan, Planned, Target};
 use crate::session;
 use crate::tables;
 
@@ -47,9 +46,8 @@ pub struct Args {
     /// Tokens of a sequence [default: the model's context].
     #[arg(long, value_parser = sequence, value_name = "N")]
     seq_len: Option<usize>,
-    /// Recompute decoder layers in the backward pass to save memory; auto: as few as make the step fit.
-    #[arg(long, value_enum, default_value = "auto", value_name = "WHEN")]
-    checkpointing: Checkpointing,
+    #[command(flatten)]
+    saving: SavingArgs,
     /// Element type of frozen weights.
     #[arg(long, value_enum, default_value = "f16", value_name = "TYPE")]
     dtype: Stored,
@@ -83,28 +81,27 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let limit = args.gpu.map_or_else(|| plan::available_memory().unwrap_or(u64::MAX), |gpu| gpu.usable_bytes());
     let pattern = args.pruning.pattern();
     let shape = StepShape { batch, accumulate, seq_len, recompute: 0 };
-    let planned = Planned { architecture: &*architecture, dtype, pattern, set: &set, shape };
+    let planned = Planned { architecture: &*architecture, dtype, pattern, set: &set, shape, offload: 0 };
     let target = Target { backend, threads, limit };
-    let (recompute, plan) = planned.choose(args.checkpointing, target)?;
-    let fits = plan.peak.total <= limit;
-    let remedies = if fits { None } else { Some(planned.remedies(args.checkpointing, target)?) };
+    let plan = planned.choose(args.saving, target)?;
+    let fits = plan.needed() <= limit;
+    let remedies = if fits { None } else { Some(planned.remedies(args.saving, target)?) };
     let device = Device::meta(backend, threads);
     let mut model = planned.build(&device)?;
     peft::apply(&mut *model, &set, 0)?;
     let counts = model::count(&mut *model);
-    let shape = StepShape { recompute, ..shape };
-    let view = View { args, counts, plan: &plan, shape, limit, remedies, recomputing: planned.recomputing(recompute) };
+    let view = View { args, counts, plan: &plan, shape, limit, remedies, measures: planned.measures(&plan) };
     print(&if args.json { view.json() } else { view.text() })
 }
 
 struct View<'a> {
     args: &'a Args,
     counts: model::Counts,
-    plan: &'a StepPlan,
+    plan: &'a Plan,
     shape: StepShape,
     limit: u64,
     remedies: Option<String>,
-    recomputing: String,
+    measures: String,
 }
 
 impl View<'_> {
@@ -115,6 +112,7 @@ impl View<'_> {
     fn json(&self) -> String {
         let kernels: Vec<Value> = self
             .plan
+            .step
             .kernels
             .iter()
             .map(|stats| {
@@ -130,7 +128,7 @@ impl View<'_> {
                 })
             })
             .collect();
-        let peak = &self.plan.peak;
+        let peak = &self.plan.step.peak;
         let by_category: serde_json::Map<String, Value> =
             peak.iter().map(|(name, bytes)| (name.to_string(), json!(bytes))).collect();
         let all = json!({
@@ -141,21 +139,19 @@ impl View<'_> {
             "batch": self.shape.batch,
             "accumulate": self.shape.accumulate,
             "seq_len": self.shape.seq_len,
-            "recomputed_layers": self.shape.recompute,
+            "recomputed_layers": self.plan.recompute,
+            "offloaded_layers": self.plan.offload,
+            "host_bytes": self.plan.host_bytes,
             "parameters": self.counts.base,
             "trainable": {"count": self.counts.trainable, "percent": self.counts.trainable_percent()},
             "peak_bytes": {"total": peak.total, "by_category": by_category},
             "memory_bytes": self.limit,
             "fits": self.remedies.is_none(),
             "kernels": kernels,
-            "roofline_seconds": self.args.gpu.map(|gpu| self.seconds(|stats| gpu.roofline_seconds(stats))),
-            "estimated_seconds": self.args.gpu.map(|gpu| self.seconds(|stats| gpu.estimated_seconds(stats))),
+            "roofline_seconds": self.args.gpu.map(|gpu| gpu.step_seconds(&self.plan.step.kernels, |stats| gpu.roofline_seconds(stats))),
+            "estimated_seconds": self.args.gpu.map(|gpu| gpu.step_seconds(&self.plan.step.kernels, |stats| gpu.estimated_seconds(stats))),
         });
         format!("{}\n", serde_json::to_string_pretty(&all).expect("JSON values serialize"))
-    }
-
-    fn seconds(&self, of: impl Fn(&KernelStats) -> f64) -> f64 {
-        self.plan.kernels.iter().map(of).sum()
     }
 
     fn text(&self) -> String {
@@ -166,13 +162,13 @@ impl View<'_> {
             self.args.model,
             self.args.pruning.pattern(),
             self.args.method.label(),
-            self.recomputing,
+            self.measures,
             self.target(),
             tables::count(self.counts.base),
             tables::count(self.counts.trainable),
             self.counts.trainable_percent(),
         );
-        let peak = &self.plan.peak;
+        let peak = &self.plan.step.peak;
         let mut rows: Vec<Vec<String>> =
             peak.iter().map(|(name, bytes)| vec![name.into(), tables::bytes(bytes)]).collect();
         rows.push(vec!["total".into(), tables::bytes(peak.total)]);
@@ -184,6 +180,9 @@ impl View<'_> {
         }
         let (needed, limit) = (tables::bytes(peak.total), tables::bytes(self.limit));
         out += &match &self.remedies {
+            None if self.plan.offload > 0 => {
+                format!("fits: {needed} of {limit}, and {} of the host\n", tables::bytes(self.plan.host_bytes))
+            }
             None => format!("fits: {needed} of {limit}\n"),
             Some(remedies) => {
                 let short = tables::bytes(peak.total - self.limit);
@@ -202,7 +201,7 @@ impl View<'_> {
         let mut rows = vec![header.into_iter().map(String::from).collect::<Vec<_>>()];
         let milliseconds = |seconds: f64| format!("{:.3} ms", 1e3 * seconds);
         let (mut flops, mut bytes) = (0, 0);
-        for stats in &self.plan.kernels {
+        for stats in &self.plan.step.kernels {
             let moved = stats.bytes_read + stats.bytes_written;
             (flops, bytes) = (flops + stats.flops, bytes + moved);
             let mut row = vec![stats.kernel.into(), stats.calls.to_string(), giga(stats.flops, 2), giga(moved, 3)];
@@ -215,9 +214,9 @@ impl View<'_> {
         }
         let mut total = vec!["total".into(), String::new(), giga(flops, 2), giga(bytes, 3)];
         if let Some(gpu) = self.args.gpu {
-            total.push(milliseconds(self.seconds(|stats| gpu.roofline_seconds(stats))));
+            total.push(milliseconds(gpu.step_seconds(&self.plan.step.kernels, |stats| gpu.roofline_seconds(stats))));
             total.push(String::new());
-            total.push(milliseconds(self.seconds(|stats| gpu.estimated_seconds(stats))));
+            total.push(milliseconds(gpu.step_seconds(&self.plan.step.kernels, |stats| gpu.estimated_seconds(stats))));
         }
         rows.push(total);
         tables::columns(&rows)
@@ -227,8 +226,8 @@ impl View<'_> {
     fn estimate(&self, gpu: Gpu) -> String {
         let StepShape { batch, accumulate, seq_len, .. } = self.shape;
         let tokens = (accumulate * batch * seq_len) as f64;
-        let seconds = self.seconds(|stats| gpu.estimated_seconds(stats));
-        let least = self.seconds(|stats| gpu.roofline_seconds(stats));
+        let seconds = gpu.step_seconds(&self.plan.step.kernels, |stats| gpu.estimated_seconds(stats));
+        let least = gpu.step_seconds(&self.plan.step.kernels, |stats| gpu.roofline_seconds(stats));
         let mut out = format!(
             "estimate, not a measurement: {:.1} ms a step, {:.0} tok/s; with every kernel at the GPU's peak {:.0} tok/s\n\
              assumed of the peak in arithmetic or memory traffic, whichever bounds a kernel:\n",
@@ -237,7 +236,7 @@ impl View<'_> {
             tokens / least
         );
         let mut reasons: Vec<plan::Assumption> = Vec::new();
-        for assumed in self.plan.kernels.iter().map(|stats| plan::assumed(stats.kernel)) {
+        for assumed in self.plan.step.kernels.iter().map(|stats| plan::assumed(stats.kernel)) {
             if !reasons.contains(&assumed) {
                 reasons.push(assumed);
             }

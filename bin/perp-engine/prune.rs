@@ -58,7 +58,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         }
     };
     let start = Instant::now();
-    let mut model = session::load(&console, &device, &opened, Some(args.pruning.pruning(args.seed)))?;
+    let mut model = session::load(&console, &device, &opened, Some(args.pruning.pruning(args.seed)), 0)?;
     let prune_seconds = start.elapsed().as_secs_f64();
     let sparsity = model::sparsity(&mut *model)?;
     let mut eval_seconds = 0.0;

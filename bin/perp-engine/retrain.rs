@@ -73,6 +73,8 @@ struct Run<'a> {
     pattern: Pattern,
     shape: StepShape,
     config: Config,
+    /// Layers whose weights stay in the host's memory.
+    offload: usize,
     stream: TokenStream,
     eval_tokens: Option<Vec<u32>>,
     eval_windows: Option<usize>,
@@ -140,8 +142,9 @@ fn prepare(args: &Args) -> Result<Run<'_>, Failure> {
         pattern,
         set: &set,
         shape,
+        offload: 0,
     };
-    let (recompute, plan) = planned.fit(args.step.checkpointing, Target::of(&device, args.step.memory_budget)?)?;
+    let plan = planned.fit(args.step.saving, Target::of(&device, args.step.memory_budget)?)?;
     let info = opened.architecture.info();
     console.say(&format!(
         "{} ({}, {} layers of {}) on {}; a step of {}×{} tokens needs {}{}",
@@ -152,8 +155,8 @@ fn prepare(args: &Args) -> Result<Run<'_>, Failure> {
         session::title(&device),
         shape.batch,
         shape.seq_len,
-        tables::bytes(plan.peak.total),
-        planned.recomputing(recompute),
+        tables::bytes(plan.needed()),
+        planned.measures(&plan),
     ));
     let tokenizer = Tokenizer::from_folder(&model_path)?;
     let stream = session::training_stream(&console, &tokenizer, &train)?;
@@ -172,10 +175,11 @@ fn prepare(args: &Args) -> Result<Run<'_>, Failure> {
         warmup: args.optimizer.warmup,
         clip: args.optimizer.clip(),
         weight_decay: args.optimizer.weight_decay,
-        recompute,
+        recompute: plan.recompute,
     };
     let eval_windows = args.eval.max_windows(defaults.eval_windows);
-    Ok(Run { args, console, device, opened, set, pattern, shape, config, stream, eval_tokens, eval_windows })
+    let offload = plan.offload;
+    Ok(Run { args, console, device, opened, set, pattern, shape, config, offload, stream, eval_tokens, eval_windows })
 }
 
 impl Run<'_> {
@@ -183,7 +187,7 @@ impl Run<'_> {
         let mut seconds = Seconds::default();
         let dense = match &self.eval_tokens {
             Some(_) if self.dense_fits()? => {
-                let model = session::load(&self.console, &self.device, &self.opened, None)?;
+                let model = session::load(&self.console, &self.device, &self.opened, None, 0)?;
                 self.evaluate("dense", &*model, &mut seconds)?
             }
             _ => None,
@@ -191,7 +195,8 @@ impl Run<'_> {
         self.device.trim();
         let cycles = self.args.cycles as usize;
         let start = Instant::now();
-        let mut model = session::load(&self.console, &self.device, &self.opened, Some(self.pruning(1, cycles)))?;
+        let pruning = Some(self.pruning(1, cycles));
+        let mut model = session::load(&self.console, &self.device, &self.opened, pruning, self.offload)?;
         seconds.prune += start.elapsed().as_secs_f64();
         let mut outcome = Outcome {
             perplexity: Perplexities { dense, ..Perplexities::default() },
@@ -226,6 +231,7 @@ impl Run<'_> {
             pattern: Pattern::Unstructured { sparsity: 0.0 },
             set: &self.set,
             shape: self.shape,
+            offload: 0,
         };
         let target = Target::of(&self.device, None)?;
         let needed = planned.evaluation(target)?;
@@ -342,6 +348,7 @@ impl Run<'_> {
             "weight_decay": self.config.weight_decay,
             "seed": optimizer.seed,
             "recomputed_layers": self.config.recompute,
+            "offloaded_layers": self.offload,
             "threads": rayon::current_num_threads(),
         })
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use engine::checkpoint::{ModelFolder, Tokenizer};
 use engine::data::{self, TokenStream};
 use engine::evaluate;
-use engine::model::{Loader, Model, Module, Source};
+use engine::model::{Loader, Model, Module, Offload, Source};
 use engine::prune::{Pattern, Pruning, prune_linear};
 use kernels::device::CudaError;
 use kernels::{Backend, DType, Device};
@@ -157,19 +157,22 @@ pub fn gpu_name(device: &Device) -> Option<String> {
     device.gpu().map(|gpu| gpu.name().to_string())
 }
 
-/// Builds a model, showing its layers as they come; prunes each as it is loaded where `pruning` says how.
+/// Builds a model, showing its layers as they come; prunes each as it is loaded where `pruning` says how, and takes the
+/// weights of so many layers to the host's memory.
 pub fn load(
     console: &Console,
     device: &Device,
     opened: &Opened,
     pruning: Option<Pruning>,
+    offloaded_layers: usize,
 ) -> Result<Box<dyn Model>, Failure> {
+    let offload = Offload::new(device, offloaded_layers);
     let info = opened.architecture.info();
     let mut task = console.task(if pruning.is_some() { "prune" } else { "load" }, info.layers as u64);
     let loader = Loader::new(device, Source::Folder(&opened.folder)).on_linear(|linear| {
-        let layer = linear.name.split('.').find_map(|part| part.parse::<u64>().ok()).unwrap_or(0);
-        task.update(layer, &linear.name);
-        pruning.map_or(Ok(()), |pruning| prune_linear(linear, &pruning))
+        task.update(linear.layer().unwrap_or(0) as u64, &linear.name);
+        pruning.map_or(Ok(()), |pruning| prune_linear(linear, &pruning))?;
+        offload.take(linear)
     });
     let model = opened.architecture.build(&loader)?;
     drop(loader);

@@ -8,9 +8,24 @@ use kernels::{Backend, DType, Device};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::small_models::{folder, llama, load, opt, opt_post_norm, train_set};
+use crate::small_models::{folder, llama, load_offloaded, opt, opt_post_norm, train_set};
 
 /// Runs two steps; what was in use before, and the peak of the second.
+fn measure_offloaded(
+    device: &Device,
+    folder: &TempDir,
+    method: Method,
+    pattern: Pattern,
+    recompute: usize,
+    layers: usize,
+) -> (u64, MemoryReport) {
+    let mut model = load_offloaded(device, folder, pattern, layers);
+    let params = peft::apply(&mut *model, &train_set(method), 0).unwrap();
+    let in_use = device.memory().in_use();
+    let shape = StepShape { batch: 2, accumulate: 2, seq_len: 37, recompute };
+    (in_use, plan::measure(&mut *model, params, shape).unwrap().peak)
+}
+
 fn measure(
     device: &Device,
     folder: &TempDir,
@@ -18,11 +33,7 @@ fn measure(
     pattern: Pattern,
     recompute: usize,
 ) -> (u64, MemoryReport) {
-    let mut model = load(device, folder, pattern);
-    let params = peft::apply(&mut *model, &train_set(method), 0).unwrap();
-    let in_use = device.memory().in_use();
-    let shape = StepShape { batch: 2, accumulate: 2, seq_len: 37, recompute };
-    (in_use, plan::measure(&mut *model, params, shape).unwrap().peak)
+    measure_offloaded(device, folder, method, pattern, recompute, 0)
 }
 
 fn peaks_agree(config: &Value, method: Method, pattern: Pattern, recompute: usize) {
@@ -56,6 +67,23 @@ fn gpu_peaks_are_metas_for_every_pattern_and_with_checkpointing() {
             peaks_agree(&opt(), Method::Perp, pattern, recompute);
         }
     }
+}
+
+/// Each layer in the host's memory lowers the peak; the first has two places for the largest matrix to pay.
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_peaks_are_metas_with_layers_offloaded() {
+    let device = Device::cuda(0).unwrap();
+    let meta = Device::meta(Backend::Cuda, device.threads());
+    let folder = folder(&opt(), DType::BF16, 0.05);
+    let half = Pattern::Unstructured { sparsity: 0.5 };
+    let of = |device: &Device, layers| measure_offloaded(device, &folder, Method::Perp, half, 0, layers);
+    let planned = [0, 1, 2, 3].map(|layers| of(&meta, layers));
+    for layers in [1, 3] {
+        assert_eq!(of(&device, layers), planned[layers], "{layers} layers");
+    }
+    let peak = planned.map(|(_, peak)| peak.total);
+    assert!(peak[3] < peak[2] && peak[2] < peak[1] && peak[2] < peak[0], "{peak:?}");
 }
 
 /// From the first tensor to the last step. A driver rounds buffers up, to 512 bytes; a virtual one does not.

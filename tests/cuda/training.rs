@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::golden_support::{self, Golden, attach_adapter};
-use crate::small_models::{by_magnitude, folder, llama, load, opt, opt_post_norm, train_set};
+use crate::small_models::{by_magnitude, folder, llama, load_offloaded, opt, opt_post_norm, train_set};
 
 const PATTERNS: [(&str, Pattern); 3] = [
     ("unstructured", Pattern::Unstructured { sparsity: 0.5 }),
@@ -113,7 +113,18 @@ fn batches(vocab: u64, seq_len: usize, count: usize) -> Vec<TokenBatch> {
 const STEPS: usize = 3;
 
 fn train(device: &Device, folder: &TempDir, method: Method, pattern: Pattern, recompute: usize) -> Vec<StepRecord> {
-    let mut model = load(device, folder, pattern);
+    train_offloaded(device, folder, method, pattern, recompute, 0)
+}
+
+fn train_offloaded(
+    device: &Device,
+    folder: &TempDir,
+    method: Method,
+    pattern: Pattern,
+    recompute: usize,
+    layers: usize,
+) -> Vec<StepRecord> {
+    let mut model = load_offloaded(device, folder, pattern, layers);
     let params = peft::apply(&mut *model, &train_set(method), 0).unwrap();
     let config = Config {
         steps: STEPS,
@@ -173,4 +184,21 @@ fn gpu_training_follows_the_cpu_for_every_method_and_pattern() {
     follows_the_cpu(&widths(opt(), 304), DType::BF16, true);
     follows_the_cpu(&widths(opt_post_norm(), 301), DType::F32, false);
     follows_the_cpu(&widths(llama(), 304), DType::F16, false);
+}
+
+/// The weights are the same wherever they lie, and so are all kernels: not one bit may differ.
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_offloaded_layers_train_as_those_on_the_device() {
+    let device = Device::cuda(0).unwrap();
+    let folder = folder(&opt(), DType::BF16, 0.08);
+    let train = |pattern, layers| {
+        let records = train_offloaded(&device, &folder, Method::Perp, pattern, 1, layers);
+        records.iter().map(|r| (r.loss, r.grad_norm)).collect::<Vec<_>>()
+    };
+    for (pattern, layers) in
+        [(Pattern::Unstructured { sparsity: 0.5 }, 2), (Pattern::Unstructured { sparsity: 0.0 }, 3)]
+    {
+        assert_eq!(train(pattern, layers), train(pattern, 0), "{layers} layers of {pattern}");
+    }
 }

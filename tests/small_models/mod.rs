@@ -4,7 +4,7 @@
 #![allow(dead_code)]
 
 use engine::checkpoint::{ModelFolder, OutputFolder};
-use engine::model::{self, Loader, Model, Source};
+use engine::model::{self, Loader, Model, Offload, Source};
 use engine::peft::{Method, TrainSet};
 use engine::prune::{Criterion, Pattern, Pruning, prune_linear};
 use kernels::{DType, Device};
@@ -68,8 +68,17 @@ pub fn folder(config: &Value, dtype: DType, std: f64) -> TempDir {
 
 /// The model of such a folder, pruned as it is loaded.
 pub fn load(device: &Device, folder: &TempDir, pattern: Pattern) -> Box<dyn Model> {
+    load_offloaded(device, folder, pattern, 0)
+}
+
+/// The same with the weights of the first layers in the host's memory.
+pub fn load_offloaded(device: &Device, folder: &TempDir, pattern: Pattern, layers: usize) -> Box<dyn Model> {
     let pruning = by_magnitude(pattern);
+    let offload = Offload::new(device, layers);
     let folder = ModelFolder::open(folder.path().join("model")).unwrap();
-    let loader = Loader::new(device, Source::Folder(&folder)).on_linear(move |linear| prune_linear(linear, &pruning));
+    let loader = Loader::new(device, Source::Folder(&folder)).on_linear(move |linear| {
+        prune_linear(linear, &pruning)?;
+        offload.take(linear)
+    });
     models::from_config(folder.config()).unwrap().build(&loader).unwrap()
 }

@@ -7,14 +7,14 @@ mod step;
 
 use std::path::PathBuf;
 
-use engine::plan::{StepPlan, StepShape};
+use engine::plan::StepShape;
 use kernels::peak::Peak;
 use kernels::simd::Isa;
 use kernels::{DType, Device};
 use models::Architecture;
 use serde::Serialize;
 
-use crate::args::{Checkpointing, MachineArgs, MethodArgs, PruneArgs, bytes, positive, sequence};
+use crate::args::{MachineArgs, MethodArgs, PruneArgs, SavingArgs, bytes, positive, sequence};
 use crate::error::{Failure, print};
 use crate::planned::{Planned, Target};
 use crate::progress::Console;
@@ -44,9 +44,8 @@ pub struct Args {
     /// Steps to time, after one that is not; with --products, rounds.
     #[arg(long, default_value_t = 5, value_parser = positive, value_name = "N")]
     steps: usize,
-    /// Recompute decoder layers in the backward pass to save memory; auto: as few as make the step fit.
-    #[arg(long, value_enum, default_value = "auto", value_name = "WHEN")]
-    checkpointing: Checkpointing,
+    #[command(flatten)]
+    saving: SavingArgs,
     /// The most memory a step may plan for, such as 8GiB or 500MB [default: what the machine has left].
     #[arg(long, value_parser = bytes, value_name = "SIZE")]
     memory_budget: Option<u64>,
@@ -124,19 +123,19 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     step::run(args, &device, &*architecture, machine)
 }
 
-/// Plans the step; chooses the layers to recompute.
+/// Plans the step; chooses the layers to recompute, and to offload.
 fn fit(
     args: &Args,
     device: &Device,
     architecture: &dyn Architecture,
     dtype: DType,
-) -> Result<(StepShape, StepPlan), Failure> {
+) -> Result<(StepShape, usize), Failure> {
     let seq_len = session::sequence_length(Some(args.seq_len), architecture)?;
     let shape = StepShape { batch: args.batch, accumulate: args.accumulate, seq_len, recompute: 0 };
     let (pattern, set) = (args.pruning.pattern(), args.method.train_set());
-    let planned = Planned { architecture, dtype, pattern, set: &set, shape };
-    let (recompute, plan) = planned.fit(args.checkpointing, Target::of(device, args.memory_budget)?)?;
-    Ok((StepShape { recompute, ..shape }, plan))
+    let planned = Planned { architecture, dtype, pattern, set: &set, shape, offload: 0 };
+    let plan = planned.fit(args.saving, Target::of(device, args.memory_budget)?)?;
+    Ok((StepShape { recompute: plan.recompute, ..shape }, plan.offload))
 }
 
 /// Writes the report where one is asked for, and the text.

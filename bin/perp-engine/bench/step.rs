@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use engine::model::{Loader, Source};
+use engine::model::{Loader, Offload, Source};
 use engine::peft;
 use engine::plan::{self, StepTiming};
 use engine::prune::prune_linear;
@@ -26,6 +26,7 @@ struct Report {
     accumulate: usize,
     seq_len: usize,
     recomputed_layers: usize,
+    offloaded_layers: usize,
     machine: Machine,
     /// The median over steps.
     tokens_per_second: f64,
@@ -51,14 +52,18 @@ struct Kernel {
 pub fn run(args: &Args, device: &Device, architecture: &dyn Architecture, machine: Machine) -> Result<(), Failure> {
     let folder = Path::new(&args.model).exists().then(|| session::open(Path::new(&args.model))).transpose()?;
     let dtype = folder.as_ref().map_or(DType::F32, |opened| session::weight_dtype(&opened.folder));
-    let (shape, _) = fit(args, device, architecture, dtype)?;
+    let (shape, offloaded_layers) = fit(args, device, architecture, dtype)?;
     let pruning = args.pruning.pruning(0);
     let source = match &folder {
         Some(opened) => Source::Folder(&opened.folder),
         None => Source::Random { seed: 0, std: architecture.init_std() },
     };
     let mut model = {
-        let loader = Loader::new(device, source).on_linear(|linear| prune_linear(linear, &pruning));
+        let offload = Offload::new(device, offloaded_layers);
+        let loader = Loader::new(device, source).on_linear(|linear| {
+            prune_linear(linear, &pruning)?;
+            offload.take(linear)
+        });
         architecture.build(&loader)?
     };
     let params = peft::apply(&mut *model, &args.method.train_set(), 0)?;
@@ -72,6 +77,7 @@ pub fn run(args: &Args, device: &Device, architecture: &dyn Architecture, machin
         accumulate: shape.accumulate,
         seq_len: shape.seq_len,
         recomputed_layers: shape.recompute,
+        offloaded_layers,
         tokens_per_second: timing.tokens as f64 / median(&timing.seconds),
         peak_bytes: PeakBytes::of(&timing.peak),
         peak_resident_bytes: plan::peak_resident_bytes(),

@@ -3,10 +3,10 @@
 use std::sync::{Arc, RwLockReadGuard};
 
 use kernels::ops::linear as op;
-use kernels::weight::{FrozenWeight, WeightRef};
+use kernels::weight::{FrozenWeight, Landing, OffloadedWeight, WeightRef};
 use kernels::{Buffer, Category, DType, Device};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::tensor::Param;
 
 /// A `[rows, cols]` = `[out, in]` weight.
@@ -14,6 +14,8 @@ use crate::tensor::Param;
 pub enum Weight {
     /// Packed at load, never touched by a step.
     Frozen(FrozenWeight),
+    /// The same, in the host's memory: on the GPU while it is multiplied.
+    Offloaded(OffloadedWeight),
     /// Dense f32, with a gradient and optimizer state (method `full`).
     Trainable(Arc<Param>),
 }
@@ -23,6 +25,7 @@ impl Weight {
     pub fn rows(&self) -> usize {
         match self {
             Weight::Frozen(weight) => weight.rows(),
+            Weight::Offloaded(weight) => weight.rows(),
             Weight::Trainable(param) => param.shape()[0],
         }
     }
@@ -31,6 +34,7 @@ impl Weight {
     pub fn cols(&self) -> usize {
         match self {
             Weight::Frozen(weight) => weight.cols(),
+            Weight::Offloaded(weight) => weight.cols(),
             Weight::Trainable(param) => param.shape()[1],
         }
     }
@@ -39,6 +43,7 @@ impl Weight {
     pub fn dtype(&self) -> DType {
         match self {
             Weight::Frozen(weight) => weight.dtype(),
+            Weight::Offloaded(weight) => weight.dtype(),
             Weight::Trainable(_) => DType::F32,
         }
     }
@@ -46,7 +51,7 @@ impl Weight {
     /// The parameter, where it has one.
     pub fn param(&self) -> Option<&Arc<Param>> {
         match self {
-            Weight::Frozen(_) => None,
+            Weight::Frozen(_) | Weight::Offloaded(_) => None,
             Weight::Trainable(param) => Some(param),
         }
     }
@@ -56,10 +61,26 @@ impl Weight {
         self.param().is_some_and(|param| param.is_trainable())
     }
 
-    /// Lends it to a kernel.
-    pub fn with_ref<T>(&self, run: impl FnOnce(WeightRef<'_>) -> T) -> T {
+    /// Where it lives, or is multiplied.
+    pub fn device(&self) -> Device {
+        match self {
+            Weight::Frozen(weight) => weight.device().clone(),
+            Weight::Offloaded(weight) => weight.device().clone(),
+            Weight::Trainable(param) => param.value().device().clone(),
+        }
+    }
+
+    /// Lends it to a kernel. One that is offloaded is on the device until `run` returns.
+    ///
+    /// # Errors
+    /// Those of `run`, and no memory to bring it to.
+    pub fn with_ref<T, E: From<kernels::Error>>(
+        &self,
+        run: impl FnOnce(WeightRef<'_>) -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
         match self {
             Weight::Frozen(weight) => run(WeightRef::Frozen(weight)),
+            Weight::Offloaded(weight) => run(WeightRef::Frozen(&*weight.bring()?)),
             Weight::Trainable(param) => {
                 let value = param.value();
                 run(WeightRef::Trainable { value: &value, rows: self.rows(), cols: self.cols() })
@@ -73,11 +94,10 @@ impl Weight {
     /// The GPU's.
     pub fn zeros(&self) -> Result<usize> {
         Ok(match self {
-            Weight::Frozen(weight) if !weight.device().is_meta() => weight.zeros()?,
-            Weight::Trainable(param) if !param.value().device().is_meta() => {
-                param.value().read::<f32>()?.iter().filter(|x| **x == 0.0).count()
-            }
-            _ => 0,
+            _ if self.device().is_meta() => 0,
+            Weight::Frozen(weight) => weight.zeros()?,
+            Weight::Offloaded(weight) => weight.bring()?.zeros()?,
+            Weight::Trainable(param) => param.value().read::<f32>()?.iter().filter(|x| **x == 0.0).count(),
         })
     }
 
@@ -85,9 +105,17 @@ impl Weight {
     /// packed weight does not store stay zero in training.
     ///
     /// # Errors
-    /// No memory.
+    /// No memory; or a weight that is offloaded, for what trains stays on its device.
     pub fn into_trainable(self, device: &Device, name: &str) -> Result<Weight> {
-        let Weight::Frozen(weight) = self else { return Ok(self) };
+        let weight = match self {
+            Weight::Frozen(weight) => weight,
+            Weight::Offloaded(_) => {
+                return Err(Error::config(format!(
+                    "{name} is offloaded to the host and cannot train: use method perp"
+                )));
+            }
+            Weight::Trainable(_) => return Ok(self),
+        };
         let (rows, cols) = (weight.rows(), weight.cols());
         let mut value = device.alloc(Category::Weights, DType::F32, rows * cols)?;
         let mask = match &weight {
@@ -99,6 +127,27 @@ impl Weight {
         let param = Param::new(name, &[rows, cols], value);
         param.set_mask(mask);
         Ok(Weight::Trainable(Arc::new(param)))
+    }
+}
+
+impl Weight {
+    /// Takes a frozen weight to the host's memory, from where `landing` has it brought.
+    ///
+    /// # Errors
+    /// The GPU's, such as no pinned memory.
+    pub fn offload(&mut self, landing: &Arc<Landing>) -> Result<()> {
+        if let Weight::Frozen(weight) = self {
+            *self = Weight::Offloaded(OffloadedWeight::new(weight, landing)?);
+        }
+        Ok(())
+    }
+
+    /// Bytes of pinned memory that it takes of the host.
+    pub fn host_bytes(&self) -> usize {
+        match self {
+            Weight::Offloaded(weight) => weight.host_bytes(),
+            _ => 0,
+        }
     }
 }
 
@@ -176,6 +225,11 @@ impl Linear {
     /// The last part of its path, such as `q_proj`: what users name as a LoRA target.
     pub fn role(&self) -> &str {
         self.name.rsplit('.').next().unwrap_or(&self.name)
+    }
+
+    /// The decoder layer that it is in: the first number in its path.
+    pub fn layer(&self) -> Option<usize> {
+        self.name.split('.').find_map(|part| part.parse().ok())
     }
 
     /// The parameters that may train in it.

@@ -7,6 +7,7 @@
 mod linear;
 mod load;
 mod modules;
+mod offload;
 mod save;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ pub use linear::{Linear, Lora, LoraValues, Weight};
 pub(crate) use load::named_rng;
 pub use load::{Loader, Source};
 pub use modules::{Embedding, Head, Norm, NormKind};
+pub use offload::Offload;
 pub use save::{save, tensors};
 
 use crate::autograd::{Tape, Var};
@@ -163,6 +165,19 @@ impl Counts {
     pub fn trainable_percent(&self) -> f64 {
         100.0 * self.trainable as f64 / (self.base + self.adapters).max(1) as f64
     }
+}
+
+/// Bytes of pinned memory that a network's offloaded weights take of the host.
+pub fn host_bytes(model: &mut dyn Model) -> usize {
+    let mut bytes = 0;
+    let shown = model.visit(&mut |module| {
+        if let Module::Linear(linear) = module {
+            bytes += linear.weight.host_bytes();
+        }
+        Ok(())
+    });
+    debug_assert!(shown.is_ok(), "the closure returns no error");
+    bytes
 }
 
 /// Counts a network's parameters.

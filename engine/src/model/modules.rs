@@ -63,9 +63,6 @@ pub struct Head {
 impl Head {
     /// Where it lives.
     pub fn device(&self) -> Device {
-        match self.weight.as_ref() {
-            Weight::Frozen(weight) => weight.device().clone(),
-            Weight::Trainable(param) => param.value().device().clone(),
-        }
+        self.weight.device()
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 use kernels::DType;
+use kernels::weight::FrozenWeight;
 use serde_json::Value;
 
 use super::{Model, Module, Weight};
@@ -73,10 +74,17 @@ fn param_tensor(param: &Arc<Param>, dtype: Option<DType>) -> NewTensor<'static> 
 
 fn bytes_of(weight: &Weight, dtype: Option<DType>) -> kernels::Result<Cow<'static, [u8]>> {
     Ok(match (weight, dtype) {
-        (Weight::Frozen(weight), None) => weight.to_bytes()?.into(),
-        (Weight::Frozen(weight), Some(dtype)) => narrow(&weight.to_f32()?, dtype).into(),
+        (Weight::Frozen(weight), _) => frozen_bytes(weight, dtype)?.into(),
+        (Weight::Offloaded(weight), _) => frozen_bytes(&*weight.bring()?, dtype)?.into(),
         (Weight::Trainable(param), dtype) => narrow(&param.value().read()?, dtype.unwrap_or(DType::F32)).into(),
     })
+}
+
+fn frozen_bytes(weight: &FrozenWeight, dtype: Option<DType>) -> kernels::Result<Vec<u8>> {
+    match dtype {
+        None => weight.to_bytes(),
+        Some(dtype) => Ok(narrow(&weight.to_f32()?, dtype)),
+    }
 }
 
 /// f32 values in another element type, rounded to nearest.

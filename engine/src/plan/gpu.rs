@@ -15,7 +15,11 @@ pub struct Gpu {
     pub flops: f64,
     /// Memory bytes a second.
     pub bandwidth: f64,
+    /// Bytes a second from the host's memory, one way: PCIe 4.0 or 5.0 with 16 lanes.
+    pub host_bandwidth: f64,
 }
+
+const PCIE_4: f64 = 31.5e9;
 
 /// The GPUs that `profile --gpu` knows.
 pub const GPUS: [Gpu; 4] = [
@@ -25,6 +29,7 @@ pub const GPUS: [Gpu; 4] = [
         memory_bytes: 42_405_855_232,
         flops: 312e12,
         bandwidth: 1555e9,
+        host_bandwidth: PCIE_4,
     },
     Gpu {
         name: "a100-80gb",
@@ -32,9 +37,24 @@ pub const GPUS: [Gpu; 4] = [
         memory_bytes: 85_198_045_184,
         flops: 312e12,
         bandwidth: 2039e9,
+        host_bandwidth: PCIE_4,
     },
-    Gpu { name: "h100", title: "NVIDIA H100 SXM 80GB", memory_bytes: 85_029_158_912, flops: 989e12, bandwidth: 3350e9 },
-    Gpu { name: "rtx4090", title: "NVIDIA RTX 4090", memory_bytes: 25_393_692_672, flops: 165e12, bandwidth: 1008e9 },
+    Gpu {
+        name: "h100",
+        title: "NVIDIA H100 SXM 80GB",
+        memory_bytes: 85_029_158_912,
+        flops: 989e12,
+        bandwidth: 3350e9,
+        host_bandwidth: 2.0 * PCIE_4,
+    },
+    Gpu {
+        name: "rtx4090",
+        title: "NVIDIA RTX 4090",
+        memory_bytes: 25_393_692_672,
+        flops: 165e12,
+        bandwidth: 1008e9,
+        host_bandwidth: PCIE_4,
+    },
 ];
 
 /// What a driver takes for itself, a context's and the kernels' code: half a gibibyte is about what R535 shows on an A100.
@@ -42,6 +62,9 @@ const CONTEXT_BYTES: u64 = 512 << 20;
 
 /// Seconds of a launch at least: no kernel is shorter, however little it does.
 const LAUNCH: f64 = 4e-6;
+
+/// Copies of offloaded weights, as [`OffloadedWeight`](kernels::weight::OffloadedWeight) counts them.
+const UPLOAD: &str = "weight_upload";
 
 /// What of its bound, the roofline, a kernel is assumed to reach.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -70,6 +93,10 @@ const ATTENTION_BACKWARD: Assumption = Assumption {
     share: 0.35,
     why: "scores are computed twice, for keys and for queries; FlashAttention-2's paper measured 0.5 to 0.6",
 };
+const HOST: Assumption = Assumption {
+    share: 0.8,
+    why: "pinned memory over PCIe, beside the kernels: copies reach 0.75 to 0.85 of 31.5 GB/s, 63 for an H100",
+};
 const MEMORY: Assumption = Assumption {
     share: 0.8,
     why: "bound by memory, in whole sectors and once; copies reach 0.85 to 0.9 of a data sheet's bandwidth",
@@ -89,9 +116,18 @@ impl Gpu {
     /// The least seconds that a kernel's operations and bytes can take (Williams et al. 2009, the roofline model): the
     /// larger of compute and memory time, both at their peaks.
     pub fn roofline_seconds(&self, stats: &KernelStats) -> f64 {
-        let compute = stats.flops as f64 / self.flops;
-        let memory = (stats.bytes_read + stats.bytes_written) as f64 / self.bandwidth;
-        compute.max(memory)
+        let bytes = (stats.bytes_read + stats.bytes_written) as f64;
+        if stats.kernel == UPLOAD {
+            return bytes / self.host_bandwidth;
+        }
+        (stats.flops as f64 / self.flops).max(bytes / self.bandwidth)
+    }
+
+    /// The seconds of a step whose kernels take what `of` says: offloaded weights are on their way while others are multiplied.
+    pub fn step_seconds(&self, kernels: &[KernelStats], of: impl Fn(&KernelStats) -> f64) -> f64 {
+        let (uploads, others): (Vec<_>, Vec<_>) = kernels.iter().partition(|stats| stats.kernel == UPLOAD);
+        let sum = |kernels: Vec<&KernelStats>| kernels.into_iter().map(&of).sum::<f64>();
+        sum(uploads).max(sum(others))
     }
 
     /// The seconds that a kernel is estimated to take: its bound over the share of it that [`assumed`] says, and what its
@@ -107,6 +143,7 @@ pub fn assumed(kernel: &str) -> Assumption {
         "linear_forward" | "linear_backward_input" => PACKED,
         "linear_weight_gradient" | "head_loss" | "head_loss_and_gradients" => DENSE,
         "attention_forward" => ATTENTION,
+        UPLOAD => HOST,
         "attention_backward" => ATTENTION_BACKWARD,
         _ => MEMORY,
     }

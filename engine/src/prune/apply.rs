@@ -1,6 +1,6 @@
 //! Pruning modules: score, mask, pack, one matrix at a time.
 
-use kernels::weight::FrozenWeight;
+use kernels::weight::{FrozenWeight, OffloadedWeight};
 use kernels::{Buffer, Category};
 
 use super::{Criterion, Pattern, mask_for};
@@ -24,25 +24,19 @@ pub struct Pruning {
 /// # Errors
 /// A pattern that does not fit the matrix, a weight that is not finite, or no memory.
 pub fn prune_linear(linear: &mut Linear, pruning: &Pruning) -> Result<()> {
-    let (rows, cols) = (linear.weight.rows(), linear.weight.cols());
+    let cols = linear.weight.cols();
     let name = format!("{}.weight", linear.name);
     match &mut linear.weight {
         Weight::Frozen(weight) => {
-            let kept = pruning.pattern.kept(rows, cols, &name)?;
-            let expanded;
-            let entries = match &*weight {
-                FrozenWeight::Dense(dense) => dense.values(),
-                FrozenWeight::Sparse(_) | FrozenWeight::Blocks(_) => {
-                    expanded = expand(weight)?;
-                    &expanded
-                }
-            };
-            let mask = mask_for(pruning, entries, cols, &name)?;
-            if kept == rows * cols {
-                return Ok(());
+            if let Some(pruned) = repack(weight, pruning, &name)? {
+                *weight = pruned;
             }
-            let pruned = FrozenWeight::pruned(weight.device(), entries, rows, cols, &mask, kept)?;
-            *weight = pruned;
+        }
+        Weight::Offloaded(weight) => {
+            let pruned = repack(&*weight.bring()?, pruning, &name)?;
+            if let Some(pruned) = pruned {
+                *weight = OffloadedWeight::new(&pruned, weight.landing())?;
+            }
         }
         Weight::Trainable(param) => {
             let mask = mask_for(pruning, &param.value(), cols, &name)?;
@@ -51,6 +45,25 @@ pub fn prune_linear(linear: &mut Linear, pruning: &Pruning) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A frozen weight without what goes; nothing where nothing does.
+fn repack(weight: &FrozenWeight, pruning: &Pruning, name: &str) -> Result<Option<FrozenWeight>> {
+    let (rows, cols) = (weight.rows(), weight.cols());
+    let kept = pruning.pattern.kept(rows, cols, name)?;
+    let expanded;
+    let entries = match weight {
+        FrozenWeight::Dense(dense) => dense.values(),
+        FrozenWeight::Sparse(_) | FrozenWeight::Blocks(_) => {
+            expanded = expand(weight)?;
+            &expanded
+        }
+    };
+    let mask = mask_for(pruning, entries, cols, name)?;
+    if kept == rows * cols {
+        return Ok(None);
+    }
+    Ok(Some(FrozenWeight::pruned(weight.device(), entries, rows, cols, &mask, kept)?))
 }
 
 /// Prunes every prunable layer; `progress` hears of layers done and in all.

@@ -84,6 +84,8 @@ enum Data {
     Cuda(Memory),
     /// Part of a mapped file: read-only.
     Mapped(Arc<Mmap>, usize),
+    /// From a byte on of another buffer, which accounts for it: read-only.
+    View(Arc<Buffer>, usize),
 }
 
 impl Buffer {
@@ -144,6 +146,16 @@ impl Buffer {
         Ok(copy)
     }
 
+    /// `len` elements from byte `offset` on of a buffer on a GPU or Meta, which alone is accounted.
+    ///
+    /// # Panics
+    /// If they lie outside of it.
+    pub(crate) fn view(whole: &Arc<Buffer>, offset: usize, dtype: DType, len: usize) -> Buffer {
+        assert!(offset + len * dtype.size() <= whole.size_bytes(), "a view lies within its buffer");
+        let (device, category) = (whole.device.clone(), whole.category);
+        Buffer { device, category, dtype, len, data: Data::View(whole.clone(), offset) }
+    }
+
     /// Fills the buffer with `bytes`, on any device but Meta.
     ///
     /// # Errors
@@ -189,7 +201,7 @@ impl Buffer {
     /// On Meta, or if `T` is not the buffer's element type.
     pub fn read<T: Element>(&self) -> Result<Cow<'_, [T]>> {
         match &self.data {
-            Data::Cuda(_) => Ok(Cow::Owned(self.download()?)),
+            Data::Cuda(_) | Data::View(..) => Ok(Cow::Owned(self.download()?)),
             _ => Ok(Cow::Borrowed(self.as_slice())),
         }
     }
@@ -202,17 +214,18 @@ impl Buffer {
     /// # Panics
     /// On Meta, or if `T` is not the buffer's element type.
     pub fn download<T: Element>(&self) -> Result<Vec<T>> {
-        let Data::Cuda(memory) = &self.data else { return Ok(self.as_slice().to_vec()) };
+        let Some((memory, offset)) = self.cuda() else { return Ok(self.as_slice().to_vec()) };
         assert_eq!(T::DTYPE, self.dtype, "buffer read as the wrong type");
         let mut values = vec![T::zeroed(); self.len];
-        memory.download(bytemuck::cast_slice_mut(&mut values))?;
+        memory.download(offset, bytemuck::cast_slice_mut(&mut values))?;
         Ok(values)
     }
 
-    /// Its memory, where it is on a GPU.
-    pub(crate) fn cuda(&self) -> Option<&Memory> {
+    /// The memory that it lies in and from which byte on, where it is on a GPU.
+    pub(crate) fn cuda(&self) -> Option<(&Memory, usize)> {
         match &self.data {
-            Data::Cuda(memory) => Some(memory),
+            Data::Cuda(memory) => Some((memory, 0)),
+            Data::View(whole, offset) => whole.cuda().map(|(memory, first)| (memory, first + offset)),
             _ => None,
         }
     }
@@ -283,7 +296,7 @@ impl Buffer {
         let len = self.size_bytes();
         match &self.data {
             Data::Absent => panic!("a meta buffer holds no data"),
-            Data::Cuda(_) => panic!("a buffer on a GPU is read by download"),
+            Data::Cuda(_) | Data::View(..) => panic!("a buffer on a GPU is read by download"),
             Data::Owned(block) => &block.as_slice()[..len],
             Data::Mapped(file, offset) => &file[*offset..*offset + len],
         }
@@ -299,7 +312,7 @@ impl Buffer {
             Data::Absent => panic!("a meta buffer holds no data"),
             Data::Cuda(_) => panic!("a buffer on a GPU is filled by write"),
             Data::Owned(block) => &mut block.as_mut_slice()[..len],
-            Data::Mapped(..) => panic!("a mapped file is read-only"),
+            Data::Mapped(..) | Data::View(..) => panic!("a mapped file or a view is read-only"),
         }
     }
 
@@ -309,9 +322,9 @@ impl Buffer {
     /// As [`Device::alloc`].
     pub fn duplicate(&self, category: Category) -> Result<Buffer> {
         let mut copy = self.device.alloc(category, self.dtype, self.len)?;
-        match (&mut copy.data, &self.data) {
+        match (&mut copy.data, self.cuda()) {
             (Data::Absent, _) => {}
-            (Data::Cuda(copy), Data::Cuda(from)) => copy.copy_from(from)?,
+            (Data::Cuda(copy), Some((from, first))) => copy.copy_from(from, first)?,
             _ => copy.bytes_mut().copy_from_slice(self.bytes()),
         }
         Ok(copy)
@@ -320,7 +333,9 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.device.memory().give(self.category, self.size_bytes() as u64);
+        if !matches!(self.data, Data::View(..)) {
+            self.device.memory().give(self.category, self.size_bytes() as u64);
+        }
         if let Data::Owned(block) = std::mem::replace(&mut self.data, Data::Absent) {
             self.device.pool().give(block);
         }

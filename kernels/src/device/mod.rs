@@ -17,6 +17,7 @@ pub use accountant::{Accountant, Category, MemoryReport};
 pub use buffer::{Buffer, DType, Element};
 pub use cost::{Cost, KernelStats};
 pub use cuda::{CudaError, CudaResult, Event, Gpu, Launch, Source, Span, Stream};
+pub(crate) use cuda::{Pinned, Ring, places};
 
 use crate::error::Result;
 use buffer::Pool;

@@ -6,6 +6,7 @@
 
 mod block;
 mod dense;
+mod offloaded;
 mod sparse;
 
 use std::ops::Range;
@@ -16,6 +17,7 @@ pub use block::BlockWeight;
 #[doc(hidden)]
 pub use block::{MASKS, Tiles};
 pub use dense::DenseWeight;
+pub use offloaded::{Brought, Landing, OffloadedWeight};
 pub use sparse::SparseWeight;
 
 use crate::device::{Backend, Buffer, DType, Device, Element};

@@ -7,6 +7,8 @@
 mod context;
 mod error;
 mod launch;
+mod pinned;
+mod ring;
 mod staging;
 
 use std::collections::HashMap;
@@ -20,6 +22,8 @@ use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
 pub use context::{Event, Stream};
 pub use error::{CudaError, CudaResult};
 pub use launch::{Launch, Source, Span};
+pub(crate) use pinned::Pinned;
+pub(crate) use ring::Ring;
 
 use context::Context;
 use error::{check, failure};
@@ -191,6 +195,18 @@ impl Gpu {
         Stream::new(&self.context)
     }
 
+    /// A copy in pinned memory of `parts` one after the other, each from a multiple of [`VIEW_ALIGNMENT`] bytes on.
+    pub(crate) fn pin(self: &Arc<Gpu>, parts: &[&Buffer]) -> CudaResult<Pinned> {
+        let sizes: Vec<usize> = parts.iter().map(|part| part.size_bytes()).collect();
+        let (offsets, bytes) = places(&sizes);
+        let mut pinned = Pinned::new(self.stream.context(), bytes)?;
+        for ((part, offset), size) in parts.iter().zip(offsets).zip(sizes) {
+            let (memory, first) = part.cuda().expect("a buffer on this GPU");
+            memory.download(first, pinned.slice_mut(offset..offset + size))?;
+        }
+        Ok(pinned)
+    }
+
     /// An event; `timed` ones can be held against each other.
     ///
     /// # Errors
@@ -233,7 +249,7 @@ impl Gpu {
     /// [`CudaError::Elsewhere`] for a buffer of another device.
     pub fn address(&self, buffer: &Buffer) -> CudaResult<u64> {
         match buffer.cuda() {
-            Some(memory) if std::ptr::eq(memory.gpu(), self) => Ok(memory.address),
+            Some((memory, first)) if std::ptr::eq(memory.gpu(), self) => Ok(memory.address + first as u64),
             _ => Err(CudaError::Elsewhere { buffer: format!("{buffer:?}"), gpu: self.name.clone() }),
         }
     }
@@ -360,6 +376,20 @@ fn load(source: &Source) -> CudaResult<sys::CUmodule> {
     })
 }
 
+/// What lies in one buffer begins at multiples of so many bytes: as if it had been allocated, for all that kernels ask.
+const VIEW_ALIGNMENT: usize = 256;
+
+/// Where parts of these sizes lie one after the other, and the bytes of all.
+pub(crate) fn places(sizes: &[usize]) -> (Vec<usize>, usize) {
+    let mut end = 0;
+    let offsets = sizes.iter().map(|size| {
+        let offset = usize::next_multiple_of(end, VIEW_ALIGNMENT);
+        end = offset + size;
+        offset
+    });
+    (offsets.collect(), end)
+}
+
 /// Memory of a GPU.
 pub(crate) struct Memory {
     gpu: Arc<Gpu>,
@@ -390,23 +420,23 @@ impl Memory {
         self.gpu.with_staging(|staging| unsafe { staging.upload(&self.gpu.stream, from, self.address) })
     }
 
-    /// Reads all of it, when the work before is done.
-    pub fn download(&self, to: &mut [u8]) -> CudaResult<()> {
-        assert_eq!(to.len(), self.bytes, "a download reads the whole buffer");
+    /// Reads from byte `first` on, when the work before is done.
+    pub fn download(&self, first: usize, to: &mut [u8]) -> CudaResult<()> {
+        assert!(first + to.len() <= self.bytes, "a download reads what is there");
         // SAFETY: as above.
-        self.gpu.with_staging(|staging| unsafe { staging.download(&self.gpu.stream, self.address, to) })
+        self.gpu.with_staging(|staging| unsafe { staging.download(&self.gpu.stream, self.address + first as u64, to) })
     }
 
-    /// Copies `from`, which has the same size and lives on the same GPU.
-    pub fn copy_from(&mut self, from: &Memory) -> CudaResult<()> {
-        assert!(from.bytes == self.bytes && Arc::ptr_eq(&from.gpu, &self.gpu), "a copy within one GPU");
+    /// Copies as much as it holds of `from`, which lives on the same GPU, from byte `first` on.
+    pub fn copy_from(&mut self, from: &Memory, first: usize) -> CudaResult<()> {
+        assert!(first + self.bytes <= from.bytes && Arc::ptr_eq(&from.gpu, &self.gpu), "a copy within one GPU");
         if self.bytes == 0 {
             return Ok(());
         }
         self.gpu.context.bind()?;
+        let (to, from) = (self.address, from.address + first as u64);
         // SAFETY: both are alive, in the order of the stream.
-        let answer =
-            unsafe { result::memcpy_dtod_async(self.address, from.address, self.bytes, self.gpu.stream.raw()) };
+        let answer = unsafe { result::memcpy_dtod_async(to, from, self.bytes, self.gpu.stream.raw()) };
         check("cuMemcpyDtoDAsync", answer)
     }
 }

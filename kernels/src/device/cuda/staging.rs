@@ -7,15 +7,14 @@
 //! Small copies lie side by side in a piece. A training step uploads some tables of a few kilobytes, each behind all the
 //! kernels before it: if each took a turn, the third would wait until the GPU has come to the first.
 
-use std::ffi::c_void;
 use std::ops::Range;
-use std::ptr::NonNull;
 use std::sync::Arc;
 
 use cudarc::driver::result;
 
 use super::context::{Context, Event, Stream};
-use super::error::{CudaResult, check, failure};
+use super::error::{CudaResult, check};
+use super::pinned::Pinned;
 
 /// Bytes of a piece: at 25 GB/s, a sixth of a millisecond, against some 10 µs to start a copy.
 const PIECE: usize = 4 << 20;
@@ -59,7 +58,7 @@ impl Places {
 
 impl Staging {
     pub fn new(context: &Arc<Context>) -> CudaResult<Staging> {
-        let piece = || Ok(Piece { memory: Pinned::new(context)?, copied: Event::new(context, false)? });
+        let piece = || Ok(Piece { memory: Pinned::new(context, PIECE)?, copied: Event::new(context, false)? });
         Ok(Staging { pieces: [piece()?, piece()?], places: Places { turn: 0, taken: 0 } })
     }
 
@@ -118,48 +117,6 @@ impl Staging {
         self.pieces[at].copied.synchronize()?;
         to.copy_from_slice(self.pieces[at].memory.slice(place));
         Ok(())
-    }
-}
-
-/// Host memory that the GPU can reach by itself.
-struct Pinned {
-    context: Arc<Context>,
-    ptr: NonNull<u8>,
-}
-
-// SAFETY: it owns its memory.
-unsafe impl Send for Pinned {}
-
-impl Pinned {
-    fn new(context: &Arc<Context>) -> CudaResult<Pinned> {
-        context.bind()?;
-        // SAFETY: a context is bound.
-        let ptr = unsafe { result::malloc_host(PIECE, 0) }.map_err(|e| failure("cuMemHostAlloc", e))?;
-        let ptr = NonNull::new(ptr.cast::<u8>()).expect("the driver says that it allocated");
-        // SAFETY: the memory was just allocated with this size.
-        unsafe { ptr.write_bytes(0, PIECE) };
-        Ok(Pinned { context: context.clone(), ptr })
-    }
-
-    fn slice(&self, place: Range<usize>) -> &[u8] {
-        assert!(place.start <= place.end && place.end <= PIECE);
-        // SAFETY: `ptr` owns PIECE initialised bytes, and the place lies within them.
-        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr().add(place.start), place.len()) }
-    }
-
-    fn slice_mut(&mut self, place: Range<usize>) -> &mut [u8] {
-        assert!(place.start <= place.end && place.end <= PIECE);
-        // SAFETY: as above, and `&mut self` is the host's only access.
-        unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr().add(place.start), place.len()) }
-    }
-}
-
-impl Drop for Pinned {
-    fn drop(&mut self) {
-        if self.context.bind().is_ok() {
-            // SAFETY: allocated by `new`, freed once; the driver waits for copies that use it.
-            let _ = unsafe { result::free_host(self.ptr.as_ptr().cast::<c_void>()) };
-        }
     }
 }
 
