@@ -127,12 +127,15 @@ impl Planned<'_> {
 
     /// What a run says of the layers it recomputes and offloads.
     pub fn measures(&self, plan: &Plan) -> String {
-        let of = |what: &str, count: usize| match self.layers() {
-            _ if count == 0 => String::new(),
-            layers if count >= layers => format!(" with {what}"),
-            layers => format!(" with {what} of {count} of {layers} layers"),
+        let layers = self.layers();
+        let of = |(what, count): (&str, usize)| match count {
+            0 => None,
+            count if count >= layers => Some(format!("{what} of all layers")),
+            count => Some(format!("{what} of {count} of {layers} layers")),
         };
-        of("checkpointing", plan.recompute) + &of("offload", plan.offload)
+        let all: Vec<String> =
+            [("checkpointing", plan.recompute), ("offload", plan.offload)].into_iter().filter_map(of).collect();
+        if all.is_empty() { String::new() } else { format!(" with {}", all.join(" and ")) }
     }
 
     /// [`choose`](Self::choose) before anything is loaded.
