@@ -54,7 +54,7 @@ fn repack(weight: &FrozenWeight, pruning: &Pruning, name: &str) -> Result<Option
     let expanded;
     let entries = match weight {
         FrozenWeight::Dense(dense) => dense.values(),
-        FrozenWeight::Sparse(_) | FrozenWeight::Blocks(_) => {
+        FrozenWeight::Sparse(_) | FrozenWeight::Blocks(_) | FrozenWeight::TwoFour(_) => {
             expanded = expand(weight)?;
             &expanded
         }
@@ -63,7 +63,11 @@ fn repack(weight: &FrozenWeight, pruning: &Pruning, name: &str) -> Result<Option
     if kept == rows * cols {
         return Ok(None);
     }
-    Ok(Some(FrozenWeight::pruned(weight.device(), entries, rows, cols, &mask, kept)?))
+    let device = weight.device();
+    Ok(Some(match pruning.pattern {
+        Pattern::Unstructured { .. } => FrozenWeight::pruned(device, entries, rows, cols, &mask, kept)?,
+        Pattern::NM { n, m } => FrozenWeight::pruned_n_of_m(device, entries, rows, cols, &mask, n, m)?,
+    }))
 }
 
 /// Prunes every prunable layer; `progress` hears of layers done and in all.

@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::{BlockWeight, DenseWeight, FrozenWeight};
+use super::{BlockWeight, DenseWeight, FrozenWeight, TwoFourWeight};
 use crate::device::{Buffer, Category, Cost, DType, Device, Pinned, Ring, places};
 use crate::error::Result;
 
@@ -79,6 +79,7 @@ pub struct OffloadedWeight {
 enum Form {
     Dense,
     Blocks,
+    TwoFour,
 }
 
 impl OffloadedWeight {
@@ -93,6 +94,7 @@ impl OffloadedWeight {
         let (form, parts) = match weight {
             FrozenWeight::Dense(w) => (Form::Dense, vec![&w.values]),
             FrozenWeight::Blocks(w) => (Form::Blocks, vec![w.bits(), w.starts(), &w.values]),
+            FrozenWeight::TwoFour(w) => (Form::TwoFour, vec![w.places(), w.values()]),
             FrozenWeight::Sparse(_) => panic!("a weight packed for the CPU is not on a GPU"),
         };
         let host = match landing.device.gpu() {
@@ -168,6 +170,7 @@ impl OffloadedWeight {
         let weight = match self.form {
             Form::Dense => FrozenWeight::Dense(DenseWeight { rows, cols, values: part() }),
             Form::Blocks => FrozenWeight::Blocks(BlockWeight::from_parts(rows, cols, part(), part(), part())),
+            Form::TwoFour => FrozenWeight::TwoFour(TwoFourWeight::from_parts(rows, cols, part(), part())),
         };
         drop(parts);
         Ok(Brought { weight, at, landed })

@@ -147,3 +147,110 @@ fn a_mask_of_the_wrong_length_or_count_is_refused() {
     let error = FrozenWeight::pruned(&device, &dense, 2, 64, &mask, 3).unwrap_err().to_string();
     assert!(error.contains("keeps 2 entries, 3 were announced"), "{error}");
 }
+
+/// Integers that `dtype` holds, and a mask of at most two of every four.
+fn two_four(rows: usize, cols: usize, seed: u64) -> (Vec<f32>, Vec<bool>) {
+    let mut state = seed | 1;
+    let mut random = || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1);
+        (state >> 33) as usize
+    };
+    let values = (0..rows * cols).map(|_| (random() % 100) as f32 + 1.0).collect();
+    let mut keep = vec![false; rows * cols];
+    for group in keep.chunks_mut(4) {
+        group[random() % 4] = true;
+        group[random() % 4] = true;
+    }
+    (values, keep)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+    #[test]
+    fn a_2_4_weight_reads_back_exactly_what_the_mask_keeps(
+        rows in 1usize..70, groups in 1usize..30, half: bool, seed: u64,
+    ) {
+        let (dtype, cols) = (if half { DType::F16 } else { DType::BF16 }, groups * 4);
+        let (values, keep) = two_four(rows, cols, seed);
+        let device = Device::cpu();
+        let (dense, mask) = (source(&device, dtype, &values), device.upload(Category::Masks, &mask_of(&keep)).unwrap());
+        let packed = FrozenWeight::TwoFour(TwoFourWeight::pack(&device, &dense, rows, cols, &mask).unwrap());
+        let want: Vec<f32> = values.iter().zip(&keep).map(|(x, keep)| if *keep { *x } else { 0.0 }).collect();
+        prop_assert_eq!(packed.to_f32().unwrap(), want.clone());
+        prop_assert_eq!(packed.to_bytes().unwrap(), source(&device, dtype, &want).bytes().to_vec());
+        prop_assert_eq!(packed.stored(), rows * cols / 2);
+        // Two of each group count as kept, those of the mask among them.
+        let stored = packed.mask().unwrap().unwrap();
+        for (group, keep) in keep.chunks(4).enumerate() {
+            let of_group = stored[group / 16] >> (group % 16 * 4) & 15;
+            prop_assert_eq!(of_group.count_ones(), 2);
+            prop_assert_eq!(of_group & mask_of(keep)[0], mask_of(keep)[0]);
+        }
+
+        // Meta accounts the same bytes without a mask; on a GPU's behalf only, and only for two of four.
+        let meta = |backend, n| {
+            let meta = Device::meta(backend, 1);
+            let absent = meta.alloc(Category::Weights, dtype, rows * cols).unwrap();
+            let no_mask = meta.alloc(Category::Masks, DType::U64, mask.len()).unwrap();
+            FrozenWeight::pruned_n_of_m(&meta, &absent, rows, cols, &no_mask, n, 4).unwrap()
+        };
+        let planned = meta(Backend::Cuda, 2);
+        prop_assert_eq!(planned.size_bytes(), packed.size_bytes());
+        prop_assert_eq!(planned.size_bytes(), TwoFourWeight::bytes_for(rows, cols));
+        prop_assert!(matches!(meta(Backend::Cuda, 1), FrozenWeight::Blocks(_)));
+        prop_assert!(matches!(meta(Backend::Cpu, 2), FrozenWeight::Sparse(_)));
+    }
+}
+
+/// The layout of the module's documentation, value by value, and what `mma.sp` makes of it: PTX ISA, "Matrix fragments for
+/// sparse mma.m16n8k32".
+#[test]
+fn a_2_4_weight_lies_as_documented() {
+    let (rows, cols) = (50, 44);
+    let (values, keep) = two_four(rows, cols, 5);
+    let device = Device::cpu();
+    let mask = device.upload(Category::Masks, &mask_of(&keep)).unwrap();
+    let packed = TwoFourWeight::pack(&device, &source(&device, DType::F16, &values), rows, cols, &mask).unwrap();
+    let (stored, places) = (packed.values().as_slice::<f16>(), packed.places().as_slice::<u32>());
+    let mut read = vec![0.0; 64 * 64];
+    for tile in 0..4 {
+        for (fragment, lane, register) in (0..256).map(|i| (i / 128, i / 4 % 32, i % 4)) {
+            let row = tile / 2 * 32 + fragment * 16 + lane / 4 + register % 2 * 8;
+            let group = tile % 2 * 32 + lane % 4 * 4 + register / 2 * 16;
+            // Selector 0 takes the first two lanes of each four, selector 1 the others, the first for columns 0 to 15.
+            let word = places[tile * 32 + lane / 4 * 4 + fragment * 2 + register / 2] >> (register % 2 * 16);
+            let of_group = (word >> (lane % 4 * 4) & 15) as usize;
+            assert!(of_group % 4 < of_group / 4, "places ascend");
+            for (half, place) in [of_group % 4, of_group / 4].into_iter().enumerate() {
+                let value = stored[tile * 512 + ((fragment * 32 + lane) * 4 + register) * 2 + half];
+                read[row * 64 + group + place] = value.to_f32();
+            }
+        }
+    }
+    for (i, x) in read.into_iter().enumerate() {
+        let (row, col) = (i / 64, i % 64);
+        let kept = row < rows && col < cols && keep[row * cols + col];
+        assert_eq!(x, if kept { values[row * cols + col] } else { 0.0 });
+    }
+}
+
+/// Each weight of OPT-30B's layers, and one with edges in both directions.
+#[test]
+fn a_2_4_weight_takes_nine_bits_an_entry() {
+    for (rows, cols) in [(7168, 7168), (28672, 7168), (7168, 28672)] {
+        assert_eq!(TwoFourWeight::bytes_for(rows, cols) * 8, rows * cols * 9);
+    }
+    let bits = TwoFourWeight::bytes_for(4100, 11012) as f64 * 8.0 / (4100.0 * 11012.0);
+    assert!(bits <= 9.2, "{bits} bits an entry");
+}
+
+#[test]
+fn a_mask_that_keeps_three_of_four_is_refused_by_place() {
+    let device = Device::cpu();
+    let dense = source(&device, DType::BF16, &[1.0; 24]);
+    let mask = device.upload(Category::Masks, &[0x7_3133u64 << 4 | 3]).unwrap();
+    let error = TwoFourWeight::pack(&device, &dense, 2, 12, &mask).unwrap_err().to_string();
+    assert_eq!(error, "pack: the mask keeps more than two of row 1, columns 8 to 11");
+    let error = FrozenWeight::pruned_n_of_m(&device, &dense, 4, 6, &mask, 2, 4).unwrap_err().to_string();
+    assert_eq!(error, "pack: rows of 6 entries are not whole groups of 4");
+}

@@ -43,6 +43,13 @@ __device__ inline void load_matrices_transposed(unsigned (&m)[4], unsigned row) 
                  : "memory");
 }
 
+// An 8×8 matrix of 16-bit elements, transposed; lane l has elements 2·(l%4) and 2·(l%4) + 1 of row l/4.
+__device__ inline unsigned transpose_matrix(unsigned m) {
+    unsigned out;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(m));
+    return out;
+}
+
 // c[16×8] += a[16×16] · b[16×8], products exact, sums in f32.
 template <class T> __device__ void multiply_add(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1);
 

@@ -3,7 +3,7 @@
 // `multiply` walks k in panels of 32 through a ring of stages of shared memory: while the warps multiply one panel of A and B,
 // `cp.async` fills the next ones. How a panel gets there is the operand's business (`AlongK` and `AcrossK` are the dense
 // ones; a packed operand copies what is packed, and unpacks it one step ahead), and what becomes of the sums the caller's:
-// `each_pair` hands them out in pairs, `store_rows` writes them as rows of 16 bits in whole lines.
+// `each_pair` hands them out in pairs, `store_rows` and `store_transposed` write them as rows of 16 bits in whole lines.
 //
 // A panel is stored in chunks of 16 bytes, permuted within their row (`place`): the eight rows of a matrix that `ldmatrix`
 // reads in one pass lie in eight different groups of four banks, and so do the chunks that eight threads write. Rows in
@@ -132,15 +132,12 @@ template <class S, class A, class B> __device__ constexpr int shared_bytes() {
     return S::STAGES * (A::BYTES + B::BYTES) + (B::PACKED ? 2 * S::B_BYTES : 0);
 }
 
-// sums += A·B over `steps` panels. `shared` has `shared_bytes` and is free again when this returns; every thread of the block
-// takes part.
-template <class T, class S, class A, class B>
-__device__ void multiply(Sums<S>& sums, A& a, B& b, int steps, unsigned char* shared) {
+// product(a, b) for each of `steps` panels of A and B in shared memory, which every warp of the block multiplies. `shared` has
+// `shared_bytes` and is free again when this returns.
+template <class S, class A, class B, class Product>
+__device__ void each_panel(A& a, B& b, int steps, unsigned char* shared, Product product) {
     static_assert(!B::PACKED || S::STAGES >= 3, "one stage to multiply, one to unpack, one to fill");
     constexpr int STAGE = A::BYTES + B::BYTES;
-    const unsigned warp = threadIdx.x / 32;
-    const Fragments<A, S::TILE_M, S::WARP_M / 16> a_at(warp / S::WARPS_N * S::WARP_M, true);
-    const Fragments<B, S::TILE_N, S::WARP_N / 16> b_at(warp % S::WARPS_N * S::WARP_N, false);
     const auto stage = [&](int step) { return shared + unsigned(step) % S::STAGES * STAGE; };
     const auto spare = [&](int step) { return shared + S::STAGES * STAGE + unsigned(step) % 2 * S::B_BYTES; };
     const auto load = [&](int step) {
@@ -163,8 +160,20 @@ __device__ void multiply(Sums<S>& sums, A& a, B& b, int steps, unsigned char* sh
             b.unpack(stage(step + 1) + A::BYTES, spare(step + 1), step + 1);
         }
         if (step < 0) continue;
-        const unsigned a_panel = shared_address(stage(step));
-        const unsigned b_panel = shared_address(b.panel(stage(step) + A::BYTES, spare(step), step));
+        product(stage(step), b.panel(stage(step) + A::BYTES, spare(step), step));
+    }
+    copies_wait<0>();
+    __syncthreads();
+}
+
+// sums += A·B over `steps` panels; every thread of the block takes part.
+template <class T, class S, class A, class B>
+__device__ void multiply(Sums<S>& sums, A& a, B& b, int steps, unsigned char* shared) {
+    const unsigned warp = threadIdx.x / 32;
+    const Fragments<A, S::TILE_M, S::WARP_M / 16> a_at(warp / S::WARPS_N * S::WARP_M, true);
+    const Fragments<B, S::TILE_N, S::WARP_N / 16> b_at(warp % S::WARPS_N * S::WARP_N, false);
+    each_panel<S>(a, b, steps, shared, [&](const unsigned char* of_a, const unsigned char* of_b) {
+        const unsigned a_panel = shared_address(of_a), b_panel = shared_address(of_b);
 #pragma unroll
         for (int half = 0; half < TILE_K / 16; ++half) {
             unsigned a_part[S::WARP_M / 16][4], b_part[S::WARP_N / 16][4];
@@ -180,9 +189,7 @@ __device__ void multiply(Sums<S>& sums, A& a, B& b, int steps, unsigned char* sh
                 }
             }
         }
-    }
-    copies_wait<0>();
-    __syncthreads();
+    });
 }
 
 // The panels that a depth of k takes.
@@ -225,6 +232,23 @@ template <class S, class At> __device__ void each_pair(Sums<S>& sums, At at) {
     }
 }
 
+// A warp writes the ROWS rows of CHUNKS chunks that it has in shared memory to `corner` of C, row-major `[m, n]`.
+template <class T, int ROWS, int CHUNKS>
+__device__ void write_lines(const unsigned char* rows, const Corner& corner, int m, int n, T* c) {
+    __syncwarp();
+    const unsigned lane = threadIdx.x % 32, chunk = lane % CHUNKS;
+    const int col = corner.n + chunk * CHUNK;
+    if (col >= n) return;
+    T* to = c + size_t(corner.m) * n + col;
+#pragma unroll 4
+    for (unsigned row = lane / CHUNKS; row < ROWS; row += 32 / CHUNKS) {
+        if (corner.m + int(row) >= m) return;
+        Vector<T, CHUNK> out;
+        out.words = *reinterpret_cast<const uint4*>(rows + place<CHUNKS>(row, chunk));
+        out.store(to + size_t(row) * n);
+    }
+}
+
 // Writes C, row-major `[m, n]`, as rows of 16-bit elements in whole lines, after finish(col)(low, high) has changed the sums
 // of columns col and col + 1 of C. The rows of each warp go through its own part of `shared`, THREADS / 32 times
 // WARP_M · WARP_N · 2 bytes.
@@ -243,16 +267,28 @@ __device__ void store_rows(
             *reinterpret_cast<unsigned*>(to + (row - lane / 4) * CHUNKS * 16) = pack<T>(low, high);
         };
     });
-    __syncwarp();
-    const unsigned chunk = lane % CHUNKS;
-    const int col = mine.n + chunk * CHUNK;
-    if (col >= n) return;
-    T* to = c + size_t(mine.m) * n + col;
-#pragma unroll 4
-    for (unsigned row = lane / CHUNKS; row < S::WARP_M; row += 32 / CHUNKS) {
-        if (mine.m + int(row) >= m) return;
-        Vector<T, CHUNK> out;
-        out.words = *reinterpret_cast<const uint4*>(rows + place<CHUNKS>(row, chunk));
-        out.store(to + size_t(row) * n);
+    write_lines<T, S::WARP_M, CHUNKS>(rows, mine, m, n, c);
+}
+
+// Writes Cᵀ, row-major `[n, m]`, in the same way, after finish(row)(low, high) has changed sums of row `row` of C. What two
+// threads of a quad have of neighbouring rows is exchanged as 8×8 matrices in 16 bits.
+template <class T, class S, class Finish>
+__device__ void store_transposed(
+    Sums<S>& sums, const Corner& corner, int m, int n, unsigned char* shared, T* c, Finish finish) {
+    constexpr int CHUNKS = S::WARP_M / CHUNK;
+    const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const Corner mine = warp_corner<S>(corner);
+    unsigned char* rows = shared + warp * S::WARP_M * S::WARP_N * 2;
+#pragma unroll
+    for (int i = 0; i < CHUNKS; ++i) {
+        auto use = finish(mine.m + i * 8 + int(lane / 4));
+        unsigned char* to = rows + place<CHUNKS>(lane / 4, i) + lane % 4 * 4;
+#pragma unroll
+        for (int j = 0; j < S::WARP_N / 8; ++j) {
+            float low = sums[i / 2][j][i % 2 * 2], high = sums[i / 2][j][i % 2 * 2 + 1];
+            use(low, high);
+            *reinterpret_cast<unsigned*>(to + j * 8 * CHUNKS * 16) = transpose_matrix(pack<T>(low, high));
+        }
     }
+    write_lines<T, S::WARP_N, CHUNKS>(rows, {mine.n, mine.m}, n, m, c);
 }

@@ -18,7 +18,7 @@ const STEPS: usize = 4;
 pub(super) fn entries<'a>(op: &'static str, table: WeightRef<'a>) -> Result<&'a Buffer> {
     match table {
         WeightRef::Frozen(FrozenWeight::Dense(dense)) => Ok(dense.values()),
-        WeightRef::Frozen(FrozenWeight::Sparse(_) | FrozenWeight::Blocks(_)) => {
+        WeightRef::Frozen(FrozenWeight::Sparse(_) | FrozenWeight::Blocks(_) | FrozenWeight::TwoFour(_)) => {
             Err(Error::Unsupported { op, what: "a packed sparse table".into(), device: "cuda" })
         }
         WeightRef::Trainable { value, .. } => Ok(value),

@@ -39,6 +39,25 @@ struct PackedSide {
     }
 };
 
+// A weight of which two of every four entries are kept, as kernels/src/weight/two_four.rs says. As in cuda/plain.rs.
+struct TwoFourSide {
+    const void* values;
+    const unsigned* places;
+    Type type;
+    int cols, turned, unused;
+
+    __device__ float operator()(int i, int k) const {
+        const unsigned row = turned ? k : i, col = turned ? i : k;
+        const size_t tile = size_t(row / 32) * ((cols + 31) / 32) + col / 32;
+        const unsigned fragment = row % 32 / 16, below = row % 16 / 8, right = col % 32 / 16, group = col % 16 / 4;
+        const unsigned mine = places[tile * 32 + row % 8 * 4 + fragment * 2 + right] >> (below * 16 + group * 4);
+        const bool second = (mine >> 2 & 3) == col % 4;
+        if (!second && (mine & 3) != col % 4) return 0.0f;
+        const unsigned pair = (fragment * 32 + row % 8 * 4 + group) * 4 + right * 2 + below;
+        return read(values, type, tile * 512 + pair * 2 + second);
+    }
+};
+
 // C, whose entry (i, j) lies at i·width + j; added to it, it is f32. As in cuda/plain.rs.
 struct Target {
     void* data;
@@ -100,13 +119,13 @@ __device__ void product(const Side& a, const B& b, const Side& a2, const Side& b
     }
 }
 
-extern "C" __global__ __launch_bounds__(THREADS) void linear_plain(
-    Side a, Side b, Side a2, Side b2, int m, int n, int k, int k2, float scale, const float* __restrict__ bias, Target c) {
-    product(a, b, a2, b2, m, n, k, k2, scale, bias, c);
-}
+#define LINEAR(NAME, B)                                                                                                  \
+    extern "C" __global__ __launch_bounds__(THREADS) void NAME(                                                          \
+        Side a, B b, Side a2, Side b2, int m, int n, int k, int k2, float scale, const float* __restrict__ bias,         \
+        Target c) {                                                                                                      \
+        product(a, b, a2, b2, m, n, k, k2, scale, bias, c);                                                              \
+    }
 
-extern "C" __global__ __launch_bounds__(THREADS) void linear_plain_packed(
-    Side a, PackedSide b, Side a2, Side b2, int m, int n, int k, int k2, float scale, const float* __restrict__ bias,
-    Target c) {
-    product(a, b, a2, b2, m, n, k, k2, scale, bias, c);
-}
+LINEAR(linear_plain, Side)
+LINEAR(linear_plain_packed, PackedSide)
+LINEAR(linear_plain_two_four, TwoFourSide)

@@ -14,7 +14,8 @@
 //! (Hu et al. 2021, "LoRA", equation 3.) Only u and v, r numbers a token, are ever stored for the adapter.
 //!
 //! On a GPU x may be bf16, f16 or f32. In 16 bits tensor cores multiply, where all features are multiples of 8: weights of
-//! another type are then rounded to x's. Factors of the adapter stay f32; in f16 they lose what is below 2⁻²⁵.
+//! another type are then rounded to x's, and zeros of 2:4 weights are skipped forward. Factors of the adapter stay f32; in f16
+//! they lose what is below 2⁻²⁵.
 
 mod bias_gradient;
 mod cpu;

@@ -25,17 +25,6 @@ struct Stored {
     int rows, cols;
 };
 
-// The two types of 16 bits: what is multiplied, and what a weight may be stored in besides.
-template <class T> struct Half;
-template <> struct Half<bf16> {
-    static constexpr Type TYPE = Type::BF16;
-    using Other = f16;
-};
-template <> struct Half<f16> {
-    static constexpr Type TYPE = Type::F16;
-    using Other = bf16;
-};
-
 // Two neighbours of a block from the two values that may be theirs; bit 0 and 1 of `pair` say which are kept.
 __device__ inline unsigned spread(unsigned short v, unsigned short w, unsigned pair) {
     // Bytes 2 and 3 of v are zero. None: 2222, the lower: 3210, the higher: 1032, both: 5410.
@@ -47,11 +36,8 @@ __device__ inline unsigned spread(unsigned short v, unsigned short w, unsigned p
 
 // The same, rounded to T where `foreign`: stored in the other type.
 template <class T> __device__ unsigned pair_of(unsigned short v, unsigned short w, unsigned pair, bool foreign) {
-    using Other = typename Half<T>::Other;
     const unsigned both = spread(v, w, pair);
-    if (!foreign) return both;
-    const Other low{static_cast<unsigned short>(both)}, high{static_cast<unsigned short>(both >> 16)};
-    return pack<T>(to_f32(low), to_f32(high));
+    return foreign ? from_other<T>(both) : both;
 }
 
 template <class T> __device__ unsigned pair_of(float v, float w, unsigned pair, bool) {

@@ -21,3 +21,25 @@ __device__ inline void write(void* data, Type type, size_t i, float x) {
     default: static_cast<float*>(data)[i] = x;
     }
 }
+
+// The two types of 16 bits: what is multiplied, and what a weight may be stored in besides.
+template <class T> struct Half;
+template <> struct Half<bf16> {
+    static constexpr Type TYPE = Type::BF16;
+    using Other = f16;
+};
+template <> struct Half<f16> {
+    static constexpr Type TYPE = Type::F16;
+    using Other = bf16;
+};
+
+// Two neighbours of T from two of the other type, rounded.
+template <class T> __device__ unsigned from_other(unsigned pair) {
+    using Other = typename Half<T>::Other;
+    const Other low{static_cast<unsigned short>(pair)}, high{static_cast<unsigned short>(pair >> 16)};
+    return pack<T>(to_f32(low), to_f32(high));
+}
+
+template <class T> __device__ uint4 from_other(const uint4& pairs) {
+    return {from_other<T>(pairs.x), from_other<T>(pairs.y), from_other<T>(pairs.z), from_other<T>(pairs.w)};
+}

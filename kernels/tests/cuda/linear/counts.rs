@@ -29,6 +29,20 @@ fn gpu_packed_once() {
     gpu().synchronize().unwrap();
 }
 
+/// Whole tiles of both products.
+const TWO_FOUR: Shape = (256, 384, 512, 0);
+
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_two_four_once() {
+    let (n, cols, rows, _) = TWO_FOUR;
+    for rank in [0, 16] {
+        let case = Case::new(DType::BF16, Kind::TwoFour(DType::BF16), (n, cols, rows, rank));
+        products::pass(&gpu(), DType::BF16, &case);
+    }
+    gpu().synchronize().unwrap();
+}
+
 #[test]
 #[ignore = "needs a GPU"]
 fn gpu_adapted_once() {
@@ -103,6 +117,27 @@ fn packed_products_have_no_bank_conflicts_and_move_what_is_packed() {
     let kept = case.w.iter().filter(|w| **w != 0.0).count();
     let stored = BlockWeight::bytes_for(rows, cols, DType::BF16, kept);
     assert!(weight as f64 <= 1.1 * stored as f64, "{weight} bytes asked for, {stored} stored");
+}
+
+#[test]
+fn two_four_products_skip_zeros_without_bank_conflicts_and_move_nine_bits_an_entry() {
+    let counts = Counts::of("linear::counts::gpu_two_four_once");
+    let (n, cols, rows, _) = TWO_FOUR;
+    let [forward, backward, _, adapted_forward, _, adapted_backward] = &counts[..] else {
+        panic!("six launches, not {}", counts.len())
+    };
+    counts.iter().for_each(|launch| assert_eq!(launch.bank_conflicts(), 0, "{}", launch.kernel()));
+    assert_eq!(adapted_forward.count("/tensor_fma") as usize, n * rows * (cols / 2 + ADAPTER_K));
+    assert_eq!(adapted_backward.count("/tensor_fma") as usize, n * cols * (rows + ADAPTER_K));
+    // Half of the frozen product forward; all of it backward, whose sums run along W's columns.
+    assert_eq!(forward.count("/tensor_fma") as usize, n * rows * cols / 2);
+    assert_eq!(backward.count("/tensor_fma") as usize, n * cols * rows);
+    let tiles = n / 128 * (rows / 256);
+    let operands = tiles * (128 * cols * 2 + 256 * cols * 9 / 8) + n * rows * 2;
+    assert_eq!(forward.bytes(), operands + bias_bytes(tiles, 8), "forward");
+    let tiles = n / 256 * (cols / 128);
+    let operands = tiles * (256 * rows * 2 + 128 * rows * 9 / 8) + n * cols * 2;
+    assert_eq!(backward.bytes(), operands, "dx");
 }
 
 #[test]

@@ -22,13 +22,15 @@ pub enum Kind {
     Dense(DType),
     /// Packed, with this share of zeros in percent.
     Packed(DType, u32),
+    /// Packed, two of every four entries kept, or fewer.
+    TwoFour(DType),
     Trainable,
 }
 
 impl Kind {
     pub fn dtype(self) -> DType {
         match self {
-            Kind::Dense(dtype) | Kind::Packed(dtype, _) => dtype,
+            Kind::Dense(dtype) | Kind::Packed(dtype, _) | Kind::TwoFour(dtype) => dtype,
             Kind::Trainable => DType::F32,
         }
     }
@@ -62,6 +64,17 @@ impl Case {
                     *w = 0.0;
                 }
             }
+        }
+        if let Kind::TwoFour(_) = kind {
+            // One row empty, and groups of one: fewer than may be kept.
+            let draw = random(DType::F32, w.len(), 7);
+            for (group, draw) in w.chunks_mut(4).zip(draw.chunks(4)) {
+                let mut order = [0, 1, 2, 3];
+                order.sort_by(|a, b| draw[*a].total_cmp(&draw[*b]));
+                let keep = if draw[0] < -0.9 { 1 } else { 2 };
+                order[keep..].iter().for_each(|i| group[*i] = 0.0);
+            }
+            w.iter_mut().skip(3 * cols).take(cols).for_each(|w| *w = 0.0);
         }
         Case {
             shape,
@@ -153,12 +166,15 @@ impl Held {
         match kind {
             Kind::Trainable => Held::Trainable(source, rows, cols),
             Kind::Dense(_) => Held::Frozen(FrozenWeight::dense(source, rows, cols).unwrap()),
-            Kind::Packed(..) => {
+            Kind::Packed(..) | Kind::TwoFour(_) => {
                 let mut mask = vec![0u64; w.len().div_ceil(64)];
                 let kept = w.iter().enumerate().filter(|(_, w)| **w != 0.0).map(|(i, _)| mask[i / 64] |= 1 << (i % 64));
                 let kept = kept.count();
                 let mask = device.upload(Category::Workspace, &mask).unwrap();
-                Held::Frozen(FrozenWeight::pruned(device, &source, rows, cols, &mask, kept).unwrap())
+                Held::Frozen(match kind {
+                    Kind::TwoFour(_) => FrozenWeight::pruned_n_of_m(device, &source, rows, cols, &mask, 2, 4).unwrap(),
+                    _ => FrozenWeight::pruned(device, &source, rows, cols, &mask, kept).unwrap(),
+                })
             }
         }
     }

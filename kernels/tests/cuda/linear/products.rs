@@ -72,6 +72,17 @@ fn gpu_packed_products_equal_the_reference_in_any_shape() {
     equal_the_reference(BF16, Kind::Packed(BF16, 50), (260, 64, 72, 0));
 }
 
+/// Tiles are of 256 features and 128 rows forward.
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_two_four_products_equal_the_reference_in_any_shape() {
+    for shape in EVEN {
+        equal_the_reference(BF16, Kind::TwoFour(BF16), shape);
+    }
+    equal_the_reference(F16, Kind::TwoFour(F16), (130, 72, 136, 3));
+    equal_the_reference(F16, Kind::TwoFour(F16), (260, 64, 72, 0));
+}
+
 #[test]
 #[ignore = "needs a GPU"]
 fn gpu_packed_products_equal_the_reference_at_any_sparsity() {
@@ -90,6 +101,9 @@ fn gpu_products_of_mixed_types_equal_the_reference() {
             equal_the_reference(dtype, Kind::Dense(kind), shape);
             equal_the_reference(dtype, Kind::Packed(kind, 50), shape);
         }
+        for kind in [BF16, F16] {
+            equal_the_reference(dtype, Kind::TwoFour(kind), shape);
+        }
         equal_the_reference(dtype, Kind::Trainable, (130, 40, 136, 0));
     }
 }
@@ -105,6 +119,10 @@ fn gpu_plain_products_equal_the_reference() {
         equal_the_reference(BF16, Kind::Packed(BF16, 70), shape);
         equal_the_reference(F16, Kind::Dense(F16), shape);
     }
+    for shape in [(3, 4, 7, 2), (70, 36, 66, 0), (5, 100, 9, 3)] {
+        equal_the_reference(F32, Kind::TwoFour(F16), shape);
+        equal_the_reference(BF16, Kind::TwoFour(BF16), shape);
+    }
 }
 
 /// More tiles than a band has, in both directions.
@@ -113,6 +131,7 @@ fn gpu_plain_products_equal_the_reference() {
 fn gpu_many_tiles_equal_the_reference() {
     equal_the_reference(BF16, Kind::Dense(BF16), (1160, 40, 136, 0));
     equal_the_reference(BF16, Kind::Packed(BF16, 50), (1160, 40, 136, 0));
+    equal_the_reference(BF16, Kind::TwoFour(BF16), (260, 40, 1160, 0));
 }
 
 #[test]
@@ -158,4 +177,15 @@ fn gpu_a_packed_weight_reads_back_bit_for_bit() {
     let want: Vec<f32> = case.w.iter().map(|w| *w as f32).collect();
     assert_eq!(weight.to_f32().unwrap(), want);
     assert!(matches!(weight, FrozenWeight::Blocks(_)));
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_a_2_4_weight_reads_back_bit_for_bit() {
+    let case = Case::new(F16, Kind::TwoFour(F16), (1, 44, 70, 0));
+    let held = case.hold(&gpu());
+    let kernels::weight::WeightRef::Frozen(weight) = held.weight() else { unreachable!() };
+    let want: Vec<f32> = case.w.iter().map(|w| *w as f32).collect();
+    assert_eq!(weight.to_f32().unwrap(), want);
+    assert!(matches!(weight, FrozenWeight::TwoFour(_)));
 }

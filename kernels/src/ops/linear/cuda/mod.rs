@@ -4,13 +4,14 @@
 mod gradients;
 pub(in crate::ops) mod plain;
 pub(in crate::ops) mod products;
+mod two_four;
 
 pub(in crate::ops) use gradients::{lora_gradients, parts_len, weight_gradient};
 pub(super) use products::{backward_input, forward, lora_down};
 
 use crate::device::{Buffer, DType};
 use crate::error::{Error, Result};
-use crate::weight::{BlockWeight, FrozenWeight, WeightRef};
+use crate::weight::{BlockWeight, FrozenWeight, TwoFourWeight, WeightRef};
 
 /// Features must be multiples of this for copies of 16 bytes.
 const CHUNK: usize = 8;
@@ -33,6 +34,7 @@ pub(in crate::ops) fn is_plain(dtype: DType, features: &[usize]) -> bool {
 pub(in crate::ops) enum Weight<'a> {
     Dense(&'a Buffer),
     Packed(&'a BlockWeight),
+    TwoFour(&'a TwoFourWeight),
 }
 
 impl<'a> Weight<'a> {
@@ -40,6 +42,7 @@ impl<'a> Weight<'a> {
         match weight {
             WeightRef::Frozen(FrozenWeight::Dense(dense)) => Ok(Weight::Dense(dense.values())),
             WeightRef::Frozen(FrozenWeight::Blocks(packed)) => Ok(Weight::Packed(packed)),
+            WeightRef::Frozen(FrozenWeight::TwoFour(packed)) => Ok(Weight::TwoFour(packed)),
             WeightRef::Trainable { value, .. } => Ok(Weight::Dense(value)),
             // Packed on the CPU: no launch takes its address.
             WeightRef::Frozen(FrozenWeight::Sparse(_)) => {
@@ -52,6 +55,7 @@ impl<'a> Weight<'a> {
         match self {
             Weight::Dense(values) => values.dtype(),
             Weight::Packed(packed) => packed.values().dtype(),
+            Weight::TwoFour(packed) => packed.values().dtype(),
         }
     }
 }

@@ -56,6 +56,18 @@ struct PackedSide {
     unused: i32,
 }
 
+/// As in linear_plain.cu.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct TwoFourSide {
+    values: u64,
+    places: u64,
+    dtype: i32,
+    cols: i32,
+    turned: i32,
+    unused: i32,
+}
+
 /// As in linear_plain.cu: C, row-major.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -113,6 +125,14 @@ pub fn product(
             bits: gpu.address(packed.bits())?,
             starts: gpu.address(packed.starts())?,
             values: gpu.address(packed.values())?,
+            dtype: type_number(packed.values().dtype()),
+            cols: cols as i32,
+            turned: i32::from(turned),
+            unused: 0,
+        }),
+        Weight::TwoFour(packed) => gpu.launch(&KERNELS, "linear_plain_two_four")?.value(a).value(TwoFourSide {
+            values: gpu.address(packed.values())?,
+            places: gpu.address(packed.places())?,
             dtype: type_number(packed.values().dtype()),
             cols: cols as i32,
             turned: i32::from(turned),

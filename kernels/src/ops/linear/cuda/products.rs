@@ -2,9 +2,9 @@
 
 use super::super::Lora;
 use super::plain::{self, Side, Target};
-use super::{Shape, Weight, is_plain, type_number};
+use super::{Shape, Weight, is_plain, two_four, type_number};
 use crate::device::{Buffer, DType, Gpu, Launch, Source, Span};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::weight::WeightRef;
 
 static DENSE: Source = Source { name: "linear", ptx: include_str!("../../../../ptx/linear.ptx") };
@@ -87,6 +87,10 @@ impl Kernel {
             Weight::Dense(values) if self.shared == 0 => return Ok(launch.read(values)),
             Weight::Dense(values) => launch.read_or_null(None).read_or_null(None).read(values),
             Weight::Packed(packed) => launch.read(packed.bits()).read(packed.starts()).read(packed.values()),
+            // Linear layers have kernels of their own for it, heads have none: no one prunes them so.
+            Weight::TwoFour(_) => {
+                return Err(Error::Unsupported { op: "head_loss", what: "a 2:4 weight".into(), device: "cuda" });
+            }
         };
         Ok(launch.value(type_number(weight.dtype())))
     }
@@ -127,9 +131,15 @@ pub(in super::super) fn forward(
             target,
         );
     }
-    let kernel = Kernel::of(x.dtype(), weight);
-    let launch = kernel
-        .launch(gpu, kernel.forward, (shape.n, shape.rows), x.into(), weight)?
+    let size = (shape.n, shape.rows);
+    let launch = match weight {
+        Weight::TwoFour(weight) => two_four::forward(gpu, size, x, weight)?,
+        _ => {
+            let kernel = Kernel::of(x.dtype(), weight);
+            kernel.launch(gpu, kernel.forward, size, x.into(), weight)?
+        }
+    };
+    let launch = launch
         .read_or_null(bias)
         .read_or_null(u)
         .read_or_null(b)
@@ -173,9 +183,15 @@ pub(in super::super) fn backward_input(
             target,
         );
     }
-    let kernel = Kernel::of(dy.dtype(), weight);
-    let launch = kernel
-        .launch(gpu, kernel.backward_input, (shape.n, shape.cols), dy.into(), weight)?
+    let size = (shape.n, shape.cols);
+    let launch = match weight {
+        Weight::TwoFour(weight) => two_four::backward_input(gpu, size, dy, weight)?,
+        _ => {
+            let kernel = Kernel::of(dy.dtype(), weight);
+            kernel.launch(gpu, kernel.backward_input, size, dy.into(), weight)?
+        }
+    };
+    let launch = launch
         .read_or_null(v)
         .read_or_null(a)
         .dimension("of the rank", rank)
