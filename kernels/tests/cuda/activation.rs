@@ -7,7 +7,7 @@ use kernels::{Buffer, DType, Device};
 
 use crate::support::{assert_close, download, gpu, random, round, upload};
 
-const KINDS: [Activation; 4] = [Activation::Relu, Activation::Gelu, Activation::GeluTanh, Activation::Silu];
+pub const KINDS: [Activation; 4] = [Activation::Relu, Activation::Gelu, Activation::GeluTanh, Activation::Silu];
 const TYPES: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
 /// Around vectors, words of a bitmap, and a block's 2,048 elements of 16 bits.
 const LENGTHS: [usize; 9] = [0, 1, 7, 8, 60, 64, 65, 131, 4100];
@@ -19,7 +19,7 @@ fn inputs(dtype: DType, len: usize, seed: u64) -> Vec<f64> {
 }
 
 /// f64 central differences with a step of 1e-5: the derivative to some 1e-9.
-fn slope(kind: Activation, x: f64) -> f64 {
+pub fn slope(kind: Activation, x: f64) -> f64 {
     (reference::forward(kind, x + 1e-5) - reference::forward(kind, x - 1e-5)) / 2e-5
 }
 

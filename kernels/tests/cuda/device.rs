@@ -54,6 +54,12 @@ fn gpu_memory_peaks_where_meta_says() {
             linear::products::pass(device, TYPE, &case);
             linear::gradients::pass(device, TYPE, &case, |len| vec![0.0; len]);
         }),
+        ("2:4 and an epilogue", |device| {
+            let layer = linear::epilogues::Layer::new(device, TYPE, linear::Kind::TwoFour(TYPE), (9, 24, 16, 2));
+            for kind in activation::KINDS {
+                layer.forward(Some(kind), true, true);
+            }
+        }),
         ("activation", |device| drop(activation::pass(device, TYPE, 100))),
         ("add", |device| drop(add::pass(device, TYPE, 100))),
         ("bias_gradient", |device| drop(bias_gradient::pass(device, TYPE, 70, 24))),

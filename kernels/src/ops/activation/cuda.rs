@@ -7,8 +7,8 @@ use crate::ops::cuda::{kernel_name, pointwise};
 
 static KERNELS: Source = Source { name: "activation", ptx: include_str!("../../../ptx/activation.ptx") };
 
-/// As `Kind` in activation.cu.
-fn number(kind: Activation) -> i32 {
+/// As `Kind` in functions.cuh.
+pub(in crate::ops) fn number(kind: Activation) -> i32 {
     match kind {
         Activation::Relu => 0,
         Activation::Gelu => 1,

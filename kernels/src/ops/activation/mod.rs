@@ -11,7 +11,7 @@
 //! All are bound by memory. ReLU runs in place.
 
 mod cpu;
-mod cuda;
+pub(super) mod cuda;
 #[doc(hidden)]
 pub mod reference;
 #[cfg(test)]

@@ -232,29 +232,54 @@ template <class S, class At> __device__ void each_pair(Sums<S>& sums, At at) {
     }
 }
 
-// A warp writes the ROWS rows of CHUNKS chunks that it has in shared memory to `corner` of C, row-major `[m, n]`.
-template <class T, int ROWS, int CHUNKS>
-__device__ void write_lines(const unsigned char* rows, const Corner& corner, int m, int n, T* c) {
+// Nothing becomes of chunks of C, rounded, on their way to memory.
+struct AsTheyAre {
+    __device__ bool changes() const { return false; }
+    template <class T> __device__ void load(Vector<T, CHUNK>&, size_t) const {}
+    template <class T> __device__ void operator()(Vector<T, CHUNK>&, const Vector<T, CHUNK>&, size_t, size_t) const {}
+};
+
+// A warp writes the ROWS rows of CHUNKS chunks that it has in shared memory to `corner` of C, row-major `[m, n]`. Where
+// `end` changes them, end.load(beside, at) asks for what end(chunk, beside, at, m·n) needs for the chunk from element `at` on,
+// a few rows ahead.
+template <class T, int ROWS, int CHUNKS, class End>
+__device__ void write_lines(const unsigned char* rows, const Corner& corner, int m, int n, T* c, const End& end) {
+    constexpr int TURN = 32 / CHUNKS, AHEAD = 4; // rows; turns
     __syncwarp();
     const unsigned lane = threadIdx.x % 32, chunk = lane % CHUNKS;
-    const int col = corner.n + chunk * CHUNK;
+    const int col = corner.n + chunk * CHUNK, first = lane / CHUNKS, last = min(ROWS, m - corner.m);
     if (col >= n) return;
-    T* to = c + size_t(corner.m) * n + col;
+    const auto at = [&](int row) { return size_t(corner.m + row) * n + col; };
+    const auto from = [&](int row) { return *reinterpret_cast<const uint4*>(rows + place<CHUNKS>(row, chunk)); };
+    Vector<T, CHUNK> out;
+    if (!end.changes()) {
 #pragma unroll 4
-    for (unsigned row = lane / CHUNKS; row < ROWS; row += 32 / CHUNKS) {
-        if (corner.m + int(row) >= m) return;
-        Vector<T, CHUNK> out;
-        out.words = *reinterpret_cast<const uint4*>(rows + place<CHUNKS>(row, chunk));
-        out.store(to + size_t(row) * n);
+        for (int row = first; row < last; row += TURN) out.words = from(row), out.store(c + at(row));
+        return;
+    }
+    Vector<T, CHUNK> beside[AHEAD];
+#pragma unroll
+    for (int i = 0; i < AHEAD; ++i) {
+        if (first + i * TURN < last) end.load(beside[i], at(first + i * TURN));
+    }
+    // What is done with a chunk may be much, and is compiled once: what is beside it moves up.
+#pragma unroll 1
+    for (int row = first; row < last; row += TURN) {
+        out.words = from(row);
+        end(out, beside[0], at(row), size_t(m) * n);
+        out.store(c + at(row));
+#pragma unroll
+        for (int i = 1; i < AHEAD; ++i) beside[i - 1] = beside[i];
+        if (row + AHEAD * TURN < last) end.load(beside[AHEAD - 1], at(row + AHEAD * TURN));
     }
 }
 
 // Writes C, row-major `[m, n]`, as rows of 16-bit elements in whole lines, after finish(col)(low, high) has changed the sums
-// of columns col and col + 1 of C. The rows of each warp go through its own part of `shared`, THREADS / 32 times
-// WARP_M · WARP_N · 2 bytes.
-template <class T, class S, class Finish>
-__device__ void store_rows(
-    Sums<S>& sums, const Corner& corner, int m, int n, unsigned char* shared, T* c, Finish finish) {
+// of columns col and col + 1 of C, and `end` the rounded chunks. The rows of each warp go through its own part of `shared`,
+// THREADS / 32 times WARP_M · WARP_N · 2 bytes.
+template <class T, class S, class Finish, class End>
+__device__ void store_rows(Sums<S>& sums, const Corner& corner, int m, int n, unsigned char* shared, T* c, Finish finish,
+                           const End& end) {
     constexpr int CHUNKS = S::WARP_N / CHUNK;
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const Corner mine = warp_corner<S>(corner);
@@ -267,14 +292,14 @@ __device__ void store_rows(
             *reinterpret_cast<unsigned*>(to + (row - lane / 4) * CHUNKS * 16) = pack<T>(low, high);
         };
     });
-    write_lines<T, S::WARP_M, CHUNKS>(rows, mine, m, n, c);
+    write_lines<T, S::WARP_M, CHUNKS>(rows, mine, m, n, c, end);
 }
 
 // Writes Cᵀ, row-major `[n, m]`, in the same way, after finish(row)(low, high) has changed sums of row `row` of C. What two
 // threads of a quad have of neighbouring rows is exchanged as 8×8 matrices in 16 bits.
-template <class T, class S, class Finish>
-__device__ void store_transposed(
-    Sums<S>& sums, const Corner& corner, int m, int n, unsigned char* shared, T* c, Finish finish) {
+template <class T, class S, class Finish, class End>
+__device__ void store_transposed(Sums<S>& sums, const Corner& corner, int m, int n, unsigned char* shared, T* c,
+                                 Finish finish, const End& end) {
     constexpr int CHUNKS = S::WARP_M / CHUNK;
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const Corner mine = warp_corner<S>(corner);
@@ -290,5 +315,5 @@ __device__ void store_transposed(
             *reinterpret_cast<unsigned*>(to + j * 8 * CHUNKS * 16) = transpose_matrix(pack<T>(low, high));
         }
     }
-    write_lines<T, S::WARP_N, CHUNKS>(rows, {mine.n, mine.m}, n, m, c);
+    write_lines<T, S::WARP_N, CHUNKS>(rows, {mine.n, mine.m}, n, m, c, end);
 }

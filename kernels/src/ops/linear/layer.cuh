@@ -1,7 +1,8 @@
-// Both products of a linear layer, whatever its weight is: y = x·Wᵀ + u·Bᵀ + b, and dx = dy·W + v·A.
+// Both products of a linear layer, whatever its weight is: y = f(x·Wᵀ + u·Bᵀ + b) + r, and dx = dy·W + v·A.
 #pragma once
 
 #include "linear/adapter.cuh"
+#include "linear/ending.cuh"
 
 // The adapter's factors: u or v, `[rows of C, rank]`, and B `[n, rank]` or A `[rank, n]`. Rank 0 where there is none.
 struct Adapter {
@@ -24,17 +25,18 @@ template <class T, class S, class W, class X = AlongK<T, S::THREADS, S::TILE_M>>
         ::multiply<T, S>(sums, a_side, b_side, steps + adapter.rank.panels(), shared);
     }
 
-    // The block's tile of C `[a.rows, n]`, rounded. The weight's panels are made by `weight(corner)`.
-    template <class Weight>
+    // The block's tile of C `[a.rows, n]`, rounded, and changed by `end`. The weight's panels are made by `weight(corner)`.
+    template <class Weight, class End>
     static __device__ void product(const Matrix<T>& a, int n, Weight weight, const float* bias, const Adapter& adapter,
-                                   T* c, unsigned char* shared) {
+                                   T* c, unsigned char* shared, const End& end) {
         const Corner corner = banded<S>(blockIdx.x, a.rows, n);
         Sums<S> sums = {};
         multiply(sums, X(a, corner.m), weight(corner), panels(a.cols), a.rows, n, corner, adapter, shared);
-        store_rows<T, S>(sums, corner, a.rows, n, shared, c, [&](int col) {
+        const auto add_bias = [&](int col) {
             // n is a multiple of 8: both columns are inside, or neither.
             const float2 b = bias && col < n ? *reinterpret_cast<const float2*>(bias + col) : make_float2(0.0f, 0.0f);
             return [=](float& low, float& high) { low += b.x, high += b.y; };
-        });
+        };
+        store_rows<T, S>(sums, corner, a.rows, n, shared, c, add_bias, end);
     }
 };

@@ -1,4 +1,4 @@
-// Dense linear layers on tensor cores: y = x·Wᵀ + u·Bᵀ + b and dx = dy·W + v·A in bf16, from the same copy of W, and
+// Dense linear layers on tensor cores: y = f(x·Wᵀ + u·Bᵀ + b) + r and dx = dy·W + v·A in bf16, from the same copy of W, and
 // dW += s·dyᵀ·x.
 //
 // C[m×n] = A[m×k]·B[k×n]. Forward: A = x, B = Wᵀ, so that B[k][n] = W[n][k] and both operands are contiguous along k. Input
@@ -18,28 +18,29 @@
 
 using Tile = Tiling<2, 2, 64, 64, 3>;
 
-template <class W>
+template <class W, class End>
 __device__ void product(const Matrix<bf16>& a, int n, const Matrix<bf16>& weight, const float* bias,
-                        const Adapter& adapter, bf16* c) {
+                        const Adapter& adapter, bf16* c, const End& end) {
     using Product = Layer<bf16, Tile, W>;
     static_assert(Product::SHARED <= 48 * 1024, "shared memory without opting in to more");
     __shared__ __align__(128) unsigned char shared[Product::SHARED];
     const auto operand = [&](const Corner& corner) { return W(weight, corner.n); };
-    Product::product(a, n, operand, bias, adapter, c, shared);
+    Product::product(a, n, operand, bias, adapter, c, shared, end);
 }
 
 extern "C" __global__ __launch_bounds__(Tile::THREADS, 2) void linear_forward_bf16(
     const bf16* __restrict__ x, const bf16* __restrict__ weight, const float* __restrict__ bias,
-    const float* __restrict__ u, const float* __restrict__ b, int rank, int rows, int in, int out, bf16* __restrict__ y) {
+    const float* __restrict__ u, const float* __restrict__ b, int rank, int rows, int in, int out, bf16* __restrict__ y,
+    Ending<bf16> ending) {
     using W = AlongK<bf16, Tile::THREADS, Tile::TILE_N>;
-    product<W>({x, rows, in}, out, {weight, out, in}, bias, {u, b, Rank(rank)}, y);
+    product<W>({x, rows, in}, out, {weight, out, in}, bias, {u, b, Rank(rank)}, y, ending);
 }
 
 extern "C" __global__ __launch_bounds__(Tile::THREADS, 2) void linear_backward_input_bf16(
     const bf16* __restrict__ dy, const bf16* __restrict__ weight, const float* __restrict__ v,
     const float* __restrict__ a, int rank, int rows, int in, int out, bf16* __restrict__ dx) {
     using W = AcrossK<bf16, Tile::THREADS, Tile::TILE_N>;
-    product<W>({dy, rows, out}, in, {weight, out, in}, nullptr, {v, a, Rank(rank)}, dx);
+    product<W>({dy, rows, out}, in, {weight, out, in}, nullptr, {v, a, Rank(rank)}, dx, AsTheyAre());
 }
 
 template <class T> __device__ void weight_gradient(const Matrix<T>& dy, const Matrix<T>& x, float scale, float* dw) {

@@ -1,4 +1,5 @@
-// Linear layers with a packed sparse weight on tensor cores: y = x·Wᵀ + u·Bᵀ + b and dx = dy·W + v·A, from the same copy of W.
+// Linear layers with a packed sparse weight on tensor cores: y = f(x·Wᵀ + u·Bᵀ + b) + r and dx = dy·W + v·A, from the same
+// copy of W.
 //
 // The products are the dense ones (linear.cu) with another B: what moves is the packed weight, 9 bits an entry at half density
 // instead of 16, and it is unpacked once in a block, for all of its rows of A (packed.cuh). A zero is multiplied: tensor cores
@@ -26,29 +27,31 @@ using Tile = Tiling<4, 2, 64, 64, 3>;
 using AnyTile = Tiling<4, 2, 32, 64, 3>;
 constexpr int SHARED = 95'104; // as in cuda/products.rs
 
-template <class T, class S, bool FORWARD, bool ANY>
-__device__ void product(const Matrix<T>& a, const Stored& weight, const float* bias, const Adapter& adapter, T* c) {
+template <class T, class S, bool FORWARD, bool ANY, class End>
+__device__ void product(const Matrix<T>& a, const Stored& weight, const float* bias, const Adapter& adapter, T* c,
+                        const End& end) {
     using W = Packed<T, S, FORWARD, ANY>;
     using Product = Layer<T, S, W>;
     static_assert(Product::SHARED == SHARED, "what the launch asks for");
     extern __shared__ __align__(128) unsigned char shared[];
     const auto operand = [&](const Corner& corner) { return W(weight, corner.n); };
-    Product::product(a, FORWARD ? weight.rows : weight.cols, operand, bias, adapter, c, shared);
+    Product::product(a, FORWARD ? weight.rows : weight.cols, operand, bias, adapter, c, shared, end);
 }
 
 #define LINEAR(NAME, T, S, ANY)                                                                                          \
     extern "C" __global__ __launch_bounds__(S::THREADS, 1) void linear_##NAME##_forward_##T(                             \
         const T* __restrict__ x, const uint2* __restrict__ bits, const unsigned* __restrict__ starts,                    \
         const void* __restrict__ values, Type type, const float* __restrict__ bias, const float* __restrict__ u,         \
-        const float* __restrict__ b, int rank, int rows, int in, int out, T* __restrict__ y) {                           \
-        product<T, S, true, ANY>({x, rows, in}, {bits, starts, values, type, out, in}, bias, {u, b, Rank(rank)}, y);     \
+        const float* __restrict__ b, int rank, int rows, int in, int out, T* __restrict__ y, Ending<T> ending) {         \
+        product<T, S, true, ANY>({x, rows, in}, {bits, starts, values, type, out, in}, bias, {u, b, Rank(rank)}, y,      \
+                                 ending);                                                                                \
     }                                                                                                                    \
     extern "C" __global__ __launch_bounds__(S::THREADS, 1) void linear_##NAME##_backward_input_##T(                      \
         const T* __restrict__ dy, const uint2* __restrict__ bits, const unsigned* __restrict__ starts,                   \
         const void* __restrict__ values, Type type, const float* __restrict__ v, const float* __restrict__ a, int rank,  \
         int rows, int in, int out, T* __restrict__ dx) {                                                                 \
         product<T, S, false, ANY>({dy, rows, out}, {bits, starts, values, type, out, in}, nullptr, {v, a, Rank(rank)},   \
-                                  dx);                                                                                   \
+                                  dx, AsTheyAre());                                                                      \
     }
 
 LINEAR(packed, bf16, Tile, false)

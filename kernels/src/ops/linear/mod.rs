@@ -20,8 +20,11 @@
 mod bias_gradient;
 mod cpu;
 pub(super) mod cuda;
+mod epilogue;
 #[doc(hidden)]
 pub mod reference;
+
+pub use epilogue::Epilogue;
 
 use crate::device::{Backend, Buffer, Category, Cost, DType, Device};
 use crate::error::{Result, expect_activations, expect_dtype, expect_len};
@@ -67,13 +70,15 @@ fn check_weight(op: &'static str, weight: WeightRef<'_>) -> Result<()> {
     }
 }
 
-/// y, and u where there is an adapter.
+/// y, and what gradients need.
 #[derive(Debug)]
 pub struct Forward {
     /// y `[n, out]`, in x's element type.
     pub y: Buffer,
-    /// u = s·x·Aᵀ, f32 `[n, r]`: what [`lora_gradients`] needs.
+    /// u = s·x·Aᵀ, f32 `[n, r]`, where there is an adapter: what [`lora_gradients`] needs.
     pub u: Option<Buffer>,
+    /// What the gradient of [`Epilogue::activation`] needs, where it is to be saved.
+    pub saved: Option<Buffer>,
 }
 
 /// y = x·Wᵀ + b + s·(x·Aᵀ)·Bᵀ. `bias` is f32 `[out]`.
@@ -88,6 +93,22 @@ pub fn forward(
     bias: Option<&Buffer>,
     lora: Option<Lora<'_>>,
 ) -> Result<Forward> {
+    forward_with(device, x, n, weight, bias, lora, Epilogue::default())
+}
+
+/// y = f(x·Wᵀ + b + s·(x·Aᵀ)·Bᵀ) + r with the epilogue's f and r.
+///
+/// # Errors
+/// As [`forward`].
+pub fn forward_with(
+    device: &Device,
+    x: &Buffer,
+    n: usize,
+    weight: WeightRef<'_>,
+    bias: Option<&Buffer>,
+    lora: Option<Lora<'_>>,
+    epilogue: Epilogue<'_>,
+) -> Result<Forward> {
     const OP: &str = "linear_forward";
     let (rows, cols) = (weight.rows(), weight.cols());
     expect_len(OP, "x", x.len(), n * cols)?;
@@ -98,25 +119,32 @@ pub fn forward(
         expect_dtype(OP, "bias", bias.dtype(), DType::F32)?;
     }
     lora.map_or(Ok(()), |lora| lora.check(OP, &weight))?;
+    epilogue.check(OP, x.dtype(), n * rows)?;
+    let is_fused = device.backend() == Backend::Cuda && !cuda::is_plain(x.dtype(), &[cols, rows]);
+    let (fused, after) = if is_fused { (epilogue, Epilogue::default()) } else { (Epilogue::default(), epilogue) };
     let mut y = device.alloc(Category::Activations, x.dtype(), n * rows)?;
     let mut u = lora.map(|l| device.alloc(Category::Activations, DType::F32, n * l.rank)).transpose()?;
+    let mut saved = fused.alloc(device, x.dtype(), n * rows)?;
     let mut work = device.cpu_workspace(cpu::work_len(n, cols, lora))?;
+    let operands = [bias, fused.residual].into_iter().flatten().map(Buffer::size_bytes).sum::<usize>();
     let cost = Cost::new(
         OP,
-        weight.product_flops(n) + lora.map_or(0, |l| l.flops(n, &weight)),
-        x.size_bytes() + weight.size_bytes() + bias.map_or(0, Buffer::size_bytes) + lora.map_or(0, |l| l.size_bytes()),
-        y.size_bytes(),
+        weight.product_flops(n) + lora.map_or(0, |l| l.flops(n, &weight)) + fused.flops(n * rows),
+        x.size_bytes() + weight.size_bytes() + operands + lora.map_or(0, |l| l.size_bytes()),
+        y.size_bytes() + saved.as_ref().map_or(0, Buffer::size_bytes),
     );
     if device.gpu().is_some() {
-        let shape = cuda::Shape { n, cols, rows };
-        device.launch(cost, |gpu| cuda::forward(gpu, shape, x, weight, bias, lora.zip(u.as_mut()), &mut y))?;
-        return Ok(Forward { y, u });
+        let (shape, ending) = (cuda::Shape { n, cols, rows }, (fused, saved.as_mut()));
+        device.launch(cost, |gpu| cuda::forward(gpu, shape, x, weight, bias, lora.zip(u.as_mut()), ending, &mut y))?;
+    } else {
+        device.run(cost, || {
+            let lora = lora.zip(u.as_mut().map(Buffer::f32_mut));
+            cpu::forward(Isa::best(), x.f32(), n, weight, bias.map(Buffer::f32), lora, y.f32_mut(), work.f32_mut());
+        });
     }
-    device.run(cost, || {
-        let lora = lora.zip(u.as_mut().map(Buffer::f32_mut));
-        cpu::forward(Isa::best(), x.f32(), n, weight, bias.map(Buffer::f32), lora, y.f32_mut(), work.f32_mut());
-    });
-    Ok(Forward { y, u })
+    drop(work);
+    let (y, saved_after) = after.apply(y)?;
+    Ok(Forward { y, u, saved: saved.or(saved_after) })
 }
 
 /// v = s·dy·B, f32 `[n, r]`.

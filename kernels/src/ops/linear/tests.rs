@@ -4,6 +4,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::reference::Operands;
 use super::*;
+use crate::ops::activation::{self, Activation};
 use crate::ops::testing::{self, upload_tokens};
 use crate::weight::FrozenWeight;
 
@@ -156,4 +157,28 @@ fn an_operand_of_the_wrong_length_is_named() {
     let x = upload(&device, &[1.0; 5]);
     let error = forward(&device, &x, 2, weight, None, None).unwrap_err().to_string();
     assert_eq!(error, "linear_forward: x has 5 elements, expected 6");
+}
+
+/// The operations that follow are tested by themselves, to the tolerances taken here.
+#[test]
+fn an_epilogue_follows_the_product() {
+    let (n, rows, cols) = (101, 7, 5);
+    let case = Case::new(n, rows, cols, 0, 4);
+    let device = Device::cpu();
+    let held = FrozenWeight::dense(upload(&device, &case.w), rows, cols).unwrap();
+    let (x, bias) = (upload_tokens(&device, &case.x, n), upload(&device, &case.bias));
+    let residual = upload_tokens(&device, &case.dy, n);
+    let z = case.operands().forward(&case.x);
+    for activation in [Some(Activation::Relu), Some(Activation::Silu), None] {
+        let epilogue = Epilogue { activation, save: true, residual: Some(&residual) };
+        let out = forward_with(&device, &x, n, WeightRef::Frozen(&held), Some(&bias), None, epilogue).unwrap();
+        let f = |z: f64| activation.map_or(z, |kind| activation::reference::forward(kind, z));
+        let want: Vec<f64> = z.iter().zip(&case.dy).map(|(z, r)| f(*z) + r).collect();
+        assert_close("y", &testing::rows(out.y.f32(), n), &want, cols, 1.0);
+        match (activation, out.saved) {
+            (Some(Activation::Relu), Some(signs)) => assert_eq!(signs.len(), (n * rows).div_ceil(64)),
+            (Some(_), Some(saved)) => assert_close("z", &testing::rows(saved.f32(), n), &z, cols, 1.0),
+            (activation, saved) => assert!(activation.is_none() && saved.is_none()),
+        }
+    }
 }

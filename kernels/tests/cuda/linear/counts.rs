@@ -3,8 +3,11 @@
 use std::ops::Range;
 
 use kernels::DType;
+use kernels::ops::activation::{self, Activation};
+use kernels::ops::add::add_assign;
 use kernels::weight::BlockWeight;
 
+use super::epilogues::Layer;
 use super::{Case, Kind, Shape, gradients, products};
 use crate::emulated::Counts;
 use crate::support::gpu;
@@ -51,6 +54,25 @@ fn gpu_adapted_once() {
     gradients::pass(&gpu(), DType::BF16, &case, |len| vec![0.0; len]);
     gpu().synchronize().unwrap();
 }
+
+/// Epilogues, none, saved ReLU with a residual, and saved GELU, and what operations of their own take for the last two.
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_epilogues_once() {
+    let device = gpu();
+    for kind in EPILOGUES {
+        let layer = Layer::new(&device, DType::BF16, kind, (256, 64, 512, 0));
+        let z = || layer.forward(None, false, false).y;
+        layer.forward(Some(Activation::Relu), true, true);
+        let (mut y, _) = activation::relu(z(), true).unwrap();
+        add_assign(&mut y, &z()).unwrap();
+        layer.forward(Some(Activation::Gelu), true, false);
+        activation::forward(Activation::Gelu, &z()).unwrap();
+    }
+    device.synchronize().unwrap();
+}
+
+const EPILOGUES: [Kind; 3] = [Kind::Dense(DType::BF16), HALF, Kind::TwoFour(DType::BF16)];
 
 /// The bias: a warp asks for each 8 columns of its 64, which are one sector.
 fn bias_bytes(tiles: usize, warps: usize) -> usize {
@@ -138,6 +160,26 @@ fn two_four_products_skip_zeros_without_bank_conflicts_and_move_nine_bits_an_ent
     let tiles = n / 256 * (cols / 128);
     let operands = tiles * (256 * rows * 2 + 128 * rows * 9 / 8) + n * cols * 2;
     assert_eq!(backward.bytes(), operands, "dx");
+}
+
+#[test]
+fn epilogues_move_only_what_is_their_own() {
+    let counts = Counts::of("linear::counts::gpu_epilogues_once");
+    let (elements, size) = (256 * 512, 2);
+    for counts in counts.chunks_exact(counts.len() / EPILOGUES.len()) {
+        let [relu_add, z, relu, _, add, gelu_saved, _, gelu] = counts else { panic!("eight launches") };
+        for launch in [relu_add, gelu_saved] {
+            assert_eq!(launch.kernel(), z.kernel());
+            assert_eq!(launch.bank_conflicts(), 0, "{}", launch.kernel());
+        }
+        // The residual, and a sector of signs for the 64 elements that a warp has of a row.
+        assert_eq!(relu_add.bytes() - z.bytes(), elements * size + elements / 64 * SECTOR, "{}", z.kernel());
+        // z
+        assert_eq!(gelu_saved.bytes() - z.bytes(), elements * size, "{}", z.kernel());
+        // On their own they read and write y for each.
+        assert_eq!(relu.bytes() + add.bytes(), elements * (2 + 3) * size + elements / 8);
+        assert_eq!(gelu.bytes(), 2 * elements * size);
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Linear layers with every kind of weight, and adapters.
 
 mod counts;
+pub mod epilogues;
 pub mod gradients;
 pub mod products;
 

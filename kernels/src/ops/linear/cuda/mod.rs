@@ -1,6 +1,7 @@
 //! The GPU's linear layers: tensor cores for activations in 16 bits, whatever the weight is; plain multiply-adds for f32, and
 //! for features that are not multiples of 8.
 
+mod ending;
 mod gradients;
 pub(in crate::ops) mod plain;
 pub(in crate::ops) mod products;

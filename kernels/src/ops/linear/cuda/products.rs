@@ -1,6 +1,7 @@
 //! y, dx, u and v.
 
-use super::super::Lora;
+use super::super::{Epilogue, Lora};
+use super::ending::Ending;
 use super::plain::{self, Side, Target};
 use super::{Shape, Weight, is_plain, two_four, type_number};
 use crate::device::{Buffer, DType, Gpu, Launch, Source, Span};
@@ -96,7 +97,8 @@ impl Kernel {
     }
 }
 
-/// y = x·Wᵀ + b + u·Bᵀ, after u = s·x·Aᵀ.
+/// y = f(x·Wᵀ + b + u·Bᵀ) + r, after u = s·x·Aᵀ. Plain products have no epilogue.
+#[allow(clippy::too_many_arguments)]
 pub(in super::super) fn forward(
     gpu: &Gpu,
     shape: Shape,
@@ -104,6 +106,7 @@ pub(in super::super) fn forward(
     weight: WeightRef<'_>,
     bias: Option<&Buffer>,
     mut lora: Option<(Lora<'_>, &mut Buffer)>,
+    (epilogue, saved): (Epilogue<'_>, Option<&mut Buffer>),
     y: &mut Buffer,
 ) -> Result<()> {
     let weight = Weight::of(weight)?;
@@ -147,8 +150,9 @@ pub(in super::super) fn forward(
         .dimension("rows", shape.n)
         .dimension("input features", shape.cols)
         .dimension("output features", shape.rows)
-        .write(y);
-    // SAFETY: `mod.rs` checks every length against the shape and every element type.
+        .write(y)
+        .value(Ending::new(gpu, epilogue, saved)?);
+    // SAFETY: `mod.rs` checks every length against the shape and every element type, and allocates what is saved.
     Ok(unsafe { launch.run() }?)
 }
 
