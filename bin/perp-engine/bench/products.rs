@@ -125,7 +125,8 @@ impl Case {
         ["forward", "backward"].map(|direction| {
             let times = &self.times[usize::from(direction == "backward")];
             let seconds = median(times);
-            let flops = WeightRef::Frozen(&self.weight).product_flops(n) as f64;
+            let weight = WeightRef::Frozen(&self.weight);
+            let flops = if direction == "forward" { weight.forward_flops(n) } else { weight.product_flops(n) } as f64;
             let element = self.weight.device().compute_dtype().size();
             let bytes = (element * n * (self.rows + self.cols) + self.weight.size_bytes()) as f64;
             Product {

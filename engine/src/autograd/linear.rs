@@ -1,10 +1,13 @@
-//! y = x·Wᵀ + b + s·(x·Aᵀ)·Bᵀ. The gradients stand in [`kernels::ops::linear`].
+//! y = f(x·Wᵀ + b + s·(x·Aᵀ)·Bᵀ) + r. The gradients stand in [`kernels::ops::linear`] and [`kernels::ops::activation`].
 //!
-//! Saves x only where A, B or W train: a frozen weight's gradient is never formed, so its input is not needed.
+//! Saves x only where A, B or W train: a frozen weight's gradient is never formed, so its input is not needed. Of f it saves
+//! what f alone would: ReLU one bit an element, the others their input.
 
 use std::sync::Arc;
 
-use kernels::ops::linear as op;
+use kernels::Device;
+use kernels::ops::activation::{self, Activation};
+use kernels::ops::linear::{self as op, Epilogue};
 
 use super::{Tape, Var};
 use crate::error::Result;
@@ -16,57 +19,124 @@ use crate::tensor::Tensor;
 /// # Errors
 /// Shapes that do not fit, or no memory.
 pub fn linear(tape: &mut Tape, layer: &Arc<Linear>, x: &Var) -> Result<Var> {
+    with(tape, layer, x, None, None)
+}
+
+/// Applies a linear layer and an activation function to `[n, in]`: one kernel on a GPU.
+///
+/// # Errors
+/// As [`linear`].
+pub fn linear_activation(tape: &mut Tape, layer: &Arc<Linear>, x: &Var, kind: Activation) -> Result<Var> {
+    with(tape, layer, x, Some(kind), None)
+}
+
+/// `residual` `[n, out]` + what a linear layer makes of `[n, in]`: one kernel on a GPU.
+///
+/// # Errors
+/// As [`linear`].
+pub fn linear_add(tape: &mut Tape, layer: &Arc<Linear>, x: &Var, residual: Var) -> Result<Var> {
+    with(tape, layer, x, None, Some(residual))
+}
+
+fn with(tape: &mut Tape, layer: &Arc<Linear>, x: &Var, kind: Option<Activation>, residual: Option<Var>) -> Result<Var> {
     let n = x.tensor().rows();
+    let layer_trains = layer.params().into_iter().flatten().any(|param| param.is_trainable());
+    let into_layer = tape.recording && (x.needs_grad() || layer_trains);
+    let residual_node = residual.as_ref().and_then(|residual| residual.node);
     let forward = {
         let bias = layer.bias.as_ref().map(|bias| bias.value());
         let lora = layer.lora.as_ref().map(|lora| lora.values());
+        let epilogue = Epilogue {
+            activation: kind,
+            save: into_layer,
+            residual: residual.as_ref().map(|residual| residual.tensor().buffer()),
+        };
         layer.weight.with_ref(|weight| {
-            op::forward(
-                tape.device(),
-                x.tensor().buffer(),
-                n,
-                weight,
-                bias.as_deref(),
-                lora.as_ref().map(|lora| lora.borrow()),
-            )
+            let lora = lora.as_ref().map(|lora| lora.borrow());
+            op::forward_with(tape.device(), x.tensor().buffer(), n, weight, bias.as_deref(), lora, epilogue)
         })?
     };
+    drop(residual);
     let y = Tensor::new(forward.y, n, layer.weight.rows());
-    if !tape.needs_grad(&[x], &layer.params()) {
+    if !into_layer && residual_node.is_none() {
         return Ok(Var::constant(y));
     }
     let lora_trains = layer.lora.as_ref().is_some_and(|lora| lora.is_trainable());
     let saved_x = (lora_trains || layer.weight.is_trainable()).then(|| x.tensor().clone());
-    let saved_u = forward.u.filter(|_| lora_trains);
-    let (layer, wanted) = (layer.clone(), x.needs_grad());
-    Ok(tape.record(y, &[x], move |device, dy| {
-        let dy_buffer = dy.buffer();
+    let backward = Backward {
+        layer: layer.clone(),
+        n,
+        activation: kind.zip(forward.saved),
+        x: saved_x.filter(|_| into_layer),
+        u: forward.u.filter(|_| lora_trains && into_layer),
+        lora_trains,
+        wanted: x.needs_grad(),
+    };
+    let nodes = vec![x.node, residual_node];
+    Ok(tape.record_nodes(y, nodes, move |device, dy| {
+        let of_residual = residual_node.map(|_| dy.clone());
+        let dx = if into_layer { backward.run(device, dy)? } else { None };
+        Ok(vec![dx, of_residual])
+    }))
+}
+
+/// What the backward pass needs.
+struct Backward {
+    layer: Arc<Linear>,
+    n: usize,
+    /// The function, and what its gradient needs.
+    activation: Option<(Activation, kernels::Buffer)>,
+    /// x, where a gradient of A, B or W is formed from it.
+    x: Option<Tensor>,
+    /// s·x·Aᵀ, where A and B train.
+    u: Option<kernels::Buffer>,
+    lora_trains: bool,
+    /// Whether x gets a gradient.
+    wanted: bool,
+}
+
+impl Backward {
+    /// Parameters accumulate their gradients; returns x's, where it gets one.
+    fn run(self, device: &Device, dy: Tensor) -> Result<Option<Tensor>> {
+        let Backward { layer, n, activation, x, u, lora_trains, wanted } = self;
+        let dy = match activation {
+            None => dy,
+            Some((kind, saved)) => {
+                let dy = dy.into_buffer()?;
+                let dz = match kind {
+                    Activation::Relu => activation::relu_backward(dy, &saved)?,
+                    kind => activation::backward(kind, dy, &saved)?,
+                };
+                Tensor::new(dz, n, layer.weight.rows())
+            }
+        };
+        let dy = dy.buffer();
         if let Some(bias) = layer.bias.as_ref().filter(|bias| bias.is_trainable()) {
-            bias.accumulate(|d_bias| op::bias_gradient(device, dy_buffer, n, d_bias))?;
+            bias.accumulate(|d_bias| op::bias_gradient(device, dy, n, d_bias))?;
         }
         let lora = layer.lora.as_ref().map(|lora| lora.values());
         let lora_ref = lora.as_ref().map(|lora| lora.borrow());
         layer.weight.with_ref(|weight| {
             let v = match lora_ref {
-                Some(lora) if lora_trains || wanted => Some(op::lora_down(device, dy_buffer, n, weight, lora)?),
+                Some(lora) if lora_trains || wanted => Some(op::lora_down(device, dy, n, weight, lora)?),
                 _ => None,
             };
-            if let (Some(x), Some(u), Some(v), Some(lora)) = (&saved_x, &saved_u, &v, &layer.lora) {
+            if let (Some(x), Some(u), Some(v), Some(lora)) = (&x, &u, &v, &layer.lora) {
                 let (mut d_a, mut d_b) = (lora.a.take_grad()?, lora.b.take_grad()?);
-                op::lora_gradients(device, x.buffer(), dy_buffer, n, (u, v), &mut d_a, &mut d_b)?;
+                op::lora_gradients(device, x.buffer(), dy, n, (u, v), &mut d_a, &mut d_b)?;
                 lora.a.put_grad(d_a);
                 lora.b.put_grad(d_b);
             }
-            if let (Some(x), Some(param)) = (&saved_x, layer.weight.param().filter(|param| param.is_trainable())) {
-                param.accumulate(|d_w| op::weight_gradient(device, x.buffer(), dy_buffer, n, d_w))?;
+            if let (Some(x), Some(param)) = (&x, layer.weight.param().filter(|param| param.is_trainable())) {
+                param.accumulate(|d_w| op::weight_gradient(device, x.buffer(), dy, n, d_w))?;
             }
             let dx = if wanted {
-                let dx = op::backward_input(device, dy_buffer, n, weight, lora_ref.zip(v.as_ref()))?;
+                let dx = op::backward_input(device, dy, n, weight, lora_ref.zip(v.as_ref()))?;
                 Some(Tensor::new(dx, n, weight.cols()))
             } else {
                 None
             };
-            Ok(vec![dx])
+            Ok(dx)
         })
-    }))
+    }
 }

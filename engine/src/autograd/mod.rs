@@ -10,10 +10,10 @@
 //!
 //! One file for each differentiable function; each states its gradient.
 
-mod activation;
 mod add;
 mod attention;
 mod embedding;
+mod gate;
 mod head_loss;
 mod linear;
 mod norm;
@@ -24,15 +24,14 @@ use kernels::Device;
 use crate::error::Result;
 use crate::tensor::{Param, Tensor};
 
-pub use activation::{activation, silu_gate};
-pub use add::add;
 pub use attention::attention;
 pub use embedding::{add_positions, embedding};
+pub use gate::silu_gate;
 pub use head_loss::{Loss, head_loss, head_loss_values};
 pub use kernels::ops::activation::Activation;
 pub use kernels::ops::attention::Attention;
 pub use kernels::ops::rotary::RotaryTable;
-pub use linear::linear;
+pub use linear::{linear, linear_activation, linear_add};
 pub use norm::norm;
 pub use rotary::rotary;
 

@@ -316,6 +316,14 @@ impl<'a> WeightRef<'a> {
         2 * n * multiplied
     }
 
+    /// Those of x·Wᵀ: sparse tensor cores skip the zeros of 2:4 weights, in this direction alone.
+    pub fn forward_flops(&self, n: usize) -> usize {
+        match self {
+            WeightRef::Frozen(FrozenWeight::TwoFour(_)) => self.product_flops(n) / 2,
+            _ => self.product_flops(n),
+        }
+    }
+
     /// Wᵀ `[in, out]` as the B operand of Y = X·Wᵀ.
     pub fn transposed(self) -> WeightColumns<'a> {
         WeightColumns { weight: self, transposed: true }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use engine::autograd::{Attention, RotaryTable, Tape, Var, add, attention, embedding, linear, norm, rotary, silu_gate};
+use engine::autograd::{
+    Attention, RotaryTable, Tape, Var, attention, embedding, linear, linear_add, norm, rotary, silu_gate,
+};
 use engine::error::{Error, Result};
 use engine::model::{
     Embedding, Head, Linear, Loader, Model, ModelInfo, Module, Norm, NormKind, TokenBatch, between_steps,
@@ -77,17 +79,14 @@ impl Layer {
         let v = linear(tape, &self.v, &h)?;
         drop(h);
         let mixed = attention(tape, q, k, v, &Attention { window: self.window, ..*shape })?;
-        let y = linear(tape, &self.out, &mixed)?;
+        let x = linear_add(tape, &self.out, &mixed, x)?;
         drop(mixed);
-        let x = add(tape, x, y)?;
         let h = norm(tape, &self.mlp_norm, &x)?;
         let gate = linear(tape, &self.gate, &h)?;
         let up = linear(tape, &self.up, &h)?;
         drop(h);
         let gated = silu_gate(tape, gate, up)?;
-        let y = linear(tape, &self.down, &gated)?;
-        drop(gated);
-        add(tape, x, y)
+        linear_add(tape, &self.down, &gated, x)
     }
 
     fn visit(&mut self, show: &mut dyn FnMut(Module<'_>) -> Result<()>) -> Result<()> {

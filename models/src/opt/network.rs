@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use engine::autograd::{Attention, Tape, Var, activation, add, add_positions, attention, embedding, linear, norm};
+use engine::autograd::{
+    Attention, Tape, Var, add_positions, attention, embedding, linear, linear_activation, linear_add, norm,
+};
 use engine::error::Result;
 use engine::model::{
     Embedding, Head, Linear, Loader, Model, ModelInfo, Module, Norm, NormKind, TokenBatch, between_steps,
@@ -81,38 +83,35 @@ impl Layer {
 
     /// x `[N, D]` → `[N, D]`
     fn forward(&self, tape: &mut Tape, x: Var, config: &OptConfig, shape: &Attention) -> Result<Var> {
-        let x = self.block(tape, x, &self.attention_norm, config, |tape, h| {
+        let x = self.block(tape, x, &self.attention_norm, config, |tape, x, h| {
             let q = linear(tape, &self.q, &h)?;
             let k = linear(tape, &self.k, &h)?;
             let v = linear(tape, &self.v, &h)?;
             drop(h);
             let mixed = attention(tape, q, k, v, shape)?;
-            linear(tape, &self.out, &mixed)
+            linear_add(tape, &self.out, &mixed, x)
         })?;
-        self.block(tape, x, &self.ffn_norm, config, |tape, h| {
-            let up = linear(tape, &self.up, &h)?;
+        self.block(tape, x, &self.ffn_norm, config, |tape, x, h| {
+            let up = linear_activation(tape, &self.up, &h, config.activation)?;
             drop(h);
-            let up = activation(tape, config.activation, up)?;
-            linear(tape, &self.down, &up)
+            linear_add(tape, &self.down, &up, x)
         })
     }
 
-    /// x + f(norm(x)), or norm(x + f(x)) where norms come after.
+    /// f(x, norm(x)), or norm(f(x, x)) where norms come after. f adds its first argument to what it makes of the second.
     fn block(
         &self,
         tape: &mut Tape,
         x: Var,
         layer_norm: &Norm,
         config: &OptConfig,
-        f: impl FnOnce(&mut Tape, Var) -> Result<Var>,
+        f: impl FnOnce(&mut Tape, Var, Var) -> Result<Var>,
     ) -> Result<Var> {
         if config.norm_before {
             let h = norm(tape, layer_norm, &x)?;
-            let y = f(tape, h)?;
-            add(tape, x, y)
+            f(tape, x, h)
         } else {
-            let y = f(tape, x.clone())?;
-            let y = add(tape, x, y)?;
+            let y = f(tape, x.clone(), x)?;
             norm(tape, layer_norm, &y)
         }
     }

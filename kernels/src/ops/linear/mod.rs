@@ -129,7 +129,7 @@ pub fn forward_with(
     let operands = [bias, fused.residual].into_iter().flatten().map(Buffer::size_bytes).sum::<usize>();
     let cost = Cost::new(
         OP,
-        weight.product_flops(n) + lora.map_or(0, |l| l.flops(n, &weight)) + fused.flops(n * rows),
+        weight.forward_flops(n) + lora.map_or(0, |l| l.flops(n, &weight)) + fused.flops(n * rows),
         x.size_bytes() + weight.size_bytes() + operands + lora.map_or(0, |l| l.size_bytes()),
         y.size_bytes() + saved.as_ref().map_or(0, Buffer::size_bytes),
     );
