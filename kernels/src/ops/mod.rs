@@ -20,6 +20,7 @@ pub mod head_loss;
 pub mod layer_norm;
 pub mod linear;
 pub mod pack;
+pub mod pack_two_four;
 pub mod rms_norm;
 pub mod rotary;
 pub mod select;

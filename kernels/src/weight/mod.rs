@@ -22,10 +22,13 @@ pub use dense::DenseWeight;
 pub use offloaded::{Brought, Landing, OffloadedWeight};
 pub use sparse::SparseWeight;
 pub use two_four::TwoFourWeight;
+#[doc(hidden)]
+pub use two_four::{GROUP, Groups};
 
 use crate::device::{Backend, Buffer, DType, Device, Element};
 use crate::error::{Error, Result, expect_len};
 use crate::ops::pack;
+use crate::ops::pack_two_four::pack_two_four;
 use crate::simd::{Isa, LANES, transpose, widen_bf16, widen_f16};
 use crate::spmm::{BLOCK, COLUMNS, Columns};
 
@@ -90,9 +93,9 @@ impl FrozenWeight {
             return Err(Error::Domain { op: "pack", reason });
         }
         expect_len("pack", "mask", mask.len(), (rows * cols).div_ceil(64))?;
-        let two_four = (n, m) == (2, two_four::GROUP) && TwoFourWeight::holds(source.dtype());
+        let two_four = (n, m) == (2, GROUP) && TwoFourWeight::holds(source.dtype());
         if two_four && device.backend() == Backend::Cuda {
-            return Ok(FrozenWeight::TwoFour(TwoFourWeight::pack(device, source, rows, cols, mask)?));
+            return Ok(FrozenWeight::TwoFour(pack_two_four(device, source, rows, cols, mask)?));
         }
         FrozenWeight::pruned(device, source, rows, cols, mask, rows * cols / m * n)
     }

@@ -170,7 +170,10 @@ impl OffloadedWeight {
         let weight = match self.form {
             Form::Dense => FrozenWeight::Dense(DenseWeight { rows, cols, values: part() }),
             Form::Blocks => FrozenWeight::Blocks(BlockWeight::from_parts(rows, cols, part(), part(), part())),
-            Form::TwoFour => FrozenWeight::TwoFour(TwoFourWeight::from_parts(rows, cols, part(), part())),
+            Form::TwoFour => {
+                let places = part();
+                FrozenWeight::TwoFour(TwoFourWeight::from_parts(rows, cols, part(), places))
+            }
         };
         drop(parts);
         Ok(Brought { weight, at, landed })

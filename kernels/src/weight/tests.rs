@@ -174,7 +174,7 @@ proptest! {
         let (values, keep) = two_four(rows, cols, seed);
         let device = Device::cpu();
         let (dense, mask) = (source(&device, dtype, &values), device.upload(Category::Masks, &mask_of(&keep)).unwrap());
-        let packed = FrozenWeight::TwoFour(TwoFourWeight::pack(&device, &dense, rows, cols, &mask).unwrap());
+        let packed = FrozenWeight::TwoFour(pack_two_four(&device, &dense, rows, cols, &mask).unwrap());
         let want: Vec<f32> = values.iter().zip(&keep).map(|(x, keep)| if *keep { *x } else { 0.0 }).collect();
         prop_assert_eq!(packed.to_f32().unwrap(), want.clone());
         prop_assert_eq!(packed.to_bytes().unwrap(), source(&device, dtype, &want).bytes().to_vec());
@@ -210,7 +210,7 @@ fn a_2_4_weight_lies_as_documented() {
     let (values, keep) = two_four(rows, cols, 5);
     let device = Device::cpu();
     let mask = device.upload(Category::Masks, &mask_of(&keep)).unwrap();
-    let packed = TwoFourWeight::pack(&device, &source(&device, DType::F16, &values), rows, cols, &mask).unwrap();
+    let packed = pack_two_four(&device, &source(&device, DType::F16, &values), rows, cols, &mask).unwrap();
     let (stored, places) = (packed.values().as_slice::<f16>(), packed.places().as_slice::<u32>());
     let mut read = vec![0.0; 64 * 64];
     for tile in 0..4 {
@@ -249,8 +249,8 @@ fn a_mask_that_keeps_three_of_four_is_refused_by_place() {
     let device = Device::cpu();
     let dense = source(&device, DType::BF16, &[1.0; 24]);
     let mask = device.upload(Category::Masks, &[0x7_3133u64 << 4 | 3]).unwrap();
-    let error = TwoFourWeight::pack(&device, &dense, 2, 12, &mask).unwrap_err().to_string();
-    assert_eq!(error, "pack: the mask keeps more than two of row 1, columns 8 to 11");
+    let error = pack_two_four(&device, &dense, 2, 12, &mask).unwrap_err().to_string();
+    assert_eq!(error, "pack_two_four: the mask keeps more than two of row 1, columns 8 to 11");
     let error = FrozenWeight::pruned_n_of_m(&device, &dense, 4, 6, &mask, 2, 4).unwrap_err().to_string();
     assert_eq!(error, "pack: rows of 6 entries are not whole groups of 4");
 }

@@ -17,9 +17,9 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
-use super::{check_source, widen};
-use crate::device::{Buffer, Category, DType, Device, Element};
-use crate::error::{Error, Result};
+use super::widen;
+use crate::device::{Buffer, DType, Element};
+use crate::error::Result;
 
 /// Rows and columns of a tile.
 const TILE: usize = 32;
@@ -28,9 +28,8 @@ const VALUES: usize = TILE * TILE / 2;
 /// Words of places of a tile.
 const WORDS: usize = 32;
 /// Entries of a group.
-pub(super) const GROUP: usize = 4;
-/// Places 0 and 1, in each group of a word.
-const FIRST_TWO: u32 = 0x4444_4444;
+#[doc(hidden)]
+pub const GROUP: usize = 4;
 
 /// A `[rows, cols]` weight of which two entries of each group are stored.
 #[derive(Debug)]
@@ -44,45 +43,17 @@ pub struct TwoFourWeight {
 impl TwoFourWeight {
     /// Bytes of the packed form.
     pub fn bytes_for(rows: usize, cols: usize) -> usize {
-        Grid { rows, cols }.tiles() * (VALUES * 2 + WORDS * 4)
+        let groups = Groups { rows, cols };
+        groups.values() * 2 + groups.words() * 4
     }
 
     /// Whether entries of this type can be packed so.
-    pub(super) fn holds(dtype: DType) -> bool {
+    pub(crate) fn holds(dtype: DType) -> bool {
         matches!(dtype, DType::BF16 | DType::F16)
     }
 
-    /// The entries of `source` that `mask` keeps, at most two a group, packed on the host; both are first downloaded where they
-    /// are on a GPU.
-    pub(super) fn pack(
-        device: &Device,
-        source: &Buffer,
-        rows: usize,
-        cols: usize,
-        mask: &Buffer,
-    ) -> Result<TwoFourWeight> {
-        check_source(source, rows, cols)?;
-        let grid = Grid { rows, cols };
-        let mut packed = TwoFourWeight {
-            rows,
-            cols,
-            values: device.alloc(Category::Weights, source.dtype(), grid.tiles() * VALUES)?,
-            places: device.alloc(Category::Weights, DType::U32, grid.tiles() * WORDS)?,
-        };
-        if !device.is_meta() {
-            let mask = mask.download::<u64>()?;
-            let (values, places) = match source.dtype() {
-                DType::F16 => grid.gather(&mask, &source.download::<f16>()?)?,
-                _ => grid.gather(&mask, &source.download::<bf16>()?)?,
-            };
-            packed.values.write(&values)?;
-            packed.places.write(bytemuck::cast_slice(&places))?;
-        }
-        Ok(packed)
-    }
-
-    /// The weight of such parts.
-    pub(super) fn from_parts(rows: usize, cols: usize, places: Buffer, values: Buffer) -> TwoFourWeight {
+    /// The weight that [`pack_two_four`](crate::ops::pack_two_four) made of its parts.
+    pub(crate) fn from_parts(rows: usize, cols: usize, values: Buffer, places: Buffer) -> TwoFourWeight {
         TwoFourWeight { rows, cols, values, places }
     }
 
@@ -101,8 +72,8 @@ impl TwoFourWeight {
         self.rows * self.cols / 2
     }
 
-    fn grid(&self) -> Grid {
-        Grid { rows: self.rows, cols: self.cols }
+    fn groups(&self) -> Groups {
+        Groups { rows: self.rows, cols: self.cols }
     }
 
     pub(super) fn size_bytes(&self) -> usize {
@@ -113,7 +84,7 @@ impl TwoFourWeight {
     pub(super) fn read(&self, row: usize, cols: Range<usize>, out: &mut [f32]) {
         let places = self.places.as_slice::<u32>();
         for (col, out) in cols.zip(out) {
-            let group = self.grid().group(row, col / GROUP);
+            let group = self.groups().group(row, col / GROUP);
             let half = group.places(places).iter().position(|place| *place == col % GROUP);
             *out = 0.0;
             if let Some(half) = half {
@@ -127,8 +98,8 @@ impl TwoFourWeight {
     pub(super) fn to_bytes(&self) -> Result<Vec<u8>> {
         let places = self.places.download::<u32>()?;
         Ok(match self.values.dtype() {
-            DType::F16 => self.grid().scatter(&places, &self.values.download::<f16>()?),
-            _ => self.grid().scatter(&places, &self.values.download::<bf16>()?),
+            DType::F16 => self.groups().scatter(&places, &self.values.download::<f16>()?),
+            _ => self.groups().scatter(&places, &self.values.download::<bf16>()?),
         })
     }
 
@@ -136,7 +107,7 @@ impl TwoFourWeight {
     pub(super) fn mask(&self) -> Result<Vec<u64>> {
         let places = self.places.download::<u32>()?;
         let mut mask = vec![0u64; (self.rows * self.cols).div_ceil(64)];
-        self.grid().each_group(|first, group| {
+        self.groups().each_group(|first, group| {
             for place in group.places(&places) {
                 mask[(first + place) / 64] |= 1 << ((first + place) % 64);
             }
@@ -145,27 +116,26 @@ impl TwoFourWeight {
     }
 }
 
-/// The places of a group that are stored: those kept, and the first free ones up to two.
-fn two_of(kept: usize) -> [usize; 2] {
-    let free = (0..GROUP).filter(|place| kept >> place & 1 == 0);
-    let stored = free.take(2 - kept.count_ones() as usize).fold(kept, |stored, place| stored | 1 << place);
-    [stored.trailing_zeros() as usize, stored.ilog2() as usize]
-}
-
-/// The tiles of a matrix.
-#[derive(Clone, Copy)]
-struct Grid {
-    rows: usize,
-    cols: usize,
+/// The groups of a matrix.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct Groups {
+    /// Rows of the matrix.
+    pub rows: usize,
+    /// Its columns.
+    pub cols: usize,
 }
 
 /// Where a group's two values are, and their places.
-struct Group {
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Group {
     /// Index of the first value; the other is the next.
-    value: usize,
-    /// Word of `places`, and the lowest of four bits there.
-    word: usize,
-    shift: usize,
+    pub value: usize,
+    /// Word of `places`.
+    pub word: usize,
+    /// The lowest of the group's four bits in it.
+    pub shift: usize,
 }
 
 impl Group {
@@ -175,13 +145,25 @@ impl Group {
     }
 }
 
-impl Grid {
-    fn wide(self) -> usize {
+impl Groups {
+    /// Tiles beside each other.
+    pub fn wide(self) -> usize {
         self.cols.div_ceil(TILE)
     }
 
-    fn tiles(self) -> usize {
-        self.rows.div_ceil(TILE) * self.wide()
+    /// Tiles below each other.
+    pub fn high(self) -> usize {
+        self.rows.div_ceil(TILE)
+    }
+
+    /// Values of all tiles.
+    pub fn values(self) -> usize {
+        self.high() * self.wide() * VALUES
+    }
+
+    /// Words of places of all tiles.
+    pub fn words(self) -> usize {
+        self.high() * self.wide() * WORDS
     }
 
     /// Group `group` of a row.
@@ -200,41 +182,12 @@ impl Grid {
     }
 
     /// visit(i, group): the group's first entry is entry i of the row-major matrix.
-    fn each_group(self, mut visit: impl FnMut(usize, Group)) {
+    pub fn each_group(self, mut visit: impl FnMut(usize, Group)) {
         for row in 0..self.rows {
             for group in 0..self.cols / GROUP {
                 visit(row * self.cols + group * GROUP, self.group(row, group));
             }
         }
-    }
-
-    /// The values' bytes, and the places.
-    fn gather<T: Element>(self, mask: &[u64], source: &[T]) -> Result<(Vec<u8>, Vec<u32>)> {
-        let mut values = vec![T::zeroed(); self.tiles() * VALUES];
-        let mut places = vec![FIRST_TWO; self.tiles() * WORDS];
-        let mut full = None;
-        self.each_group(|first, group| {
-            // A group begins at a multiple of four, as words do: it lies in one.
-            let kept = (mask[first / 64] >> (first % 64)) as usize % 16;
-            if kept.count_ones() > 2 {
-                full.get_or_insert(first);
-                return;
-            }
-            let [lower, upper] = two_of(kept);
-            for (half, place) in [lower, upper].into_iter().enumerate() {
-                if kept >> place & 1 == 1 {
-                    values[group.value + half] = source[first + place];
-                }
-            }
-            let word = &mut places[group.word];
-            *word = *word & !(15 << group.shift) | ((lower + upper * 4) as u32) << group.shift;
-        });
-        if let Some(first) = full {
-            let (row, col) = (first / self.cols, first % self.cols);
-            let reason = format!("the mask keeps more than two of row {row}, columns {col} to {}", col + GROUP - 1);
-            return Err(Error::Domain { op: "pack", reason });
-        }
-        Ok((bytemuck::cast_slice(&values).to_vec(), places))
     }
 
     /// The bytes of all entries, row-major.

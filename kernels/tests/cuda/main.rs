@@ -22,6 +22,7 @@ mod head_loss;
 mod layer_norm;
 mod linear;
 mod pack;
+mod pack_two_four;
 mod rms_norm;
 mod rotary;
 mod select;

@@ -4,7 +4,10 @@
 use kernels::DType;
 
 use crate::support::gpu;
-use crate::{activation, adamw, add, attention, bias_gradient, embedding, layer_norm, pack, rms_norm, rotary, select};
+use crate::{
+    activation, adamw, add, attention, bias_gradient, embedding, layer_norm, pack, pack_two_four, rms_norm, rotary,
+    select,
+};
 
 pub const ADAMW_SIZES: [usize; 4] = [40_000, 12_288, 768, 65_537];
 /// Rows and features: a large and a small batch.
@@ -83,5 +86,6 @@ fn gpu_pack_once() {
     for dtype in [DType::BF16, DType::F32] {
         pack::pass(&gpu(), dtype, PACK.0, PACK.1);
     }
+    pack_two_four::pass(&gpu(), PACK.0, PACK.1);
     gpu().synchronize().unwrap();
 }

@@ -3,9 +3,9 @@
 //
 // Forward, a block of eight warps computes 256 features of 128 rows, each warp 64×64 of them. `mma.sp` does the products of
 // a panel in half the time of the dense ones: 512 clocks of an A100 for 256·128·32 of them. Passes over shared memory in that
-// time: 384 to read (eight warps a fragment of W, 2 KiB and 256 bytes of places, and of x, 4 KiB), 136 for `cp.async` to write,
-// 520 in all: as much as the products take. Beside them go 17 KiB a panel through L2, 34 bytes a clock and SM, of some 47.
-// Neither leaves room for a larger share of either; with 128×256 L2 would be the limit.
+// time: 400 to read (each of eight warps 2 KiB of W and 256 bytes of places, and 4 KiB of x), 136 for `cp.async` to write, 536
+// in all: shared memory is the limit, just before the products. Beside them go 17 KiB a panel through L2, 34 bytes a clock and
+// SM, of some 47; a tile of 128×256 would take 41.
 //
 // Four stages of 9 KiB of W and 8 KiB of x: 68 KiB of shared memory. The adapter's product is dense, and follows in its own
 // ring of 72 KiB. The input gradient is that of linear_packed.cu, with half of its instructions to unpack: 88 KiB. Some 205

@@ -143,7 +143,7 @@ fn packed_products_have_no_bank_conflicts_and_move_what_is_packed() {
 
 #[test]
 fn two_four_products_skip_zeros_without_bank_conflicts_and_move_nine_bits_an_entry() {
-    let counts = Counts::of("linear::counts::gpu_two_four_once");
+    let counts = Counts::of_packed("linear::counts::gpu_two_four_once");
     let (n, cols, rows, _) = TWO_FOUR;
     let [forward, backward, _, adapted_forward, _, adapted_backward] = &counts[..] else {
         panic!("six launches, not {}", counts.len())
@@ -164,7 +164,7 @@ fn two_four_products_skip_zeros_without_bank_conflicts_and_move_nine_bits_an_ent
 
 #[test]
 fn epilogues_move_only_what_is_their_own() {
-    let counts = Counts::of("linear::counts::gpu_epilogues_once");
+    let counts = Counts::of_packed("linear::counts::gpu_epilogues_once");
     let (elements, size) = (256 * 512, 2);
     for counts in counts.chunks_exact(counts.len() / EPILOGUES.len()) {
         let [relu_add, z, relu, _, add, gelu_saved, _, gelu] = counts else { panic!("eight launches") };
