@@ -196,9 +196,11 @@ fn gpu_offloaded_layers_train_as_those_on_the_device() {
         let records = train_offloaded(&device, &folder, Method::Perp, pattern, 1, layers);
         records.iter().map(|r| (r.loss, r.grad_norm)).collect::<Vec<_>>()
     };
-    for (pattern, layers) in
-        [(Pattern::Unstructured { sparsity: 0.5 }, 2), (Pattern::Unstructured { sparsity: 0.0 }, 3)]
-    {
+    for (pattern, layers) in [
+        (Pattern::Unstructured { sparsity: 0.5 }, 2),
+        (Pattern::Unstructured { sparsity: 0.0 }, 3),
+        (Pattern::NM { n: 2, m: 4 }, 1),
+    ] {
         assert_eq!(train(pattern, layers), train(pattern, 0), "{layers} layers of {pattern}");
     }
 }
