@@ -240,3 +240,26 @@ fn bench_times_the_kernels_of_a_step_and_products_on_the_gpu() {
     let out = assert_succeeds(&on_gpu("a100-40gb", &[&args[..], &["--products"]].concat()).output().unwrap());
     assert!(out.contains("4:8") && out.contains("backward"), "{out}");
 }
+
+/// As where the driver stops a kernel that runs too long, or the bus loses the GPU: nothing more can be computed.
+#[test]
+fn a_gpu_that_stops_in_mid_run_is_told_and_leaves_nothing_half_written() {
+    let folder = TempDir::new().unwrap();
+    let fixture = Fixture::get();
+    let (model, train) = (fixture.model(), fixture.train());
+    let (out, report) = (folder.path().join("out"), folder.path().join("run.json"));
+    std::fs::write(&report, "an earlier report").unwrap();
+    let args =
+        ["retrain", "--model", text(&model), "--train", text(&train), "--out", text(&out), "--report", text(&report)];
+    let mut run = on_gpu("a100-40gb", &args);
+    let output = run.env("VIRTUAL_GPU_LIMIT", "3000").output().unwrap();
+    assert_fails(
+        &output,
+        1,
+        &["the GPU stopped", "CUDA_ERROR_LAUNCH_TIMEOUT", "start the program again", "nvidia-smi"],
+    );
+    assert!(!out.exists());
+    assert_eq!(std::fs::read_to_string(&report).unwrap(), "an earlier report");
+    let left = std::fs::read_dir(folder.path()).unwrap().count();
+    assert_eq!(left, 1, "files left behind");
+}
