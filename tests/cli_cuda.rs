@@ -155,7 +155,7 @@ fn a_step_that_does_not_fit_the_gpu_is_refused_before_anything_is_loaded() {
     let (model, train, out) = (fixture.model(), fixture.train(), folder.path().join("out"));
     let args = ["retrain", "--model", text(&model), "--train", text(&train), "--out", text(&out), "--batch", "64"];
     let output = on_gpu(&gpu, &args).output().unwrap();
-    assert_fails(&output, 1, &["does not fit", "1.00 MiB are available", "short", "it fits with --batch"]);
+    assert_fails(&output, 1, &["does not fit", "1016.00 KiB are available", "short", "it fits with --batch"]);
     assert!(!out.exists());
 }
 

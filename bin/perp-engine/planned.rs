@@ -55,7 +55,8 @@ impl Target {
     /// A device: what it has left, or `budget` where that is less.
     pub fn of(device: &Device, budget: Option<u64>) -> Result<Target, Failure> {
         let left = match device.gpu() {
-            Some(gpu) => Some(gpu.free_memory().map_err(kernels::Error::from)? as u64),
+            // Less a hundredth or so for what the driver takes as it goes: the kernels' code, and its pool's odd pieces.
+            Some(gpu) => Some(gpu.free_memory().map(|free| (free - free / 128) as u64).map_err(kernels::Error::from)?),
             None => plan::available_memory(),
         };
         let limit = budget.unwrap_or(u64::MAX).min(left.unwrap_or(u64::MAX));

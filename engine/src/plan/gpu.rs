@@ -57,8 +57,9 @@ pub const GPUS: [Gpu; 4] = [
     },
 ];
 
-/// What a driver takes for itself, a context's and the kernels' code: half a gibibyte is about what R535 shows on an A100.
-const CONTEXT_BYTES: u64 = 512 << 20;
+/// What a driver takes for itself: a context's half a gibibyte, about what R535 shows on an A100, the kernels' code and odd
+/// pieces of its pool.
+const DRIVER_BYTES: u64 = 768 << 20;
 
 /// Seconds of a launch at least: no kernel is shorter, however little it does.
 const LAUNCH: f64 = 4e-6;
@@ -110,7 +111,7 @@ impl Gpu {
 
     /// What a process can have of its memory.
     pub fn usable_bytes(&self) -> u64 {
-        self.memory_bytes - CONTEXT_BYTES
+        self.memory_bytes - DRIVER_BYTES
     }
 
     /// The least seconds that a kernel's operations and bytes can take (Williams et al. 2009, the roofline model): the
