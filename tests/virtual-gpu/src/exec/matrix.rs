@@ -57,8 +57,10 @@ fn registers(m: &Mma) -> Option<[usize; 4]> {
         (TF32, 16, false) => &[4, 8],
         (TF32, 16, true) => &[8, 16],
         (U8 | S8, 16, false) => &[16, 32],
+        (U8 | S8, 16, true) => &[32, 64],
         (U8 | S8, 8, false) => &[16],
         (U4 | S4, 16, false) => &[32, 64],
+        (U4 | S4, 16, true) => &[64, 128],
         (U4 | S4, 8, false) => &[32],
         (B1, 16, false) => &[128, 256],
         (B1, 8, false) => &[128],
@@ -410,41 +412,69 @@ fn operands<T: Copy + Default>(
     let held = if m.sparse.is_some() { maps.k / 2 } else { maps.k };
     let dense = gather(&a, maps.rows, held, |l, i| maps.a(m, l, i), a_number);
     let b = gather(&b, maps.k, maps.cols, |l, i| maps.b(m, l, i), b_number);
-    let Some((metadata, selector)) = m.sparse else { return Ok((dense, b)) };
-    let words = v.warp.regs.u32s(metadata);
-    let pairs = m.a_type != Type::TF32;
-    // Each thread's word holds 16 bits of row g and 16 of row g + 8. They describe 16 columns (8 of tf32); deeper
-    // shapes take the second 16 from the next thread of the four.
-    let per_word = if pairs { 16 } else { 8 };
-    let two = maps.k > per_word;
-    let mut spread = vec![T::default(); maps.rows * maps.k];
+    match m.sparse {
+        Some((metadata, selector)) => {
+            let words = v.warp.regs.u32s(metadata);
+            Ok((spread(m, maps, &dense, |row| metadata_of(m, &words, selector.into(), row))?, b))
+        }
+        None => Ok((dense, b)),
+    }
+}
+
+/// A row's metadata, lowest first, and the lane that holds the first of it.
+///
+/// Of floats each word holds 16 bits of row g and, above them, 16 of row g + 8; of integers all 32 bits are of one row,
+/// and rows g and g + 8 are two neighbours'. Shapes that need more take the rest from the next threads of the four.
+fn metadata_of(m: &Mma, words: &[u32; LANES], selector: usize, row: usize) -> (u64, usize) {
+    let (group, upper) = (4 * (row % 8), row / 8);
+    let deep = usize::from(m.shape.2) * if m.a_type == Type::TF32 { 2 } else { 1 };
+    if matches!(m.a_type, Type::F16 | Type::BF16 | Type::TF32) {
+        let parts = deep / 16;
+        let lane = group + parts * selector;
+        let half = |part: usize| u64::from(words[lane + part] >> (16 * upper) & 0xffff) << (16 * part);
+        return ((0..parts).map(half).sum(), lane);
+    }
+    let parts = deep * m.a_type.bits() as usize / 256;
+    let lane = group + 2 * parts * selector + upper;
+    ((0..parts).map(|part| u64::from(words[lane + 2 * part]) << (32 * part)).sum(), lane)
+}
+
+/// A as it is multiplied: kept elements in the columns that the metadata names, zeros between them.
+fn spread<T: Copy + Default>(
+    m: &Mma,
+    maps: &Maps,
+    kept: &[T],
+    metadata: impl Fn(usize) -> (u64, usize),
+) -> Result<Vec<T>, Trouble> {
+    let held = maps.k / 2;
+    // Elements that go together: pairs of the types below a byte.
+    let unit = if m.a_type.bits() < 8 { 2 } else { 1 };
+    let mut out = vec![T::default(); maps.rows * maps.k];
     for row in 0..maps.rows {
-        for c in 0..held {
-            let word_of = c / (per_word / 2);
-            let thread = if two { 2 * (usize::from(selector) % 2) + word_of } else { usize::from(selector) };
-            let lane = row % 8 * 4 + thread;
-            let half = words[lane] >> (16 * (row / 8)) & 0xffff;
-            let i = c % (per_word / 2);
-            let col = if pairs {
-                c / 2 * 4 + (half >> (2 * i) & 3) as usize
-            } else {
-                match half >> (4 * i) & 15 {
-                    0b0100 => c * 2,
-                    0b1110 => c * 2 + 1,
+        let (bits, lane) = metadata(row);
+        for n in 0..held / unit {
+            let place = if m.a_type == Type::TF32 {
+                match bits >> (4 * n) & 15 {
+                    0b0100 => 2 * n,
+                    0b1110 => 2 * n + 1,
                     other => {
                         let what = format!("sparse metadata {other:#06b} of row {row}: expected 0b0100 or 0b1110");
                         return Err(trouble(lane, Kind::InvalidOperand, what));
                     }
                 }
+            } else {
+                let index = |n: usize| (bits >> (2 * n) & 3) as usize;
+                if n % 2 == 1 && index(n) <= index(n - 1) {
+                    let what = format!("sparse metadata of row {row}: the two places of a group of four must ascend");
+                    return Err(trouble(lane, Kind::InvalidOperand, what));
+                }
+                n / 2 * 4 + index(n)
             };
-            if pairs && i % 2 == 1 && half >> (2 * i) & 3 <= half >> (2 * (i - 1)) & 3 {
-                let what = format!("sparse metadata of row {row}: the two places of a group of four must ascend");
-                return Err(trouble(lane, Kind::InvalidOperand, what));
-            }
-            spread[row * maps.k + col] = dense[row * held + c];
+            let (to, from) = (row * maps.k + place * unit, row * held + n * unit);
+            out[to..to + unit].copy_from_slice(&kept[from..from + unit]);
         }
     }
-    Ok((spread, b))
+    Ok(out)
 }
 
 fn accumulators<T: Copy + Default>(v: &View<'_>, m: &Mma, maps: &Maps, number: impl Fn(u64) -> T) -> Vec<T> {
