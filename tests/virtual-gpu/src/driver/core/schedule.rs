@@ -4,7 +4,7 @@
 //! the work of its own stream before it, whatever its stream waited for, what the host had waited for when it queued
 //! it, and what the legacy default stream orders implicitly.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::clock::{Clock, StreamId};
 
@@ -167,8 +167,9 @@ impl<W> Schedule<W> {
         let mut busy = false;
         let owing: Vec<StreamId> =
             goal.iter().filter(|&(id, epoch)| !self.finished(id, epoch)).map(|(id, _)| id).collect();
+        let mut asked = BTreeSet::new();
         for id in owing {
-            match self.runnable(id) {
+            match self.runnable(id, &mut asked) {
                 Some(ready) => {
                     let stream = self.streams.get_mut(&ready).expect("a runnable stream exists");
                     stream.busy = true;
@@ -182,10 +183,11 @@ impl<W> Schedule<W> {
 
     /// The stream whose front work can run now and brings stream `id` on; none where all such work is running.
     ///
-    /// Work only ever waits for work queued before it, so the walk ends.
-    fn runnable(&self, id: StreamId) -> Option<StreamId> {
+    /// Work only ever waits for work queued before it, so the walk ends. A stream that was asked before had nothing
+    /// to run, or the walk would be over: without that, chains of streams would be walked again from each of their ends.
+    fn runnable(&self, id: StreamId, asked: &mut BTreeSet<StreamId>) -> Option<StreamId> {
         let stream = self.streams.get(&id)?;
-        if stream.busy {
+        if stream.busy || !asked.insert(id) {
             return None;
         }
         let front = stream.waiting.front()?;
@@ -193,7 +195,7 @@ impl<W> Schedule<W> {
         for (other, epoch) in front.clock.iter() {
             if other != id && !self.finished(other, epoch) {
                 ready = false;
-                if let Some(found) = self.runnable(other) {
+                if let Some(found) = self.runnable(other, asked) {
                     return Some(found);
                 }
             }

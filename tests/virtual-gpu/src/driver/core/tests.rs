@@ -293,3 +293,20 @@ fn a_closed_stream_still_runs_and_is_then_forgotten() {
     machine.read(b, "reader");
     assert!(machine.conflicts().is_empty());
 }
+
+#[test]
+fn a_long_chain_of_streams_behind_work_that_runs_is_walked_once() {
+    let mut machine = Machine::default();
+    let streams: Vec<_> = (0..64).map(|_| machine.stream(Kind::NonBlocking)).collect();
+    machine.write(streams[0], "first");
+    for pair in streams.windows(2) {
+        machine.wait(pair[1], pair[0]);
+        machine.write(pair[1], "next");
+    }
+    let goal = machine.schedule.group(0);
+    let Next::Run(running) = machine.schedule.next(&goal) else { panic!("nothing waits for a thread yet") };
+    // Each stream waits for all before it: walked from every end, this would be 2^63 steps.
+    assert!(matches!(machine.schedule.next(&goal), Next::Busy));
+    machine.schedule.finish(running.stream, running.epoch);
+    assert!(machine.conflicts().is_empty());
+}
