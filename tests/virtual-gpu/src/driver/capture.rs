@@ -8,6 +8,7 @@ use std::thread::ThreadId;
 
 use super::abi::Handle;
 use super::core::{Clock, Kind, StreamId};
+use super::exports::stream_named;
 use super::graph::{Node, Task};
 use super::job::{Action, Job};
 use super::session::Session;
@@ -115,7 +116,7 @@ impl Session {
             return Ok(None);
         }
         self.refuse_implicit(id)?;
-        self.enqueue(id, Job { context, stream, what: what.into(), action }).map(Some)
+        self.enqueue(id, Job { context, stream: stream_named(stream), what: what.into(), action }).map(Some)
     }
 
     /// Adds a node to a capture, after all that its stream has done so far.
@@ -142,7 +143,8 @@ impl Session {
     pub fn record_event(&mut self, event: Handle, id: StreamId, context: Handle, stream: Handle) -> Result<Clock> {
         self.event(event)?;
         let time = Arc::new(AtomicU64::new(0));
-        let job = Job { context, stream, what: "event record".into(), action: Action::Record(time.clone()) };
+        let (stream, what) = (stream_named(stream), "event record".into());
+        let job = Job { context, stream, what, action: Action::Record(time.clone()) };
         let clock = self.enqueue(id, job)?;
         self.event(event)?.recorded = Some(Recorded::Stream { clock: clock.clone(), time });
         Ok(clock)

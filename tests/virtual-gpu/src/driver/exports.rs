@@ -3,11 +3,15 @@
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use super::abi::Handle;
+use super::state::STREAM_PER_THREAD;
 use super::status::{Result, Status};
 
 thread_local! {
     /// A function that a stream called is running on this thread: CUDA forbids it to call CUDA.
     static IN_HOST_FUNCTION: Cell<bool> = const { Cell::new(false) };
+    /// The call that is running means the thread's own default stream where it names none.
+    static OWN_DEFAULT_STREAM: Cell<bool> = const { Cell::new(false) };
 }
 
 /// An exported function: the name that C knows it by, and where it is.
@@ -27,6 +31,19 @@ pub fn guard(name: &'static str, body: impl FnOnce() -> Result) -> Status {
             Status::UNKNOWN
         }
     }
+}
+
+/// The same for a variant of the function that takes the null stream as the calling thread's own default stream.
+pub fn guard_own_stream(name: &'static str, body: impl FnOnce() -> Result) -> Status {
+    let outer = OWN_DEFAULT_STREAM.replace(true);
+    let status = guard(name, body);
+    OWN_DEFAULT_STREAM.set(outer);
+    status
+}
+
+/// The stream that a handle names in the call that is running: null stands for one of the two default streams.
+pub fn stream_named(handle: Handle) -> Handle {
+    if handle.is_null() && OWN_DEFAULT_STREAM.get() { STREAM_PER_THREAD } else { handle }
 }
 
 /// What a panic said.
@@ -58,16 +75,48 @@ pub fn invalid(call: &str, reason: &str) -> Status {
 }
 
 /// Functions with CUDA's names and signatures. A body is a block that gives a [`Result`].
+///
+/// `#[ptsz]` or `#[ptds]` before a function exports it once more with that ending, as programs call it that were
+/// compiled for per-thread default streams: the null stream is then the calling thread's own.
 macro_rules! exports {
-    ($(fn $name:ident($($arg:ident: $type:ty),* $(,)?) $body:block)*) => {
+    ($($(#[$variant:ident])? fn $name:ident $args:tt $body:block)*) => {
         $(
             #[unsafe(no_mangle)]
-            pub unsafe extern "C" fn $name($($arg: $type),*) -> $crate::driver::status::Status {
+            pub unsafe extern "C" fn $name $args -> $crate::driver::status::Status {
                 $crate::driver::exports::guard(stringify!($name), move || -> $crate::driver::status::Result { $body })
             }
+
+            $(
+                /// The function again, where the null stream is the thread's own.
+                mod $name {
+                    use super::*;
+
+                    pub const NAME: &str = concat!(stringify!($name), "_", stringify!($variant));
+
+                    #[unsafe(export_name = concat!(stringify!($name), "_", stringify!($variant)))]
+                    pub unsafe extern "C" fn own_stream $args -> $crate::driver::status::Status {
+                        $crate::driver::exports::guard_own_stream(
+                            NAME,
+                            move || -> $crate::driver::status::Result { $body },
+                        )
+                    }
+                }
+            )?
         )*
         /// The functions of this file.
-        pub const EXPORTS: &[$crate::driver::exports::Export] = &[$((stringify!($name), $name as *const ())),*];
+        pub const EXPORTS: &[$crate::driver::exports::Export] = &[
+            $(
+                (stringify!($name), $name as *const ()),
+                $($crate::driver::exports::own_stream!($name $variant),)?
+            )*
+        ];
+    };
+}
+
+/// The row of a function's variant for per-thread default streams.
+macro_rules! own_stream {
+    ($name:ident $variant:ident) => {
+        ($name::NAME, $name::own_stream as *const ())
     };
 }
 
@@ -86,4 +135,4 @@ macro_rules! aliases {
     };
 }
 
-pub(crate) use {aliases, exports};
+pub(crate) use {aliases, exports, own_stream};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::abi::Handle;
 use super::core::{Clock, Kind, StreamId};
+use super::exports::stream_named;
 use super::job::{Action, Job, Lifetime};
 use super::session::Session;
 use super::status::{Result, Status};
@@ -165,6 +166,7 @@ impl Session {
         let (context, nodes, disabled) = (ready.context, ready.nodes.clone(), ready.disabled.clone());
         let last = ready.last.clone();
         self.schedule.wait(id, &last);
+        let stream = stream_named(stream);
         let end = self.expand(&Launch { context, stream, disabled: &disabled }, &nodes, id)?;
         self.schedule.wait(id, &end);
         if let Some(ready) = self.execs.get_mut(&exec) {

@@ -166,10 +166,10 @@ impl Session {
         let Work { stream, epoch, clock, item: job } = work;
         let lost = self.contexts.get(&job.context).is_none_or(|context| context.lost.is_some());
         if !lost {
-            let touch = Touch { stream, epoch, what: job.describe() };
+            let touch = Touch { stream, epoch, what: job.describe(stream) };
             let outcome = without_panic(|| {
                 self.ledger_touch(&job.action.touches(), &clock, &touch)?;
-                let ran = self.execute(&job)?;
+                let ran = self.execute(&job, &touch.what)?;
                 self.work_done += ran.work;
                 self.host_writes += u64::from(ran.host_write);
                 self.ledger_touch(&ran.touched, &clock, &touch)
@@ -243,7 +243,7 @@ impl Session {
     }
 
     /// Runs a job; the lock is let go while a kernel, a copy or the program runs.
-    fn execute(&mut self, job: &Job) -> std::result::Result<Ran, Failure> {
+    fn execute(&mut self, job: &Job, what: &str) -> std::result::Result<Ran, Failure> {
         match &job.action {
             Action::Record(_) | Action::Mark(None) => Ok(Ran { touched: Vec::new(), work: 0, host_write: false }),
             Action::Mark(Some(life)) => {
@@ -269,7 +269,6 @@ impl Session {
             Action::Copy(copy) => {
                 self.check_digest(copy)?;
                 let (devices, copy) = (self.devices.clone(), copy.clone());
-                let what = job.describe();
                 self.unlocked(move || {
                     let host_write = super::transfer::copy(&devices, &copy).map_err(|text| Failure {
                         status: Status::ILLEGAL_ADDRESS,
@@ -281,7 +280,6 @@ impl Session {
             }
             Action::Fill(fill) => {
                 let (gpu, fill) = (self.devices[fill.device].clone(), fill.clone());
-                let what = job.describe();
                 self.unlocked(move || {
                     super::transfer::fill(&gpu, &fill).map_err(|text| Failure {
                         status: Status::ILLEGAL_ADDRESS,
@@ -370,13 +368,13 @@ impl Session {
 }
 
 impl Job {
-    /// The job and its stream in words.
-    pub fn describe(&self) -> Arc<str> {
+    /// The job and its stream in words; each thread's default stream by its number in the schedule.
+    pub fn describe(&self, id: StreamId) -> Arc<str> {
         use super::state::{STREAM_LEGACY, STREAM_PER_THREAD};
         let what = &self.what;
         match self.stream {
             Handle::NULL | STREAM_LEGACY => format!("{what} on the legacy default stream"),
-            STREAM_PER_THREAD => format!("{what} on a thread's default stream"),
+            STREAM_PER_THREAD => format!("{what} on a thread's own default stream (number {})", id.0),
             Handle(stream) => format!("{what} on stream {stream:#x}"),
         }
         .into()

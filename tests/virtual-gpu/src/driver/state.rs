@@ -8,6 +8,7 @@ use std::thread::ThreadId;
 use super::abi::{Handle, HostPtr};
 use super::capture::Capture;
 use super::core::{Clock, Kind, Ledger, Schedule, Space, StreamId};
+use super::exports::stream_named;
 use super::gpu::{Gpu, LoadedKernel, LoadedModule};
 use super::graph::{Graph, GraphExec};
 use super::job::{Job, TimeSlot};
@@ -336,6 +337,7 @@ impl State {
     /// # Errors
     /// `INVALID_HANDLE` where there is no such stream; what [`State::context`] says of its context.
     pub fn stream(&mut self, handle: Handle) -> Result<(StreamId, Handle)> {
+        let handle = stream_named(handle);
         if handle.is_null() || handle == STREAM_LEGACY {
             let context = current();
             return Ok((self.context(context)?.legacy, context));

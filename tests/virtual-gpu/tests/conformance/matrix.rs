@@ -486,12 +486,7 @@ struct Sparse {
 /// Dense shapes of half the depth are named by their place in [`SHAPES`]; the formulas of B are the ISA's.
 const SPARSE: [Sparse; 8] = [
     Sparse { shape: "m16n8k16", types: HALVES, a: SHAPES[0].a, b: SHAPES[1].b },
-    Sparse {
-        shape: "m16n8k32",
-        types: HALVES,
-        a: SHAPES[1].a,
-        b: |l, i| (l % 4 * 2 + (i & 1) + i / 2 * 8, l / 4),
-    },
+    Sparse { shape: "m16n8k32", types: HALVES, a: SHAPES[1].a, b: |l, i| (l % 4 * 2 + (i & 1) + i / 2 * 8, l / 4) },
     Sparse { shape: "m16n8k8", types: &["tf32"], a: SHAPES[2].a, b: SHAPES[3].b },
     Sparse { shape: "m16n8k16", types: &["tf32"], a: SHAPES[3].a, b: |l, i| (l % 4 + i * 4, l / 4) },
     Sparse { shape: "m16n8k32", types: BYTES, a: SHAPES[6].a, b: SHAPES[7].b },

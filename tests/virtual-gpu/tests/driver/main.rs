@@ -80,6 +80,14 @@ fn missing_synchronisation_is_an_error_that_names_both_sides() {
         assert!(stderr.contains("kernel scale on stream 0x"), "{program}: {stderr}");
         assert!(stderr.contains("allocation 0x"), "{program}: {stderr}");
     }
+    let stderr = complaints("default_streams_of_two_threads");
+    let kernels = stderr.matches("kernel scale on a thread's own default stream (number ").count();
+    assert_eq!(kernels, 2, "{stderr}");
+    let stderr = complaints("a_threads_default_stream_beside_a_stream_that_does_not_block");
+    assert!(
+        stderr.contains("on a thread's own default stream") && stderr.contains("kernel scale on stream 0x"),
+        "{stderr}"
+    );
     let stderr = complaints("free_while_used");
     assert!(stderr.contains("free (cuMemFree)") && stderr.contains("kernel scale on stream 0x"), "{stderr}");
     let stderr = complaints("pinned_buffer_written_too_early");

@@ -82,43 +82,53 @@ fn peers(cuda: &Session, contexts: [Handle; 2]) -> Result {
 }
 
 exports! {
+    #[ptds]
     fn cuMemcpyHtoD_v2(dst: DevicePtr, src: HostPtr, len: usize) {
         host_to_device("cuMemcpyHtoD", dst, src, len, Handle::NULL, true)
     }
 
+    #[ptsz]
     fn cuMemcpyHtoDAsync_v2(dst: DevicePtr, src: HostPtr, len: usize, stream: Handle) {
         host_to_device("cuMemcpyHtoDAsync", dst, src, len, stream, false)
     }
 
+    #[ptds]
     fn cuMemcpyDtoH_v2(dst: HostPtr, src: DevicePtr, len: usize) {
         device_to_host("cuMemcpyDtoH", dst, src, len, Handle::NULL, true)
     }
 
+    #[ptsz]
     fn cuMemcpyDtoHAsync_v2(dst: HostPtr, src: DevicePtr, len: usize, stream: Handle) {
         device_to_host("cuMemcpyDtoHAsync", dst, src, len, stream, false)
     }
 
+    #[ptds]
     fn cuMemcpyDtoD_v2(dst: DevicePtr, src: DevicePtr, len: usize) {
         device_to_device("cuMemcpyDtoD", dst, src, len, Handle::NULL)
     }
 
+    #[ptsz]
     fn cuMemcpyDtoDAsync_v2(dst: DevicePtr, src: DevicePtr, len: usize, stream: Handle) {
         device_to_device("cuMemcpyDtoDAsync", dst, src, len, stream)
     }
 
+    #[ptds]
     fn cuMemcpy(dst: DevicePtr, src: DevicePtr, len: usize) {
         any_to_any("cuMemcpy", dst, src, len, Handle::NULL, true)
     }
 
+    #[ptsz]
     fn cuMemcpyAsync(dst: DevicePtr, src: DevicePtr, len: usize, stream: Handle) {
         any_to_any("cuMemcpyAsync", dst, src, len, stream, false)
     }
 
+    #[ptds]
     fn cuMemcpyPeer(dst: DevicePtr, dst_context: Handle, src: DevicePtr, src_context: Handle, len: usize) {
         peers(&context()?, [dst_context, src_context])?;
         device_to_device("cuMemcpyPeer", dst, src, len, Handle::NULL)
     }
 
+    #[ptsz]
     fn cuMemcpyPeerAsync(
         dst: DevicePtr, dst_context: Handle, src: DevicePtr, src_context: Handle, len: usize, stream: Handle,
     ) {
@@ -126,32 +136,39 @@ exports! {
         device_to_device("cuMemcpyPeerAsync", dst, src, len, stream)
     }
 
+    #[ptds]
     fn cuMemcpy2D_v2(copy: In<Memcpy2D>) {
         pitched("cuMemcpy2D", &flat_as_3d(&copy.get()?), Handle::NULL, true)
     }
 
+    #[ptds]
     fn cuMemcpy2DUnaligned_v2(copy: In<Memcpy2D>) {
         pitched("cuMemcpy2DUnaligned", &flat_as_3d(&copy.get()?), Handle::NULL, true)
     }
 
+    #[ptsz]
     fn cuMemcpy2DAsync_v2(copy: In<Memcpy2D>, stream: Handle) {
         pitched("cuMemcpy2DAsync", &flat_as_3d(&copy.get()?), stream, false)
     }
 
+    #[ptds]
     fn cuMemcpy3D_v2(copy: In<Memcpy3D>) {
         pitched("cuMemcpy3D", &copy.get()?, Handle::NULL, true)
     }
 
+    #[ptsz]
     fn cuMemcpy3DAsync_v2(copy: In<Memcpy3D>, stream: Handle) {
         pitched("cuMemcpy3DAsync", &copy.get()?, stream, false)
     }
 
+    #[ptds]
     fn cuMemcpy3DPeer(copy: In<Memcpy3D>) {
         let copy = copy.get()?;
         peers(&context()?, [Handle(copy.src_context), Handle(copy.dst_context)])?;
         pitched("cuMemcpy3DPeer", &copy, Handle::NULL, true)
     }
 
+    #[ptsz]
     fn cuMemcpy3DPeerAsync(copy: In<Memcpy3D>, stream: Handle) {
         let copy = copy.get()?;
         peers(&context()?, [Handle(copy.src_context), Handle(copy.dst_context)])?;

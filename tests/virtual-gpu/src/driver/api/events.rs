@@ -59,10 +59,12 @@ exports! {
         Ok(())
     }
 
+    #[ptsz]
     fn cuEventRecord(event: Handle, stream: Handle) {
         record(event, stream, 0)
     }
 
+    #[ptsz]
     fn cuEventRecordWithFlags(event: Handle, stream: Handle, flags: c_uint) {
         record(event, stream, flags)
     }

@@ -32,10 +32,16 @@ const VERSIONED: &[(&str, c_int, &str, &str)] = &[
     ("cuMemPrefetchAsync", c_int::MAX, "cuMemPrefetchAsync_v2", "cuMemPrefetchAsync"),
 ];
 
-/// The address of an entry point as a program of CUDA version `version` means it.
-fn find(name: &str, version: c_int) -> Option<*const ()> {
-    let exact = |name: &str| {
+/// The address of an entry point as a program of CUDA version `version` means it; with per-thread default streams the
+/// function's variant for them, where it has one.
+fn find(name: &str, version: c_int, flags: u64) -> Option<*const ()> {
+    let plain = |name: &str| {
         super::ALL.iter().flat_map(|list| list.iter()).find(|(known, _)| *known == name).map(|(_, address)| *address)
+    };
+    let exact = |name: &str| {
+        let own = flags & PER_THREAD_DEFAULT_STREAM != 0;
+        let variant = |ending| own.then(|| plain(&format!("{name}{ending}"))).flatten();
+        variant("_ptsz").or_else(|| variant("_ptds")).or_else(|| plain(name))
     };
     match VERSIONED.iter().find(|row| row.0 == name) {
         Some((_, from, since, before)) => exact(if version >= *from { since } else { before }),
@@ -81,7 +87,7 @@ exports! {
         if address.is_null() {
             return Err(Status::INVALID_VALUE);
         }
-        let found = find(&name, version).filter(|_| flags & PER_THREAD_DEFAULT_STREAM == 0);
+        let found = find(&name, version, flags);
         address.set(found.unwrap_or(std::ptr::null()))?;
         found.map(|_| ()).ok_or(Status::NOT_FOUND)
     }
@@ -91,7 +97,7 @@ exports! {
         if address.is_null() {
             return Err(Status::INVALID_VALUE);
         }
-        let found = find(&name, version).filter(|_| flags & PER_THREAD_DEFAULT_STREAM == 0);
+        let found = find(&name, version, flags);
         address.set(found.unwrap_or(std::ptr::null()))?;
         match found {
             Some(_) => {
@@ -100,7 +106,7 @@ exports! {
             }
             // With a place for the reason, CUDA reports what is missing there and succeeds.
             None if !result.is_null() => {
-                let known = find(&name, c_int::MAX).is_some() && flags & PER_THREAD_DEFAULT_STREAM == 0;
+                let known = find(&name, c_int::MAX, flags).is_some();
                 result.set(if known { VERSION_NOT_SUFFICIENT } else { SYMBOL_NOT_FOUND })
             }
             None => Err(Status::NOT_FOUND),

@@ -170,6 +170,7 @@ exports! {
         instantiate(&mut context()?, exec, graph, 0)
     }
 
+    #[ptsz]
     fn cuGraphInstantiateWithParams(exec: Out<Handle>, graph: Handle, params: Out<InstantiateParams>) {
         let mut asked = params.get()?;
         let result = instantiate(&mut context()?, exec, graph, asked.flags & !2);
@@ -189,12 +190,14 @@ exports! {
         cuda.execs.remove(&exec).ok_or(Status::INVALID_HANDLE).map(|_| ())
     }
 
+    #[ptsz]
     fn cuGraphUpload(exec: Handle, stream: Handle) {
         let mut cuda = context()?;
         cuda.stream(stream)?;
         cuda.execs.get(&exec).ok_or(Status::INVALID_HANDLE).map(|_| ())
     }
 
+    #[ptsz]
     fn cuGraphLaunch(exec: Handle, stream: Handle) {
         let mut cuda = context()?;
         let (id, _) = cuda.stream(stream)?;

@@ -53,7 +53,7 @@ fn remove(call: &str, address: HostPtr, registered: bool) -> Result {
     };
     let (id, context) = cuda.stream(Handle::NULL)?;
     let job = Job { context, stream: Handle::NULL, what: call.into(), action: Action::Mark(None) };
-    let what = job.describe();
+    let what = job.describe(id);
     let clock = cuda.enqueue(id, job)?;
     cuda.wait_for(&clock);
     let range = address.0 as u64..address.0 as u64 + block.len as u64;

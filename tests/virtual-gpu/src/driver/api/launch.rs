@@ -30,6 +30,7 @@ fn launch(call: &str, function: Handle, dimensions: Dimensions, stream: Handle, 
 }
 
 exports! {
+    #[ptsz]
     fn cuLaunchKernel(
         function: Handle,
         grid_x: c_uint, grid_y: c_uint, grid_z: c_uint,
@@ -41,6 +42,7 @@ exports! {
         launch("cuLaunchKernel", function, dimensions, stream, Params { each: params, packed: extra })
     }
 
+    #[ptsz]
     fn cuLaunchCooperativeKernel(
         function: Handle,
         grid_x: c_uint, grid_y: c_uint, grid_z: c_uint,
@@ -53,6 +55,7 @@ exports! {
         launch("cuLaunchCooperativeKernel", function, dimensions, stream, params)
     }
 
+    #[ptsz]
     fn cuLaunchKernelEx(
         config: In<LaunchConfig>, function: Handle, params: *mut *mut c_void, extra: *mut *mut c_void,
     ) {

@@ -43,7 +43,7 @@ fn free(cuda: &mut Session, address: DevicePtr) -> Result {
     let (id, context) = cuda.stream(Handle::NULL)?;
     let what = "free (cuMemFree)".into();
     let job = Job { context, stream: Handle::NULL, what, action: Action::Mark(None) };
-    let what = job.describe();
+    let what = job.describe(id);
     let clock = cuda.enqueue(id, job)?;
     cuda.wait_for(&clock);
     // What ran before without an order is found by the ledger, what still waits by running it.
@@ -110,10 +110,12 @@ exports! {
         Err(unsupported("cuMemAllocManaged", "managed memory"))
     }
 
+    #[ptsz]
     fn cuMemPrefetchAsync(_address: DevicePtr, _bytes: usize, _device: c_int, _stream: Handle) {
         Err(unsupported("cuMemPrefetchAsync", "managed memory"))
     }
 
+    #[ptsz]
     fn cuMemPrefetchAsync_v2(
         _address: DevicePtr, _bytes: usize, _place: MemLocation, _flags: c_uint, _stream: Handle,
     ) {

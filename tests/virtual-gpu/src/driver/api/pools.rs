@@ -74,10 +74,12 @@ fn free_in_order(cuda: &mut Session, address: DevicePtr, stream: Handle) -> Resu
 }
 
 exports! {
+    #[ptsz]
     fn cuMemAllocAsync(address: Out<DevicePtr>, bytes: usize, stream: Handle) {
         allocate_in_order(address, bytes, Handle::NULL, stream)
     }
 
+    #[ptsz]
     fn cuMemAllocFromPoolAsync(address: Out<DevicePtr>, bytes: usize, pool: Handle, stream: Handle) {
         if pool.is_null() {
             return Err(Status::INVALID_VALUE);
@@ -85,6 +87,7 @@ exports! {
         allocate_in_order(address, bytes, pool, stream)
     }
 
+    #[ptsz]
     fn cuMemFreeAsync(address: DevicePtr, stream: Handle) {
         let mut cuda = context()?;
         if address == 0 {

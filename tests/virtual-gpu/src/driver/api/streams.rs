@@ -62,6 +62,7 @@ exports! {
         Ok(())
     }
 
+    #[ptsz]
     fn cuStreamSynchronize(handle: Handle) {
         let mut cuda = context()?;
         let (id, context) = cuda.stream(handle)?;
@@ -70,6 +71,7 @@ exports! {
         cuda.synchronize(context, &goal)
     }
 
+    #[ptsz]
     fn cuStreamQuery(handle: Handle) {
         let mut cuda = context()?;
         let (id, context) = cuda.stream(handle)?;
@@ -83,6 +85,7 @@ exports! {
         cuda.synchronize(context, &goal)
     }
 
+    #[ptsz]
     fn cuStreamWaitEvent(stream: Handle, event: Handle, flags: c_uint) {
         let mut cuda = context()?;
         match flags {
@@ -97,26 +100,31 @@ exports! {
         }
     }
 
+    #[ptsz]
     fn cuStreamGetFlags(handle: Handle, flags: Out<c_uint>) {
         let found = properties(&mut context()?, handle)?.0;
         flags.set(found)
     }
 
+    #[ptsz]
     fn cuStreamGetPriority(handle: Handle, priority: Out<c_int>) {
         let found = properties(&mut context()?, handle)?.1;
         priority.set(found)
     }
 
+    #[ptsz]
     fn cuStreamGetCtx(handle: Handle, out: Out<Handle>) {
         let found = context()?.stream(handle)?.1;
         out.set(found)
     }
 
+    #[ptsz]
     fn cuStreamGetId(handle: Handle, out: Out<u64>) {
         let found = context()?.stream(handle)?.0;
         out.set(found.0)
     }
 
+    #[ptsz]
     fn cuLaunchHostFunc(stream: Handle, function: HostFn, data: *mut c_void) {
         let mut cuda = context()?;
         function.ok_or(Status::INVALID_VALUE)?;
@@ -124,6 +132,7 @@ exports! {
         cuda.submit(stream, "host function", Action::Host(call)).map(|_| ())
     }
 
+    #[ptsz]
     fn cuStreamAddCallback(stream: Handle, callback: StreamCallback, data: *mut c_void, flags: c_uint) {
         let mut cuda = context()?;
         callback.ok_or(Status::INVALID_VALUE)?;
@@ -136,14 +145,17 @@ exports! {
         cuda.submit(stream, "callback", Action::Host(call)).map(|_| ())
     }
 
+    #[ptsz]
     fn cuStreamBeginCapture_v2(stream: Handle, mode: c_int) {
         context()?.begin_capture(stream, mode)
     }
 
+    #[ptsz]
     fn cuStreamBeginCapture(stream: Handle) {
         context()?.begin_capture(stream, 0)
     }
 
+    #[ptsz]
     fn cuStreamEndCapture(stream: Handle, graph: Out<Handle>) {
         let made = context()?.end_capture(stream);
         if let Err(status) = made {
@@ -153,6 +165,7 @@ exports! {
         graph.set(made?)
     }
 
+    #[ptsz]
     fn cuStreamIsCapturing(stream: Handle, status: Out<c_int>) {
         let mut cuda = context()?;
         let (id, _) = cuda.stream(stream)?;
@@ -160,6 +173,7 @@ exports! {
         status.set(capture.map_or(0, |capture| if cuda.captures[&capture].invalid { 2 } else { 1 }))
     }
 
+    #[ptsz]
     fn cuStreamGetCaptureInfo_v2(
         stream: Handle, status: Out<c_int>, id: Out<u64>, graph: Out<Handle>, nodes: Out<*const Handle>,
         count: Out<usize>,
@@ -177,6 +191,7 @@ exports! {
         Ok(())
     }
 
+    #[ptsz]
     fn cuStreamUpdateCaptureDependencies(stream: Handle, nodes: In<Handle>, count: usize, flags: c_uint) {
         let mut cuda = context()?;
         let (id, _) = cuda.stream(stream)?;
@@ -203,16 +218,19 @@ exports! {
         mode.set(THREAD_MODE.replace(wanted))
     }
 
+    #[ptsz]
     fn cuStreamCopyAttributes(dst: Handle, src: Handle) {
         let mut cuda = context()?;
         cuda.stream(dst)?;
         cuda.stream(src).map(|_| ())
     }
 
+    #[ptsz]
     fn cuStreamGetAttribute(_stream: Handle, _which: c_uint, _value: Out<[u64; 8]>) {
         Err(unsupported("cuStreamGetAttribute", "stream attributes"))
     }
 
+    #[ptsz]
     fn cuStreamSetAttribute(stream: Handle, which: c_uint, value: In<[u64; 8]>) {
         value.get()?;
         context()?.stream(stream)?;
@@ -222,18 +240,22 @@ exports! {
         }
     }
 
+    #[ptsz]
     fn cuStreamWaitValue32_v2(_stream: Handle, _address: u64, _value: u32, _flags: c_uint) {
         Err(unsupported("cuStreamWaitValue32", "stream memory operations"))
     }
 
+    #[ptsz]
     fn cuStreamWriteValue32_v2(_stream: Handle, _address: u64, _value: u32, _flags: c_uint) {
         Err(unsupported("cuStreamWriteValue32", "stream memory operations"))
     }
 
+    #[ptsz]
     fn cuStreamWaitValue64_v2(_stream: Handle, _address: u64, _value: u64, _flags: c_uint) {
         Err(unsupported("cuStreamWaitValue64", "stream memory operations"))
     }
 
+    #[ptsz]
     fn cuStreamWriteValue64_v2(_stream: Handle, _address: u64, _value: u64, _flags: c_uint) {
         Err(unsupported("cuStreamWriteValue64", "stream memory operations"))
     }

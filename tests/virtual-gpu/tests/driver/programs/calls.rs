@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use cudarc::driver::sys::{self, CUresult};
 use cudarc::driver::{CudaContext, LaunchConfig, PushKernelArg};
 
-use super::{PTX, blocks_for, ok, open, scale};
+use super::{PTX, blocks_for, entry, ok, open, scale};
 
 #[test]
 #[ignore = "needs a virtual GPU"]
@@ -49,23 +49,10 @@ fn every_attribute_of_a_device_has_a_value() {
     for attribute in 1..=134 {
         // SAFETY: the enumeration's numbers are those of CUDA; the driver takes any.
         let status = unsafe {
-            let call: unsafe extern "C" fn(*mut c_int, c_int, c_int) -> CUresult = entry(c"cuDeviceGetAttribute");
+            let call: unsafe extern "C" fn(*mut c_int, c_int, c_int) -> CUresult = entry(c"cuDeviceGetAttribute", 0);
             call(&mut value, attribute, 0)
         };
         ok(status);
-    }
-}
-
-/// An entry point by name, for arguments that cudarc's types don't allow.
-///
-/// # Safety
-/// `F` must be the type of the function.
-unsafe fn entry<F: Copy>(name: &CStr) -> F {
-    let mut entry = null_mut();
-    // SAFETY: the arguments are those that the call wants; the caller vouches for the type.
-    unsafe {
-        ok(sys::cuGetProcAddress_v2(name.as_ptr(), &mut entry, 12020, 0, null_mut()));
-        std::mem::transmute_copy(&entry)
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream, sys};
 
-use super::{ok, open, scale};
+use super::{NoStream, ok, ones, open, scale};
 
 /// Two streams that cudarc does not order, and the kernel.
 fn two_streams() -> (Arc<CudaContext>, [Arc<CudaStream>; 2], CudaFunction) {
@@ -122,4 +122,35 @@ fn uninitialised_copy() {
     let x = unsafe { stream.alloc::<f32>(64) }.unwrap();
     assert!(stream.clone_dtoh(&x).is_err());
     std::mem::forget(x);
+}
+
+#[test]
+#[ignore = "needs a virtual GPU"]
+fn default_streams_of_two_threads() {
+    let (context, _, function) = open("scale");
+    let (own, x) = (NoStream::per_thread(), ones());
+    own.scale(&function, x, 2.0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            context.bind_to_thread().unwrap();
+            // The other thread's work is neither waited for here nor ordered by the legacy stream.
+            own.scale(&function, x, 3.0);
+            assert_eq!(own.synchronize(), sys::CUresult::CUDA_SUCCESS);
+        });
+    });
+    assert_eq!(own.read(x), Err(ILLEGAL_STATE));
+}
+
+#[test]
+#[ignore = "needs a virtual GPU"]
+fn a_threads_default_stream_beside_a_stream_that_does_not_block() {
+    let (_context, [first, _], function) = two_streams();
+    let (own, x) = (NoStream::per_thread(), ones());
+    let (mut address, mut n, mut a) = (x, 64u32, 2.0f32);
+    let mut params: [*mut std::ffi::c_void; 3] = [(&raw mut address).cast(), (&raw mut a).cast(), (&raw mut n).cast()];
+    let null = std::ptr::null_mut();
+    let (f, stream) = (function.cu_function(), first.cu_stream());
+    // SAFETY: the parameters are those of `scale`.
+    ok(unsafe { sys::cuLaunchKernel(f, 2, 1, 1, 32, 1, 1, 0, stream, params.as_mut_ptr(), null) });
+    assert_eq!(own.read(x), Err(ILLEGAL_STATE));
 }

@@ -2,7 +2,7 @@
 
 use cudarc::driver::{PushKernelArg, sys};
 
-use super::{blocks_for, open, scale};
+use super::{NoStream, blocks_for, ones, open, scale};
 
 #[test]
 #[ignore = "needs a GPU"]
@@ -129,4 +129,41 @@ fn memory_comes_back_and_the_limit_is_the_devices() {
     }
     stream.synchronize().unwrap();
     assert_eq!(context.mem_get_info().unwrap().0, free);
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn a_threads_own_default_stream_and_the_legacy_one_wait_for_each_other() {
+    let (_context, _, function) = open("scale");
+    for own in [NoStream::per_thread(), NoStream::per_thread_by_name()] {
+        let (legacy, x) = (NoStream::legacy(), ones());
+        legacy.scale(&function, x, 2.0);
+        own.scale(&function, x, 3.0);
+        legacy.scale(&function, x, 5.0);
+        assert_eq!(own.read(x), Ok([30.0; 64]));
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn threads_with_their_own_default_streams_meet_on_the_legacy_one() {
+    let (context, _, function) = open("scale");
+    let (legacy, own) = (NoStream::legacy(), NoStream::per_thread());
+    let (x, y) = (ones(), ones());
+    std::thread::scope(|scope| {
+        for z in [x, y] {
+            let (context, function) = (&context, &function);
+            scope.spawn(move || {
+                context.bind_to_thread().unwrap();
+                own.scale(function, z, 7.0);
+                assert_eq!(own.read(z), Ok([7.0; 64]));
+                own.scale(function, z, 2.0);
+            });
+        }
+    });
+    // The streams outlive their threads; the legacy stream waits for both.
+    assert_eq!((legacy.read(x), legacy.read(y)), (Ok([14.0; 64]), Ok([14.0; 64])));
+    legacy.scale(&function, x, 1.0);
+    own.scale(&function, y, 1.0);
+    assert_eq!(own.synchronize(), sys::CUresult::CUDA_SUCCESS);
 }
