@@ -1,6 +1,5 @@
 //! One device: its description, its memory with who owns what, and the kernels that run on it.
 
-use std::alloc::Layout;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,8 +19,6 @@ use crate::report;
 const PTX_VERSION: (u32, u32) = (8, 2);
 /// Addresses of devices are this far apart, so that an address tells its device.
 const DEVICE_SPAN: u64 = 1 << 44;
-/// Page-locked memory begins at a page.
-const PAGE: usize = 4096;
 
 /// A module in a device's memory.
 pub struct LoadedModule(exec::LoadedModule);
@@ -265,12 +262,13 @@ impl Gpu {
         to.write(dst, &bytes)
     }
 
-    /// Lets the device see page-locked host memory; false where some of it is known already.
-    pub fn map_host(&self, address: HostPtr, len: usize) -> bool {
-        let pointer = std::ptr::with_exposed_provenance_mut::<u8>(address.0);
+    /// Lets the device see page-locked host memory, which the driver reaches `through` an address of its own; false
+    /// where some of it is known already.
+    pub fn map_host(&self, address: HostPtr, through: HostPtr, len: usize) -> bool {
+        let pointer = std::ptr::with_exposed_provenance_mut::<u8>(through.0);
         // SAFETY: the driver unmaps the range before it frees it; for the program's own memory, CUDA's contract keeps
         // it in place until it is unregistered. Both wait for the work that uses it.
-        let mapped = unsafe { self.memory.register_host(pointer, len as u64) };
+        let mapped = unsafe { self.memory.register_host(address.0 as u64, pointer, len as u64) };
         let Ok(base) = mapped else { return false };
         if let Some(found) = self.memory.find(base) {
             locked(&self.host).insert(found.id, base);
@@ -385,24 +383,5 @@ fn status_of(kind: Kind) -> Status {
         Kind::TooManyResources => Status::LAUNCH_OUT_OF_RESOURCES,
         Kind::TimedOut => Status::LAUNCH_TIMEOUT,
         _ => Status::LAUNCH_FAILED,
-    }
-}
-
-fn host_layout(len: usize) -> Option<Layout> {
-    Layout::from_size_align(len.max(1), PAGE).ok()
-}
-
-/// Page-locked memory for the host; none where the host has no more.
-pub fn alloc_host(len: usize) -> Option<HostPtr> {
-    // SAFETY: the layout's size is not 0.
-    let pointer = unsafe { std::alloc::alloc_zeroed(host_layout(len)?) };
-    (!pointer.is_null()).then(|| HostPtr(pointer.expose_provenance()))
-}
-
-/// Gives back what [`alloc_host`] gave for the same length.
-pub fn free_host(address: HostPtr, len: usize) {
-    if let Some(layout) = host_layout(len) {
-        // SAFETY: the driver frees each block of its table once, with the length that it was allocated with.
-        unsafe { std::alloc::dealloc(std::ptr::with_exposed_provenance_mut(address.0), layout) };
     }
 }

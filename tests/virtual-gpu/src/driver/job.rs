@@ -26,6 +26,8 @@ pub enum End {
     Host {
         /// The first byte.
         address: HostPtr,
+        /// Where the driver reaches it.
+        through: HostPtr,
         /// Page-locked: known to the driver, so that pending copies can be checked.
         pinned: bool,
     },
@@ -222,7 +224,7 @@ impl Copy {
         for (side, access) in [(&self.src, Access::Read), (&self.dst, Access::Write)] {
             let (space, address) = match side.end {
                 End::Device { device, allocation, address } => (Space::Device { device, allocation }, address),
-                End::Host { address, pinned: true } => (Space::Host, address.0 as u64),
+                End::Host { address, pinned: true, .. } => (Space::Host, address.0 as u64),
                 _ => continue,
             };
             touched.extend(self.rows(side).into_iter().map(|row| {
@@ -251,6 +253,18 @@ impl Action {
                 vec![(space, life.address..life.address + life.size, Access::Write)]
             }
             Action::Kernel(_) | Action::Host(_) | Action::Record(_) | Action::Mark(None) => Vec::new(),
+        }
+    }
+
+    /// What the action is known to touch of page-locked memory.
+    pub fn host_touches(&self) -> Vec<(Range<u64>, Access)> {
+        match self {
+            Action::Copy(copy) => copy
+                .touches()
+                .into_iter()
+                .filter_map(|(space, range, access)| (space == Space::Host).then_some((range, access)))
+                .collect(),
+            _ => Vec::new(),
         }
     }
 

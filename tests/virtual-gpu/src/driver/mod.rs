@@ -13,6 +13,7 @@ mod core;
 mod exports;
 mod gpu;
 mod graph;
+mod guard;
 pub(crate) mod job;
 mod launches;
 mod resolve;

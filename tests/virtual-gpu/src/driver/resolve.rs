@@ -39,7 +39,7 @@ impl Session {
         if let Ok(host) = usize::try_from(address)
             && self.pinned(HostPtr(host), len).is_some()
         {
-            return Ok(End::Host { address: HostPtr(host), pinned: true });
+            return self.host_end(HostPtr(host), len);
         }
         match self.locate(address) {
             Some((device, found)) if len <= found.size - (address - found.base) => {
@@ -62,7 +62,9 @@ impl Session {
         if address.is_null() {
             return Err(Status::INVALID_VALUE);
         }
-        Ok(End::Host { address, pinned: self.pinned(address, len).is_some() })
+        let block = self.pinned(address, len).map(|(_, block)| block);
+        let through = block.map_or(address, |block| block.through(address));
+        Ok(End::Host { address, through, pinned: block.is_some() })
     }
 
     /// Bytes at an address that may be of the host or of a device.

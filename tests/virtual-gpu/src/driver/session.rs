@@ -1,14 +1,15 @@
 //! One call into the driver: the lock, the current context, and how queued work gets to run.
 
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use super::abi::Handle;
-use super::core::{Clock, Conflict, Next, StreamId, Touch, Work};
+use super::abi::{Handle, HostPtr};
+use super::core::{Access, Clock, Conflict, Next, Space, StreamId, Touch, Work};
 use super::exports::panic_text;
 use super::gpu::Gpu;
+use super::guard;
 use super::job::{Action, Failure, Job, Touched};
 use super::state::{State, current};
 use super::status::{Result, Status};
@@ -52,7 +53,9 @@ pub struct Session {
 /// # Errors
 /// `NOT_INITIALIZED` before `cuInit`.
 pub fn driver() -> Result<Session> {
-    Ok(Session { guard: Some(lock()?), context: Handle::NULL })
+    let mut session = Session { guard: Some(lock()?), context: Handle::NULL };
+    session.hear_of_touches();
+    Ok(session)
 }
 
 /// A session of a call that works on the current context.
@@ -60,10 +63,10 @@ pub fn driver() -> Result<Session> {
 /// # Errors
 /// As [`driver`]; where there is no current context, or it is lost.
 pub fn context() -> Result<Session> {
-    let guard = lock()?;
-    let context = current();
-    guard.context(context)?;
-    Ok(Session { guard: Some(guard), context })
+    let mut session = driver()?;
+    session.context = current();
+    State::context(&session, session.context)?;
+    Ok(session)
 }
 
 fn lock() -> Result<MutexGuard<'static, State>> {
@@ -121,6 +124,7 @@ impl Session {
     pub fn wait_for(&mut self, goal: &Clock) {
         self.run(goal);
         self.schedule.host_waited(goal);
+        guard::release(|work| self.schedule.host_knows(work.stream, work.epoch));
         if self.schedule.quiet() {
             self.ledger.clear();
             self.schedule.forget_closed();
@@ -169,7 +173,7 @@ impl Session {
             let touch = Touch { stream, epoch, what: job.describe(stream) };
             let outcome = without_panic(|| {
                 self.ledger_touch(&job.action.touches(), &clock, &touch)?;
-                let ran = self.execute(&job, &touch.what)?;
+                let ran = self.execute(&job, stream, &clock, &touch.what)?;
                 self.work_done += ran.work;
                 self.host_writes += u64::from(ran.host_write);
                 self.ledger_touch(&ran.touched, &clock, &touch)
@@ -183,6 +187,13 @@ impl Session {
         }
         self.schedule.finish(stream, epoch);
         FINISHED.notify_all();
+    }
+
+    /// Contexts are lost to what the host touched too early.
+    fn hear_of_touches(&mut self) {
+        for (context, text) in guard::touches() {
+            self.lose(context, Failure { status: Status::ILLEGAL_STATE, text, fault: None });
+        }
     }
 
     /// The context is lost; says why.
@@ -211,8 +222,7 @@ impl Session {
     }
 
     /// A conflict in words.
-    fn tell(&self, conflict: &Conflict, space: super::core::Space) -> String {
-        use super::core::{Access, Space};
+    fn tell(&self, conflict: &Conflict, space: Space) -> String {
         let verb = |access| match access {
             Access::Read => "reads",
             Access::Write => "writes",
@@ -243,7 +253,7 @@ impl Session {
     }
 
     /// Runs a job; the lock is let go while a kernel, a copy or the program runs.
-    fn execute(&mut self, job: &Job, what: &str) -> std::result::Result<Ran, Failure> {
+    fn execute(&mut self, job: &Job, stream: StreamId, clock: &Clock, what: &str) -> std::result::Result<Ran, Failure> {
         match &job.action {
             Action::Record(_) | Action::Mark(None) => Ok(Ran { touched: Vec::new(), work: 0, host_write: false }),
             Action::Mark(Some(life)) => {
@@ -254,20 +264,24 @@ impl Session {
             }
             Action::Host(call) => {
                 let call = call.clone();
+                // It may touch what comes before it or after it, and tell other threads that the former is done.
+                guard::release(|work| {
+                    clock.covers(work.stream, work.epoch) || work.clock.covers(stream, clock.get(stream))
+                });
                 self.unlocked(move || {
                     call.call();
                     Ok(Ran { touched: Vec::new(), work: 0, host_write: true })
                 })
             }
             Action::Kernel(kernel) => {
-                let (gpu, kernel, stream) = (self.devices[kernel.device].clone(), kernel.clone(), job.stream);
+                let (gpu, kernel, handle) = (self.devices[kernel.device].clone(), kernel.clone(), job.stream);
                 self.unlocked(move || {
-                    let outcome = gpu.launch(&kernel, stream)?;
+                    let outcome = gpu.launch(&kernel, handle)?;
                     Ok(Ran { touched: outcome.touched, work: outcome.work, host_write: outcome.host_write })
                 })
             }
             Action::Copy(copy) => {
-                self.check_digest(copy)?;
+                self.check_digest(copy, what)?;
                 let (devices, copy) = (self.devices.clone(), copy.clone());
                 self.unlocked(move || {
                     let host_write = super::transfer::copy(&devices, &copy).map_err(|text| Failure {
@@ -292,14 +306,15 @@ impl Session {
         }
     }
 
-    fn check_digest(&self, copy: &super::job::Copy) -> std::result::Result<(), Failure> {
+    fn check_digest(&self, copy: &super::job::Copy, what: &str) -> std::result::Result<(), Failure> {
         match copy.digest {
             Some((digest, writes)) if writes == self.host_writes && super::transfer::digest(copy) != digest => {
                 Err(Failure {
                     status: Status::ILLEGAL_STATE,
-                    text: "missing synchronisation: the host wrote page-locked memory while a copy from it was \
-                           waiting; synchronise with the copy before the buffer is used again"
-                        .to_owned(),
+                    text: format!(
+                        "missing synchronisation: the host wrote page-locked memory while {what} was waiting to read \
+                         it; synchronise with the copy before the buffer is used again"
+                    ),
                     fault: None,
                 })
             }
@@ -320,7 +335,7 @@ impl Session {
     /// Gives memory back to its device.
     pub fn release(&mut self, device: usize, address: u64, allocation: u64) {
         self.devices[device].free(address);
-        self.ledger.forget(super::core::Space::Device { device, allocation });
+        self.ledger.forget(Space::Device { device, allocation });
         if let Some(handle) = self.pooled.remove(&address)
             && let Some(pool) = self.pools.get_mut(&handle)
         {
@@ -343,11 +358,27 @@ impl Session {
     /// Queues a job on a stream of the schedule, outside any capture.
     pub fn enqueue(&mut self, id: StreamId, job: Job) -> Result<Clock> {
         let calls_program = matches!(job.action, Action::Host(_));
+        let pinned = job.action.host_touches();
+        let told = (!pinned.is_empty()).then(|| (job.describe(id), job.context));
         let clock = self.schedule.enqueue(id, job).ok_or(Status::INVALID_HANDLE)?;
+        if let Some((what, context)) = told {
+            let work = guard::Work { stream: id, epoch: clock.get(id), clock: clock.clone(), what, context };
+            self.guard_pinned(pinned, &Arc::new(work));
+        }
         if calls_program {
             super::background::bring_about(clock.clone());
         }
         Ok(clock)
+    }
+
+    /// The host keeps away from these bytes until it has waited for the work that touches them.
+    fn guard_pinned(&self, touched: Vec<(Range<u64>, Access)>, work: &Arc<guard::Work>) {
+        for (range, access) in touched {
+            let block = self.pinned(HostPtr(range.start as usize), range.end - range.start);
+            if let Some(memory) = block.and_then(|(_, block)| block.memory.as_deref()) {
+                guard::watch(memory, &range, access, work);
+            }
+        }
     }
 
     /// Runs work that waits, may touch these bytes, and is not ordered before or after `clock`'s work `epoch` of

@@ -11,6 +11,7 @@ use super::core::{Clock, Kind, Ledger, Schedule, Space, StreamId};
 use super::exports::stream_named;
 use super::gpu::{Gpu, LoadedKernel, LoadedModule};
 use super::graph::{Graph, GraphExec};
+use super::guard::Pinned;
 use super::job::{Job, TimeSlot};
 use super::status::{Result, Status};
 
@@ -138,10 +139,17 @@ pub struct HostBlock {
     pub len: usize,
     /// `CU_MEMHOSTALLOC_*` or `CU_MEMHOSTREGISTER_*`.
     pub flags: u32,
-    /// The program's own memory, registered.
-    pub registered: bool,
+    /// Its memory; none where that is the program's own, registered.
+    pub memory: Option<Arc<Pinned>>,
     /// The context that made it.
     pub context: Handle,
+}
+
+impl HostBlock {
+    /// Where the driver reaches the byte that programs see at `address`.
+    pub fn through(&self, address: HostPtr) -> HostPtr {
+        self.memory.as_ref().map_or(address, |memory| memory.through(address))
+    }
 }
 
 /// The primary context of a device.
@@ -311,13 +319,8 @@ impl State {
         for allocation in gpu.release_owned(handle) {
             self.ledger.forget(Space::Device { device: context.device, allocation });
         }
-        self.host.retain(|&address, block| {
-            let goes = block.context == handle;
-            if goes && !block.registered {
-                super::gpu::free_host(HostPtr(address), block.len);
-            }
-            !goes
-        });
+        super::guard::release(|work| work.context == handle);
+        self.host.retain(|_, block| block.context != handle);
     }
 
     /// Removes a module, its functions and its variables.

@@ -46,7 +46,7 @@ fn copy_row(devices: &[Arc<Gpu>], copy: &Copy, src: u64, dst: u64) -> Result<(),
 fn copy_piece(devices: &[Arc<Gpu>], copy: &Copy, src: u64, dst: u64, len: u64) -> Result<(), String> {
     let bytes: Cow<'_, [u8]> = match &copy.src.end {
         End::Device { device, address, .. } => devices[*device].read(address + src, len)?.into(),
-        End::Host { address, .. } => address.offset(src as usize).read(len as usize).into(),
+        End::Host { through, .. } => through.offset(src as usize).read(len as usize).into(),
         End::Bytes(bytes) => {
             let piece = bytes.get(src as usize..(src + len) as usize);
             piece.ok_or_else(|| "the copied bytes end early".to_owned())?.into()
@@ -54,7 +54,7 @@ fn copy_piece(devices: &[Arc<Gpu>], copy: &Copy, src: u64, dst: u64, len: u64) -
     };
     match &copy.dst.end {
         End::Device { device, address, .. } => devices[*device].write(address + dst, &bytes)?,
-        End::Host { address, .. } => address.offset(dst as usize).write(&bytes),
+        End::Host { through, .. } => through.offset(dst as usize).write(&bytes),
         End::Bytes(_) => return Err("a copy needs a place to go".to_owned()),
     }
     Ok(())
@@ -83,11 +83,11 @@ pub fn fill(gpu: &Gpu, fill: &Fill) -> Result<(), String> {
 /// A digest of the host bytes that a copy reads: to notice a change, not to resist an attack.
 pub fn digest(copy: &Copy) -> u64 {
     let mut digest = copy.width;
-    if let End::Host { address, .. } = &copy.src.end {
+    if let End::Host { through, .. } = &copy.src.end {
         for row in copy.rows(&copy.src) {
             for start in (0..copy.width).step_by(PIECE as usize) {
                 let len = (copy.width - start).min(PIECE);
-                let bytes = address.offset((row + start) as usize).read(len as usize);
+                let bytes = through.offset((row + start) as usize).read(len as usize);
                 digest = mix(digest, &bytes);
             }
         }
@@ -107,10 +107,10 @@ fn mix(digest: u64, bytes: &[u8]) -> u64 {
 
 /// The bytes that a copy reads from the host, packed, in place of the host's memory.
 pub fn snapshot(copy: &mut Copy) {
-    let End::Host { address, .. } = copy.src.end else { return };
+    let End::Host { through, .. } = copy.src.end else { return };
     let mut bytes = Vec::new();
     for row in copy.rows(&copy.src) {
-        let row = address.offset(row as usize).read(copy.width as usize);
+        let row = through.offset(row as usize).read(copy.width as usize);
         if bytes.is_empty() {
             bytes = row;
         } else {

@@ -265,9 +265,8 @@ impl GlobalMemory {
     ///
     /// # Errors
     /// If it overlaps an allocation.
-    pub unsafe fn register_host(&self, ptr: *mut u8, bytes: u64) -> Result<u64, AccessError> {
+    pub unsafe fn register_host(&self, base: u64, ptr: *mut u8, bytes: u64) -> Result<u64, AccessError> {
         let mut s = self.state_mut();
-        let base = ptr as u64;
         let before = s.live.range(..base + bytes).next_back().map(|(_, r)| r.allocation);
         if before.is_some_and(|a| a.base + a.size > base) {
             return Err(AccessError::new(Kind::OutOfBounds, "the range is registered already"));

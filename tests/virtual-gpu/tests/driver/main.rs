@@ -90,8 +90,28 @@ fn missing_synchronisation_is_an_error_that_names_both_sides() {
     );
     let stderr = complaints("free_while_used");
     assert!(stderr.contains("free (cuMemFree)") && stderr.contains("kernel scale on stream 0x"), "{stderr}");
-    let stderr = complaints("pinned_buffer_written_too_early");
-    assert!(stderr.contains("the host wrote page-locked memory while a copy from it was waiting"), "{stderr}");
+    let stderr = complaints("part_of_a_pinned_page_written_too_early");
+    let both = ["the host wrote page-locked memory while", "copy from host to device on stream 0x"];
+    assert!(both.iter().all(|side| stderr.contains(side)), "{stderr}");
+    for (program, host, copy) in [
+        ("pinned_buffer_written_too_early", "writes byte 0 of the 256", "which copy from host to device on stream 0x"),
+        ("pinned_buffer_read_too_early", "reads byte 4800 of the 6000", "which copy from device to host on stream 0x"),
+        (
+            "pinned_buffer_read_after_another_stream_was_waited_for",
+            "reads byte 0 of the 256",
+            "which copy from device to host on stream 0x",
+        ),
+    ] {
+        let stderr = complaints(program);
+        let both = ["missing synchronisation: host thread ", host, copy];
+        assert!(both.iter().all(|side| stderr.contains(side)), "{program}: {stderr}");
+    }
+}
+
+#[test]
+fn faults_of_the_program_itself_stay_its_own() {
+    let output = run(&["--exact", "programs::faults::wild_pointer"], &[]);
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&output.status), Some(libc::SIGSEGV));
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! Page-locked host memory: allocated, or the program's own, registered. Devices see it at its host address.
 
 use std::ffi::c_uint;
+use std::sync::Arc;
 
 use crate::driver::abi::{DevicePtr, Handle, HostPtr, Out};
 use crate::driver::core::{Access, Space, Touch};
 use crate::driver::exports::{aliases, exports, invalid};
-use crate::driver::gpu;
+use crate::driver::guard::Pinned;
 use crate::driver::job::{Action, Job};
 use crate::driver::session::{Session, context};
 use crate::driver::state::HostBlock;
@@ -22,22 +23,20 @@ fn allocate(out: Out<HostPtr>, bytes: usize, flags: c_uint) -> Result {
         return Err(Status::INVALID_VALUE);
     }
     cuda.refuse_while_capturing()?;
-    let address = gpu::alloc_host(bytes).ok_or(Status::OUT_OF_MEMORY)?;
-    if let Err(status) = register(&mut cuda, address, bytes, flags, false) {
-        gpu::free_host(address, bytes);
-        return Err(status);
-    }
+    let memory = Pinned::new(bytes).ok_or(Status::OUT_OF_MEMORY)?;
+    let address = memory.address();
+    let block = HostBlock { len: bytes, flags, memory: Some(Arc::new(memory)), context: cuda.context };
+    register(&mut cuda, address, block)?;
     out.set(address)
 }
 
-fn register(cuda: &mut Session, address: HostPtr, len: usize, flags: c_uint, registered: bool) -> Result {
+fn register(cuda: &mut Session, address: HostPtr, block: HostBlock) -> Result {
     for (index, device) in cuda.devices.iter().enumerate() {
-        if !device.map_host(address, len) {
+        if !device.map_host(address, block.through(address), block.len) {
             cuda.devices[..index].iter().for_each(|device| device.unmap_host(address));
             return Err(Status::HOST_MEMORY_ALREADY_REGISTERED);
         }
     }
-    let block = HostBlock { len, flags, registered, context: cuda.context };
     cuda.host.insert(address.0, block);
     Ok(())
 }
@@ -47,7 +46,7 @@ fn remove(call: &str, address: HostPtr, registered: bool) -> Result {
     let mut cuda = context()?;
     cuda.refuse_while_capturing()?;
     let block = match cuda.host.get(&address.0) {
-        Some(block) if block.registered == registered => block.clone(),
+        Some(block) if block.memory.is_none() == registered => block.clone(),
         _ if registered => return Err(Status::HOST_MEMORY_NOT_REGISTERED),
         _ => return Err(invalid(call, &format!("{:#x} was not allocated by the driver", address.0))),
     };
@@ -62,9 +61,6 @@ fn remove(call: &str, address: HostPtr, registered: bool) -> Result {
     cuda.settle(&[(Space::Host, range, Access::Write)], id, &clock);
     cuda.host.remove(&address.0);
     cuda.devices.iter().for_each(|device| device.unmap_host(address));
-    if !registered {
-        gpu::free_host(address, block.len);
-    }
     cuda.context(context).map(|_| ())
 }
 
@@ -90,7 +86,8 @@ exports! {
             return Err(Status::INVALID_VALUE);
         }
         cuda.refuse_while_capturing()?;
-        register(&mut cuda, address, bytes, flags, true)
+        let block = HostBlock { len: bytes, flags, memory: None, context: cuda.context };
+        register(&mut cuda, address, block)
     }
 
     fn cuMemHostUnregister(address: HostPtr) {

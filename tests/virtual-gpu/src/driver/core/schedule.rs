@@ -216,6 +216,11 @@ impl<W> Schedule<W> {
         self.host.join(clock);
     }
 
+    /// True where the host has waited for work `epoch` of a stream.
+    pub fn host_knows(&self, id: StreamId, epoch: u64) -> bool {
+        self.host.covers(id, epoch)
+    }
+
     /// The work that waits, oldest first within a stream; work that runs is not among it.
     pub fn waiting(&self) -> impl Iterator<Item = &Work<W>> {
         self.streams.values().flat_map(|stream| &stream.waiting)

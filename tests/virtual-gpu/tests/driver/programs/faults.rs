@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaContext, CudaFunction, CudaStream, sys};
+use cudarc::driver::{CudaContext, CudaFunction, CudaStream, PinnedHostSlice, sys};
 
 use super::{NoStream, ok, ones, open, scale};
 
@@ -99,18 +99,71 @@ fn free_while_used() {
     assert_eq!(context.synchronize().unwrap_err().0, ILLEGAL_STATE);
 }
 
+/// A page-locked buffer of ones, and where it is.
+fn pinned_ones(context: &Arc<CudaContext>, len: usize) -> (PinnedHostSlice<f32>, *mut f32) {
+    // SAFETY: written at once.
+    let mut pinned = unsafe { context.alloc_pinned::<f32>(len) }.unwrap();
+    pinned.as_mut_slice().unwrap().fill(1.0);
+    let raw = pinned.as_mut_ptr().unwrap();
+    (pinned, raw)
+}
+
 #[test]
 #[ignore = "needs a virtual GPU"]
 fn pinned_buffer_written_too_early() {
     let (context, [first, _], _) = two_streams();
-    // SAFETY: written below before it is read.
-    let mut pinned = unsafe { context.alloc_pinned::<f32>(64) }.unwrap();
-    pinned.as_mut_slice().unwrap().fill(1.0);
-    let raw = pinned.as_mut_ptr().unwrap();
+    let (pinned, raw) = pinned_ones(&context, 64);
     let x = first.clone_htod(&pinned).unwrap();
     // SAFETY: the pointer is that of the buffer; to write it here is the mistake.
     unsafe { *raw = 2.0 };
     assert_eq!(first.synchronize().unwrap_err().0, ILLEGAL_STATE);
+    std::mem::forget((x, pinned));
+}
+
+#[test]
+#[ignore = "needs a virtual GPU"]
+fn part_of_a_pinned_page_written_too_early() {
+    let (context, [first, _], _) = two_streams();
+    let (pinned, raw) = pinned_ones(&context, 128);
+    let x = first.alloc_zeros::<f32>(64).unwrap();
+    let (address, _order) = cudarc::driver::DevicePtr::device_ptr(&x, &first);
+    // SAFETY: address and buffer hold 256 bytes; to write them before the copy has run is the mistake.
+    unsafe {
+        ok(sys::cuMemcpyHtoDAsync_v2(address, raw.cast(), 256, first.cu_stream()));
+        *raw = 2.0;
+    }
+    assert_eq!(first.synchronize().unwrap_err().0, ILLEGAL_STATE);
+    drop(_order);
+    std::mem::forget((x, pinned));
+}
+
+#[test]
+#[ignore = "needs a virtual GPU"]
+fn pinned_buffer_read_too_early() {
+    let (context, [first, _], function) = two_streams();
+    let (mut pinned, raw) = pinned_ones(&context, 1500);
+    let mut x = first.clone_htod(&pinned).unwrap();
+    first.synchronize().unwrap();
+    scale(&first, &function, &mut x, 5.0, 1500);
+    first.memcpy_dtoh(&x, &mut pinned).unwrap();
+    // SAFETY: the pointer is that of the buffer; to read it here is the mistake.
+    assert_eq!(unsafe { *raw.add(1200) }, 1.0, "the program goes on with old data");
+    assert_eq!(first.synchronize().unwrap_err().0, ILLEGAL_STATE);
+    std::mem::forget((x, pinned));
+}
+
+#[test]
+#[ignore = "needs a virtual GPU"]
+fn pinned_buffer_read_after_another_stream_was_waited_for() {
+    let (context, [first, second], _) = two_streams();
+    let (mut pinned, raw) = pinned_ones(&context, 64);
+    let x = first.clone_htod(&[7.0f32; 64]).unwrap();
+    first.synchronize().unwrap();
+    first.memcpy_dtoh(&x, &mut pinned).unwrap();
+    second.synchronize().unwrap();
+    // SAFETY: the pointer is that of the buffer; that the other stream was waited for is the mistake.
+    assert_eq!(unsafe { *raw }, 1.0);
+    assert_eq!(context.synchronize().unwrap_err().0, ILLEGAL_STATE);
     std::mem::forget((x, pinned));
 }
 
@@ -153,4 +206,13 @@ fn a_threads_default_stream_beside_a_stream_that_does_not_block() {
     // SAFETY: the parameters are those of `scale`.
     ok(unsafe { sys::cuLaunchKernel(f, 2, 1, 1, 32, 1, 1, 0, stream, params.as_mut_ptr(), null) });
     assert_eq!(own.read(x), Err(ILLEGAL_STATE));
+}
+
+#[test]
+#[ignore = "needs a virtual GPU"]
+fn wild_pointer() {
+    let context = CudaContext::new(0).unwrap();
+    let _pinned = pinned_ones(&context, 64);
+    // SAFETY: there is nothing at this address: the program dies, as it would without a GPU.
+    unsafe { std::ptr::with_exposed_provenance_mut::<f32>(0x10000).write_volatile(1.0) };
 }

@@ -1,8 +1,11 @@
 //! Programs that do everything right: none of the checks may stop them.
 
-use cudarc::driver::{PushKernelArg, sys};
+use std::ffi::c_void;
+use std::sync::Arc;
 
-use super::{NoStream, blocks_for, ones, open, scale};
+use cudarc::driver::{CudaContext, PinnedHostSlice, PushKernelArg, sys};
+
+use super::{NoStream, blocks_for, ok, ones, open, scale};
 
 #[test]
 #[ignore = "needs a GPU"]
@@ -60,21 +63,83 @@ fn events_come_in_order_and_count_work() {
     drop(context);
 }
 
+/// A page-locked buffer of ones.
+fn pinned_ones(context: &Arc<CudaContext>, len: usize) -> PinnedHostSlice<f32> {
+    // SAFETY: written at once.
+    let mut pinned = unsafe { context.alloc_pinned::<f32>(len) }.unwrap();
+    pinned.as_mut_slice().unwrap().fill(1.0);
+    pinned
+}
+
 #[test]
 #[ignore = "needs a GPU"]
-fn pinned_memory_shows_old_data_until_the_host_waits() {
+fn pinned_memory_goes_back_and_forth() {
     let (context, stream, function) = open("scale");
-    // SAFETY: written below before it is read.
-    let mut pinned = unsafe { context.alloc_pinned::<f32>(64) }.unwrap();
-    pinned.as_mut_slice().unwrap().fill(1.0);
-    let mut x = stream.clone_htod(&pinned).unwrap();
-    scale(&stream, &function, &mut x, 5.0, 64);
+    // Pages of several sizes: less than one, one, and some with an end.
+    for len in [64, 1024, 5000] {
+        let mut pinned = pinned_ones(&context, len);
+        let mut x = stream.clone_htod(&pinned).unwrap();
+        // What a copy waits to read may be read.
+        let raw = pinned.as_mut_ptr().unwrap();
+        // SAFETY: the pointer is that of the buffer.
+        assert_eq!(unsafe { *raw }, 1.0);
+        for round in 1..4 {
+            scale(&stream, &function, &mut x, 5.0, len as u32);
+            stream.memcpy_dtoh(&x, &mut pinned).unwrap();
+            stream.record_event(None).unwrap().synchronize().unwrap();
+            assert!(pinned.as_slice().unwrap().iter().all(|v| *v == 5f32.powi(round)));
+            pinned.as_mut_slice().unwrap().fill(1.0);
+            pinned.as_mut_slice().unwrap().fill(5f32.powi(round));
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn parts_of_one_pinned_buffer() {
+    let (context, stream, _) = open("scale");
+    // SAFETY: events below order the host and the stream.
+    unsafe { context.disable_event_tracking() };
+    let mut pinned = pinned_ones(&context, 4096);
     let raw = pinned.as_mut_ptr().unwrap();
-    stream.memcpy_dtoh(&x, &mut pinned).unwrap();
-    // SAFETY: the pointer is that of the buffer; to read it here is the mistake that this shows.
-    assert_eq!(unsafe { *raw }, 1.0, "the copy waits for someone to wait for it");
+    let x = stream.alloc_zeros::<f32>(4096).unwrap();
+    let (address, _order) = cudarc::driver::DevicePtr::device_ptr(&x, &stream);
+    // 1,000 elements at a time: parts that share pages.
+    for part in (0..4000).step_by(1000) {
+        // SAFETY: the ranges are within both buffers, and no copy from or to this part waits yet.
+        unsafe {
+            let at = raw.add(part);
+            std::slice::from_raw_parts_mut(at, 1000).fill(part as f32);
+            let to = address + 4 * part as u64;
+            ok(sys::cuMemcpyHtoDAsync_v2(to, at.cast(), 4000, stream.cu_stream()));
+        }
+    }
     stream.synchronize().unwrap();
-    assert_eq!(pinned.as_slice().unwrap(), [5.0; 64]);
+    drop(_order);
+    let back = stream.clone_dtoh(&x).unwrap();
+    assert!((0..4000).all(|i| back[i] == (i / 1000 * 1000) as f32));
+}
+
+extern "C" fn double_first(data: *mut c_void) {
+    // SAFETY: the program passes a buffer that outlives the call and that the stream alone uses then.
+    unsafe { *data.cast::<f32>() *= 2.0 };
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn a_host_function_uses_what_its_stream_copied_and_will_copy() {
+    let (context, stream, _) = open("scale");
+    // SAFETY: the stream orders all there is.
+    unsafe { context.disable_event_tracking() };
+    let mut pinned = pinned_ones(&context, 1024);
+    let raw = pinned.as_mut_ptr().unwrap();
+    let mut x = stream.clone_htod(&[3.0f32; 1024]).unwrap();
+    stream.memcpy_dtoh(&x, &mut pinned).unwrap();
+    // SAFETY: the buffer outlives the synchronisation below.
+    unsafe { ok(sys::cuLaunchHostFunc(stream.cu_stream(), Some(double_first), raw.cast())) };
+    stream.memcpy_htod(&pinned, &mut x).unwrap();
+    assert_eq!(stream.clone_dtoh(&x).unwrap()[..2], [6.0, 3.0]);
+    stream.synchronize().unwrap();
 }
 
 #[test]
