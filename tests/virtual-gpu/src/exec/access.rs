@@ -1,18 +1,17 @@
-//! Loads, stores, atomics and asynchronous copies: address by address, with every check.
+//! Loads and stores: address by address, with every check.
 
 use std::sync::atomic::Ordering::SeqCst;
 
 use super::integer::{low, value};
 use super::regs::{LANES, Regs};
-use super::soft::{self, BF16, F16, F32, F64};
-use super::warp::{Copies, Trouble, Worker};
-use super::{block::View, float};
+use super::view::View;
+use super::warp::{Trouble, Worker};
 use crate::counters::{SharedTraffic, Traffic};
 use crate::fault::Kind;
 use crate::memory::{AccessError, bank_passes, window};
 use crate::program::*;
 
-type Done = Result<(), Trouble>;
+pub(super) type Done = Result<(), Trouble>;
 
 const READ: u8 = 1;
 const WRITTEN: u8 = 2;
@@ -39,7 +38,7 @@ pub(super) fn of_window(a: u64) -> (Space, u64) {
 }
 
 /// The lanes of `m` by space, addresses made those of the space.
-fn by_space(space: Space, addresses: &mut [u64; LANES], m: u32) -> [(Space, u32); 4] {
+pub(super) fn by_space(space: Space, addresses: &mut [u64; LANES], m: u32) -> [(Space, u32); 4] {
     let space = if space == Space::Const { Space::Global } else { space };
     let mut masks = [(Space::Global, 0), (Space::Shared, 0), (Space::Local, 0), (Space::Param, 0)];
     if space != Space::Generic {
@@ -90,20 +89,20 @@ fn sectors(addresses: &[u64; LANES], m: u32) -> u64 {
     1 + ids.windows(2).filter(|w| w[0] != w[1]).count() as u64
 }
 
-fn request(t: &mut Traffic, addresses: &[u64; LANES], m: u32, bytes: u32) {
+pub(super) fn request(t: &mut Traffic, addresses: &[u64; LANES], m: u32, bytes: u32) {
     t.requests += 1;
     t.sectors += sectors(addresses, m);
     t.bytes += u64::from(bytes * m.count_ones());
 }
 
-fn shared_request(t: &mut SharedTraffic, addresses: &[u64; LANES], m: u32, bytes: u32) {
+pub(super) fn shared_request(t: &mut SharedTraffic, addresses: &[u64; LANES], m: u32, bytes: u32) {
     let (passes, least) = bank_passes(addresses, m, bytes);
     t.requests += 1;
     t.conflicts += u64::from(passes - least);
     t.bytes += u64::from(bytes * m.count_ones());
 }
 
-fn at(lane: usize) -> impl Fn(AccessError) -> Trouble {
+pub(super) fn at(lane: usize) -> impl Fn(AccessError) -> Trouble {
     move |error| Trouble { lane: lane as u32, error }
 }
 
@@ -111,13 +110,6 @@ fn strong(order: Order) -> bool {
     order != Order::Weak
 }
 
-/// Applies a function atomically and gives the old value.
-macro_rules! update {
-    ($cell:expr, $t:ty, $new:expr) => {{
-        let result = $cell.fetch_update(SeqCst, SeqCst, |old| Some($new(u64::from(old)) as $t));
-        u64::from(result.unwrap_or_else(|old| old))
-    }};
-}
 impl Worker<'_> {
     /// The region and the offset of `n` bytes.
     #[inline(always)]
@@ -148,7 +140,7 @@ impl Worker<'_> {
         }
     }
 
-    fn readable(&mut self, a: u64, n: u32) -> Result<(usize, u64), AccessError> {
+    pub(super) fn readable(&mut self, a: u64, n: u32) -> Result<(usize, u64), AccessError> {
         let (i, offset) = self.region(a, n, READ)?;
         let r = &self.ctx.regions[i];
         if r.initialised(offset, n.into()) {
@@ -161,7 +153,7 @@ impl Worker<'_> {
         Err(AccessError::new(Kind::UninitialisedGlobal, what))
     }
 
-    fn writable(&mut self, a: u64, n: u32) -> Result<(usize, u64), AccessError> {
+    pub(super) fn writable(&mut self, a: u64, n: u32) -> Result<(usize, u64), AccessError> {
         let (i, offset) = self.region(a, n, WRITTEN)?;
         if self.ctx.regions[i].read_only() {
             let what = format!("a write at {a:#x}, which is constant memory");
@@ -171,7 +163,7 @@ impl Worker<'_> {
     }
 
     /// Notes a read of what other threads may change: the same values again at the same instruction is polling.
-    fn poll(&mut self, v: &mut View<'_>, a: &[u64; LANES], values: &[u64; LANES], m: u32) {
+    pub(super) fn poll(&mut self, v: &mut View<'_>, a: &[u64; LANES], values: &[u64; LANES], m: u32) {
         let mix = |h: u64, x: u64| (h ^ x).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23);
         let seen = (v.pc, lanes(m).fold(m.into(), |h, l| mix(mix(h, a[l]), values[l])));
         let warp = &mut *v.warp;
@@ -507,110 +499,6 @@ impl Worker<'_> {
         Ok(())
     }
 
-    pub(super) fn atom(&mut self, v: &mut View<'_>, t: &Atom, m: u32) -> Done {
-        let mut a = addresses(&v.warp.regs, &t.address);
-        let (n, class) = (t.ty.bytes(), t.ty.class());
-        let b = v.warp.regs.wide(t.b, class);
-        let c = v.warp.regs.wide(t.c.unwrap_or(Src::Imm(0)), class);
-        let mut old = [0; LANES];
-        for (space, m) in by_space(t.space, &mut a, m) {
-            if m == 0 {
-                continue;
-            }
-            match space {
-                Space::Global | Space::Generic => {
-                    request(&mut self.tally.counters.global_atomic, &a, m, n);
-                    for lane in lanes(m) {
-                        let (i, offset) = self.writable(a[lane], n).map_err(at(lane))?;
-                        if t.op != AtomOp::Exch {
-                            self.readable(a[lane], n).map_err(at(lane))?;
-                        }
-                        let r = &self.ctx.regions[i];
-                        let new = |old: u64| atomic(t.op, t.ty, true, old, b[lane], c[lane]);
-                        old[lane] = match n {
-                            2 => update!(r.atomic16(offset), u16, new),
-                            4 => update!(r.atomic32(offset), u32, new),
-                            _ => update!(r.atomic64(offset), u64, new),
-                        };
-                        r.mark(offset, n.into());
-                    }
-                }
-                Space::Shared => {
-                    shared_request(&mut self.tally.counters.shared_atomic, &a, m, n);
-                    for lane in lanes(m) {
-                        if t.op != AtomOp::Exch {
-                            v.read_shared(a[lane], n, lane, true, self.ctx.kernel.fences)?;
-                        }
-                        v.write_shared(a[lane], n, lane, true, self.ctx.kernel.fences)?;
-                        let at = a[lane] as u32;
-                        old[lane] = v.shared.load(at, n);
-                        v.shared.store(at, n, atomic(t.op, t.ty, false, old[lane], b[lane], c[lane]));
-                    }
-                }
-                _ => {
-                    let what = "an atomic on memory that no other thread can reach";
-                    return Err(at(m.trailing_zeros() as usize)(AccessError::new(Kind::WrongSpace, what)));
-                }
-            }
-        }
-        if let Some(d) = t.dst {
-            self.poll(v, &a, &old, m);
-            v.warp.regs.put(d, class, m, &old);
-        }
-        Ok(())
-    }
-
-    pub(super) fn cp_async(&mut self, v: &mut View<'_>, c: &CpAsync, m: u32) -> Done {
-        let to = addresses(&v.warp.regs, &c.dst).map(|a| of_window(a).1);
-        let from = addresses(&v.warp.regs, &c.src);
-        let size = u32::from(c.size);
-        let take = c.src_size.map_or([size; LANES], |s| v.warp.regs.u32s(s));
-        let ignore = c.ignore_src.map_or(0, |p| v.warp.regs.mask(p));
-        let reading = lanes(m).filter(|l| ignore >> l & 1 == 0 && take[*l] > 0).fold(0, |x, l| x | 1 << l);
-        if reading != 0 {
-            request(&mut self.tally.counters.global_load, &from, reading, size);
-        }
-        shared_request(&mut self.tally.counters.shared_store, &to, m, size);
-        let mut copies = Box::new(Copies { m, to: [0; LANES], data: [[0; 2]; LANES], group: v.warp.committed, size });
-        for lane in lanes(m) {
-            if take[lane] > size {
-                let what = format!("src-size {} is more than the {size} bytes copied", take[lane]);
-                return Err(at(lane)(AccessError::new(Kind::InvalidOperand, what)));
-            }
-            let n = if reading >> lane & 1 == 1 { take[lane] } else { 0 };
-            if n > 0 {
-                // The whole access must be aligned; only its first bytes need to be there.
-                if from[lane] & u64::from(size - 1) != 0 {
-                    return Err(at(lane)(misaligned("global", from[lane], size)));
-                }
-                if n == size {
-                    let (r, offset) = self.readable(from[lane], size).map_err(at(lane))?;
-                    let r = &self.ctx.regions[r];
-                    copies.data[lane] = match size {
-                        4 | 8 => [r.load(offset, size), 0],
-                        _ => [r.load(offset, 8), r.load(offset + 8, 8)],
-                    };
-                    v.write_shared(to[lane], size, lane, false, false)?;
-                    copies.to[lane] = to[lane] as u32;
-                    v.shared.begin_copy(to[lane] as u32, size);
-                    continue;
-                }
-                let mut bytes = [0u8; 16];
-                for (i, byte) in bytes[..n as usize].iter_mut().enumerate() {
-                    let (r, offset) = self.readable(from[lane] + i as u64, 1).map_err(at(lane))?;
-                    *byte = self.ctx.regions[r].load(offset, 1) as u8;
-                }
-                let half = |i: usize| bytes[i..i + 8].iter().rev().fold(0, |v, b| v << 8 | u64::from(*b));
-                copies.data[lane] = [half(0), half(8)];
-            }
-            v.write_shared(to[lane], size, lane, false, false)?;
-            copies.to[lane] = to[lane] as u32;
-            v.shared.begin_copy(to[lane] as u32, size);
-        }
-        v.warp.copies.push(*copies);
-        Ok(())
-    }
-
     /// Reads a zero-terminated string at a generic address.
     pub(super) fn string(&mut self, a: u64) -> Result<String, AccessError> {
         let mut bytes = Vec::new();
@@ -661,58 +549,4 @@ fn lane_bounds(space: &str, a: u64, n: u32, bytes: u64) -> Result<(), AccessErro
         return Err(AccessError::new(Kind::OutOfBounds, what));
     }
     Ok(())
-}
-
-/// The value that an atomic leaves behind.
-fn atomic(op: AtomOp, ty: Type, global: bool, old: u64, b: u64, c: u64) -> u64 {
-    let bits = ty.bits();
-    let (x, y) = (value(old, ty), value(b, ty));
-    match op {
-        AtomOp::Add if ty.float() => float_add(ty, global, old, b),
-        AtomOp::Add => low(old.wrapping_add(b), bits),
-        AtomOp::Min => low(x.min(y) as u64, bits),
-        AtomOp::Max => low(x.max(y) as u64, bits),
-        AtomOp::And => old & low(b, bits),
-        AtomOp::Or => old | low(b, bits),
-        AtomOp::Xor => old ^ low(b, bits),
-        AtomOp::Exch => low(b, bits),
-        AtomOp::Cas => {
-            if low(old, bits) == low(b, bits) {
-                low(c, bits)
-            } else {
-                old
-            }
-        }
-        AtomOp::Inc => {
-            if x >= y {
-                0
-            } else {
-                old + 1
-            }
-        }
-        AtomOp::Dec => {
-            if x == 0 || x > y {
-                low(b, bits)
-            } else {
-                old - 1
-            }
-        }
-    }
-}
-
-fn float_add(ty: Type, global: bool, a: u64, b: u64) -> u64 {
-    match ty {
-        Type::F64 => (f64::from_bits(a) + f64::from_bits(b)).to_bits(),
-        Type::F32 => {
-            // In global memory subnormals are flushed, in shared memory they are not.
-            let flush = |v: u32| if global { float::flush(v) } else { v };
-            let v = f32::from_bits(flush(a as u32)) + f32::from_bits(flush(b as u32));
-            if v.is_nan() { F32.nan() } else { flush(v.to_bits()).into() }
-        }
-        _ => float::each_half(ty, |f, shift| {
-            let part = |v: u64| f64::from_bits(soft::convert(v >> shift & 0xffff, f, F64, Round::Near));
-            debug_assert!(f == F16 || f == BF16);
-            soft::convert((part(a) + part(b)).to_bits(), F64, f, Round::Near)
-        }),
-    }
 }

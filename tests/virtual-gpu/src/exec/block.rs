@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 
 use super::access::{addresses, lanes, of_window};
+use super::blame::unwritten;
 use super::link::Code;
 use super::regs::LANES;
 use super::sync::Barrier;
+use super::view::View;
 use super::warp::{Group, State, Trouble, Warp, Worker};
 use super::{Context, matrix};
-use crate::fault::{Fault, Kind, Place};
+use crate::fault::{Fault, Kind};
 use crate::memory::{AccessError, Clocks, SharedMemory, window};
 use crate::program::*;
 
@@ -22,90 +24,6 @@ const PATIENCE: i64 = 32;
 const POLLED_ROUNDS: u32 = 2;
 /// Warp instructions of a block before another block gets its turn in any case.
 const BLOCK_SLICE: u64 = 50_000_000;
-
-/// What one instruction may touch besides its worker.
-pub(super) struct View<'b> {
-    pub warp: &'b mut Warp,
-    pub shared: &'b mut SharedMemory,
-    pub clocks: &'b mut Clocks,
-    pub code: &'b [Code],
-    pub pc: u32,
-    pub w: usize,
-}
-
-impl View<'_> {
-    fn shared_address(&self, a: u64, n: u32, lane: usize) -> Result<u32, Trouble> {
-        let trouble = |error| Trouble { lane: lane as u32, error };
-        self.shared.check(a, n).map_err(trouble)?;
-        if self.shared.is_pending(a as u32, n) {
-            let what = format!("shared address {a:#x} while a cp.async into it is pending: wait for its group first");
-            return Err(trouble(AccessError::new(Kind::AsyncCopyPending, what)));
-        }
-        Ok(a as u32)
-    }
-
-    fn race(&self, a: u64, lane: usize, writes: bool, r: crate::memory::Race) -> Trouble {
-        let me = self.w * LANES + lane;
-        let who = r.thread.map_or(format!("a thread of warp {}", r.warp), |t| format!("thread {t}"));
-        let did = match r.wrote_at {
-            Some(pc) => format!("written by {who} at PTX line {}", self.code[pc as usize].line),
-            None => format!("read by {who}"),
-        };
-        let does = if writes { "written" } else { "read" };
-        let what = format!("shared address {a:#x} is {does} by thread {me} and was {did}, with no barrier between");
-        Trouble { lane: lane as u32, error: AccessError::new(Kind::SharedRace, what) }
-    }
-
-    /// Checks and records a read of shared memory.
-    #[inline(always)]
-    pub fn read_shared(&mut self, a: u64, n: u32, lane: usize, strong: bool, acquire: bool) -> Result<(), Trouble> {
-        let at = self.shared_address(a, n, lane)?;
-        if !self.shared.initialised(at, n) {
-            let what = format!("{n} bytes read at shared address {a:#x} that no thread has written");
-            let error = AccessError::new(Kind::UninitialisedShared, what);
-            return Err(Trouble { lane: lane as u32, error });
-        }
-        let me = (self.w * LANES + lane) as u32;
-        if strong && acquire {
-            self.clocks.acquire(a, me);
-        }
-        self.shared.record_read(self.clocks, at, n, me, strong).map_err(|r| self.race(a, lane, false, r))
-    }
-
-    /// Checks and records a write to shared memory.
-    #[inline(always)]
-    pub fn write_shared(&mut self, a: u64, n: u32, lane: usize, strong: bool, release: bool) -> Result<(), Trouble> {
-        let at = self.shared_address(a, n, lane)?;
-        let me = (self.w * LANES + lane) as u32;
-        self.shared.record_write(self.clocks, at, n, me, strong, self.pc).map_err(|r| self.race(a, lane, true, r))?;
-        if strong && release {
-            self.clocks.release(a, me);
-        }
-        Ok(())
-    }
-
-    /// Finishes the asynchronous copies of lanes `m` whose group `done` accepts: (copy's group, committed groups).
-    pub fn finish_copies(&mut self, m: u32, done: impl Fn(u32, u32) -> bool) -> Result<(), Trouble> {
-        let mut copies = std::mem::take(&mut self.warp.copies);
-        for c in &mut copies {
-            for lane in lanes(c.m & m) {
-                if !done(c.group[lane], self.warp.committed[lane]) {
-                    continue;
-                }
-                c.m &= !(1 << lane);
-                let to = c.to[lane];
-                self.shared.end_copy(to, c.size);
-                self.write_shared(to.into(), c.size, lane, false, false)?;
-                for (i, part) in (0..c.size).step_by(8).enumerate() {
-                    self.shared.store(to + part, c.size.min(8), c.data[lane][i]);
-                }
-            }
-        }
-        copies.retain(|c| c.m != 0);
-        self.warp.copies = copies;
-        Ok(())
-    }
-}
 
 /// The state of an `mbarrier` object.
 #[derive(Clone, Copy, Debug)]
@@ -544,87 +462,6 @@ impl<'a> Worker<'a> {
         [if narrow { one & 0xffff_ffff } else { one }; LANES]
     }
 
-    #[cold]
-    fn unwritten_source(&self, b: &Block, w: usize, code: &Code, exec: u32) -> Trouble {
-        let k = self.ctx.kernel;
-        let init = &b.warps[w].regs.init;
-        let uses = &k.operands[code.uses.0 as usize..code.uses.1 as usize];
-        let bad = uses.iter().find(|u| init[**u as usize] & exec != exec);
-        let name = bad.map_or(String::new(), |u| self.ctx.register_name(code.function, *u));
-        let have = bad.map_or(0, |u| init[*u as usize]);
-        unwritten(have, exec, &format!("register {name}"))
-    }
-
-    /// A fault at an instruction of a lane.
-    pub fn fault(&self, b: &Block, w: usize, lane: usize, pc: u32, e: AccessError) -> Fault {
-        let (c, code) = (self.ctx, &self.ctx.kernel.code[pc as usize]);
-        let t = (w * LANES + lane) as u32;
-        let n = c.block;
-        let file = |l: Loc| (c.module.files.get(l.file as usize).cloned().unwrap_or_default(), l.line);
-        let place = Place {
-            block: b.id,
-            thread: [t % n[0], t / n[0] % n[1], t / n[0] / n[1]],
-            function: c.kernel.names.get(&code.function).cloned().unwrap_or_default(),
-            line: code.line,
-            text: c.module.line(code.line).to_owned(),
-            source: code.loc.map(file),
-        };
-        Fault { kernel: c.kernel.name.clone(), kind: e.kind, place: Some(Box::new(place)), what: e.what }
-    }
-
-    fn overrun(&self, b: &Block, limit: u64) -> Fault {
-        let groups = b.warps.iter().enumerate().flat_map(|(w, warp)| warp.groups.iter().map(move |g| (w, g)));
-        let (w, lane, pc) = groups.map(|(w, g)| (w, first(g.mask), g.pc)).next().unwrap_or_default();
-        let what = format!("the block ran {limit} warp instructions and has not ended");
-        self.fault(b, w, lane, pc, AccessError::new(Kind::TimedOut, what))
-    }
-
-    /// Nothing in the block can go on: says who waits for whom.
-    fn deadlock(&self, b: &Block) -> Fault {
-        let k = self.ctx.kernel;
-        let waiting = b.warps.iter().enumerate().flat_map(|(w, warp)| warp.groups.iter().map(move |g| (w, warp, g)));
-        let mut waiting: Vec<_> = waiting.collect();
-        // Lanes that a warp's own operation misses tell more than who waits at a barrier for them.
-        waiting.sort_by_key(|(_, _, g)| matches!(g.state, State::Barrier(_)));
-        let Some((w, warp, g)) = waiting.first().copied() else {
-            let error = AccessError::new(Kind::Deadlock, "no thread of the block can go on");
-            return self.fault(b, 0, 0, 0, error);
-        };
-        let op = &k.code[g.pc as usize].op;
-        let elsewhere = |mine: &Group, warp: &Warp| {
-            let others = warp.groups.iter().filter(|o| o.mask != mine.mask);
-            let lines: Vec<String> =
-                others.map(|o| format!("lanes {:#010x} at line {}", o.mask, k.code[o.pc as usize].line)).collect();
-            if lines.is_empty() { "the others have exited or skipped it".to_owned() } else { lines.join(", ") }
-        };
-        let error = match (g.state, op) {
-            (State::Barrier(id), _) => {
-                let barrier = &b.barriers[id as usize];
-                let what = format!("barrier {id}: {} and the rest can't come", barrier.describe(b));
-                AccessError::new(Kind::DivergentBarrier, what)
-            }
-            (_, Op::Bar { .. }) => {
-                let what = format!(
-                    "an aligned barrier reached by lanes {:#010x} of a warp whose lanes {:#010x} are live; {}",
-                    g.mask,
-                    warp.live,
-                    elsewhere(g, warp)
-                );
-                AccessError::new(Kind::DivergentBarrier, what)
-            }
-            _ => {
-                let what = format!(
-                    "a warp operation waits: lanes {:#010x} are at it, lanes {:#010x} are live; {}",
-                    g.mask,
-                    warp.live,
-                    elsewhere(g, warp)
-                );
-                AccessError::new(Kind::MissingLanes, what)
-            }
-        };
-        self.fault(b, w, first(g.mask), g.pc, error)
-    }
-
     /// Matrix instructions, for a whole warp.
     pub fn matrix(&mut self, v: &mut View<'_>, op: &Op) -> Result<(), Trouble> {
         matrix::run(self, v, op)
@@ -651,11 +488,6 @@ pub(super) fn first(m: u32) -> usize {
 
 pub(super) fn trouble(lane: usize, kind: Kind, what: impl Into<String>) -> Trouble {
     Trouble { lane: lane as u32, error: AccessError::new(kind, what) }
-}
-
-fn unwritten(have: u32, need: u32, what: &str) -> Trouble {
-    let lane = first(need & !have);
-    trouble(lane, Kind::UninitialisedRegister, format!("{what} is read, but the thread has not written it"))
 }
 
 /// Lanes `part` of a group go to `to`; the rest stays in it, at `rest`.

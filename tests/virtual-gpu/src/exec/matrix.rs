@@ -10,15 +10,16 @@
 //! the rounding of a sum, and bit for bit where all partial sums are exact.
 
 use super::access::{addresses, of_window};
-use super::block::{View, trouble};
 use super::float::{f16_to_f32, f32_to_f16};
 use super::regs::LANES;
+use super::sparse::{metadata_of, spread};
+use super::view::View;
 use super::warp::{Trouble, Worker};
-use crate::fault::Kind;
+use super::wmma::{wmma_element, wmma_move, wmma_place};
 use crate::program::*;
 
 /// Elements of a type in one register.
-fn packed(ty: Type) -> usize {
+pub(super) fn packed(ty: Type) -> usize {
     match ty.bits() {
         64 => 1,
         bits => 32 / bits as usize,
@@ -93,7 +94,7 @@ pub(super) fn supported(m: &Mma) -> bool {
 }
 
 /// Elements of a `wmma` fragment, and the matrix's rows and columns.
-fn extent(m: &WmmaMove) -> (usize, usize) {
+pub(super) fn extent(m: &WmmaMove) -> (usize, usize) {
     let (rows, cols, k) = (m.shape.0 as usize, m.shape.1 as usize, m.shape.2 as usize);
     match m.matrix {
         WmmaMatrix::A => (rows, k),
@@ -195,10 +196,10 @@ fn elements(v: &View<'_>, regs: impl Iterator<Item = Src>, ty: Type) -> Vec<[u64
 }
 
 /// Where element `i` of a lane's fragment lies, for each matrix.
-struct Maps {
-    rows: usize,
-    cols: usize,
-    k: usize,
+pub(super) struct Maps {
+    pub rows: usize,
+    pub cols: usize,
+    pub k: usize,
 }
 
 impl Maps {
@@ -421,62 +422,6 @@ fn operands<T: Copy + Default>(
     }
 }
 
-/// A row's metadata, lowest first, and the lane that holds the first of it.
-///
-/// Of floats each word holds 16 bits of row g and, above them, 16 of row g + 8; of integers all 32 bits are of one row,
-/// and rows g and g + 8 are two neighbours'. Shapes that need more take the rest from the next threads of the four.
-fn metadata_of(m: &Mma, words: &[u32; LANES], selector: usize, row: usize) -> (u64, usize) {
-    let (group, upper) = (4 * (row % 8), row / 8);
-    let deep = usize::from(m.shape.2) * if m.a_type == Type::TF32 { 2 } else { 1 };
-    if matches!(m.a_type, Type::F16 | Type::BF16 | Type::TF32) {
-        let parts = deep / 16;
-        let lane = group + parts * selector;
-        let half = |part: usize| u64::from(words[lane + part] >> (16 * upper) & 0xffff) << (16 * part);
-        return ((0..parts).map(half).sum(), lane);
-    }
-    let parts = deep * m.a_type.bits() as usize / 256;
-    let lane = group + 2 * parts * selector + upper;
-    ((0..parts).map(|part| u64::from(words[lane + 2 * part]) << (32 * part)).sum(), lane)
-}
-
-/// A as it is multiplied: kept elements in the columns that the metadata names, zeros between them.
-fn spread<T: Copy + Default>(
-    m: &Mma,
-    maps: &Maps,
-    kept: &[T],
-    metadata: impl Fn(usize) -> (u64, usize),
-) -> Result<Vec<T>, Trouble> {
-    let held = maps.k / 2;
-    // Elements that go together: pairs of the types below a byte.
-    let unit = if m.a_type.bits() < 8 { 2 } else { 1 };
-    let mut out = vec![T::default(); maps.rows * maps.k];
-    for row in 0..maps.rows {
-        let (bits, lane) = metadata(row);
-        for n in 0..held / unit {
-            let place = if m.a_type == Type::TF32 {
-                match bits >> (4 * n) & 15 {
-                    0b0100 => 2 * n,
-                    0b1110 => 2 * n + 1,
-                    other => {
-                        let what = format!("sparse metadata {other:#06b} of row {row}: expected 0b0100 or 0b1110");
-                        return Err(trouble(lane, Kind::InvalidOperand, what));
-                    }
-                }
-            } else {
-                let index = |n: usize| (bits >> (2 * n) & 3) as usize;
-                if n % 2 == 1 && index(n) <= index(n - 1) {
-                    let what = format!("sparse metadata of row {row}: the two places of a group of four must ascend");
-                    return Err(trouble(lane, Kind::InvalidOperand, what));
-                }
-                n / 2 * 4 + index(n)
-            };
-            let (to, from) = (row * maps.k + place * unit, row * held + n * unit);
-            out[to..to + unit].copy_from_slice(&kept[from..from + unit]);
-        }
-    }
-    Ok(out)
-}
-
 fn accumulators<T: Copy + Default>(v: &View<'_>, m: &Mma, maps: &Maps, number: impl Fn(u64) -> T) -> Vec<T> {
     let c = elements(v, m.c.iter().copied(), m.c_type);
     let at = |lane: usize, i: usize| {
@@ -514,75 +459,6 @@ fn scatter<T: Copy>(v: &mut View<'_>, m: &Mma, maps: &Maps, d: &[T], bits: impl 
         }
         v.warp.regs.put(*reg, m.d_type.class(), !0, &out);
     }
-}
-
-/// `wmma` fragments are opaque; here lane after lane holds the matrix row by row, as often as it fits.
-fn wmma_place(lane: usize, i: usize, held: usize, rows: usize, cols: usize) -> (usize, usize) {
-    let at = (lane * held + i) % (rows * cols);
-    (at / cols, at % cols)
-}
-
-/// The same for any fragment: B of types below a byte, which lies by columns in memory, is held by columns.
-fn wmma_element(
-    ty: Type,
-    b: bool,
-    (lane, i): (usize, usize),
-    held: usize,
-    (rows, cols): (usize, usize),
-) -> (usize, usize) {
-    if b && ty.bits() < 8 {
-        let (col, row) = wmma_place(lane, i, held, cols, rows);
-        return (row, col);
-    }
-    wmma_place(lane, i, held, rows, cols)
-}
-
-fn wmma_move(worker: &mut Worker<'_>, v: &mut View<'_>, m: &WmmaMove, load: bool) -> Result<(), Trouble> {
-    let (rows, cols) = extent(m);
-    let (bits, e) = (m.ty.bits(), packed(m.ty));
-    let held = m.regs.len() * e;
-    let base = addresses(&v.warp.regs, &m.address);
-    let along = if m.layout == Layout::Row { cols } else { rows };
-    let stride = m.stride.map_or([along as u32; LANES], |s| v.warp.regs.u32s(s));
-    let uniform = base.iter().zip(&stride).position(|x| x != (&base[0], &stride[0]));
-    if let Some(l) = uniform {
-        let what = "address and stride of a wmma must be the same in all lanes";
-        return Err(trouble(l, Kind::InvalidOperand, what));
-    }
-    // Types below a byte go by whole registers: a register's elements are consecutive in memory.
-    let unit = if bits < 8 { e } else { 1 };
-    let width = if bits < 8 { 4 } else { m.ty.bytes() };
-    let ty = match width {
-        1 => Type::B8,
-        2 => Type::B16,
-        4 => Type::B32,
-        _ => Type::B64,
-    };
-    for i in (0..held).step_by(unit) {
-        let mut at = [0u64; LANES];
-        for (lane, at) in at.iter_mut().enumerate() {
-            let (r, c) = wmma_element(m.ty, m.matrix == WmmaMatrix::B, (lane, i), held, (rows, cols));
-            let offset = if m.layout == Layout::Row {
-                r as u64 * u64::from(stride[lane]) + c as u64
-            } else {
-                c as u64 * u64::from(stride[lane]) + r as u64
-            };
-            *at = base[lane].wrapping_add(offset * u64::from(bits) / 8);
-        }
-        let reg = m.regs[i / e];
-        let shift = (i % e) as u32 * bits % 64;
-        if load {
-            let mut out = [0; LANES];
-            worker.load_at(v, m.space, ty, &at, &mut out)?;
-            let old = if shift == 0 { [0; LANES] } else { v.warp.regs.wide(Src::Reg(reg), m.ty.class()) };
-            let joined = std::array::from_fn(|l| old[l] | out[l] << shift);
-            v.warp.regs.put(reg, m.ty.class(), !0, &joined);
-        } else {
-            let words = v.warp.regs.wide(Src::Reg(reg), m.ty.class()).map(|w| w >> shift);
-            worker.store_at(v, m.space, ty, &at, &words)?;
-        }
-    }
-    Ok(())
 }
 
 /// `mma.m8n8k4` on halves: each eight lanes (four of each half warp) make a product of their own.

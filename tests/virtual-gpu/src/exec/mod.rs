@@ -6,9 +6,12 @@
 
 mod access;
 mod alu;
+mod atomics;
+mod blame;
 mod block;
 mod calls;
 mod convert;
+mod copies;
 mod float;
 mod flow;
 mod integer;
@@ -18,8 +21,11 @@ mod matrix;
 mod recursion;
 mod regs;
 mod soft;
+mod sparse;
 mod sync;
+mod view;
 mod warp;
+mod wmma;
 
 #[cfg(test)]
 mod tests;

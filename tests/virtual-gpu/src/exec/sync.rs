@@ -214,7 +214,6 @@ impl Worker<'_> {
         }
         warp.groups[g].pc = pc;
         let mut rest = exec;
-        let mut stays = 0;
         let mut moves: Vec<(u32, u32)> = Vec::new();
         while rest != 0 {
             let v = members[first(rest)];
@@ -240,7 +239,6 @@ impl Worker<'_> {
                 }
             }
             if there != need {
-                stays |= part;
                 continue;
             }
             self.perform(b, w, &parts, v)?;
@@ -248,7 +246,6 @@ impl Worker<'_> {
         }
         let warp = &mut b.warps[w];
         (warp.groups[g].state, warp.groups[g].counted) = (State::Lanes, true);
-        let _ = stays;
         for (at, part) in moves {
             let code = &k.code[at as usize];
             for d in &k.operands[code.defs.0 as usize..code.defs.1 as usize] {

@@ -4,13 +4,17 @@
 //! of a kernel's shared memory, where the frames of called functions lie) stays a [`Symbol`] and becomes an immediate
 //! when a kernel is linked.
 
+mod forms;
 mod instruction;
+mod kinds;
 mod types;
 mod visit;
 
 use std::sync::Arc;
 
+pub use forms::*;
 pub use instruction::*;
+pub use kinds::*;
 pub use types::*;
 pub use visit::Operand;
 
