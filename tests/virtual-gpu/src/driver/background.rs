@@ -1,7 +1,8 @@
-//! The one kind of work that must happen without anyone asking: calls of the program.
+//! The work that must happen without anyone asking: what a program can see without a call of the driver.
 //!
-//! A program may wait for its own host function with a lock or a flag that the driver knows nothing of. So where one
-//! is queued, and nothing has brought it about for a while, a thread of the driver does.
+//! A program may wait for its own host function with a lock or a flag that the driver knows nothing of, or watch
+//! page-locked memory that a kernel writes. So where a host function is queued, or a kernel with an address of such
+//! memory, and nothing has brought it about for a while, a thread of the driver does.
 
 use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::core::Clock;
 use super::session;
 
-/// How long a call may wait for someone to ask for it: enough for a program to queue all it means to before it waits.
+/// How long such work may wait for someone to ask for it: enough for a program to queue all it means to before it waits.
 const PATIENCE: Duration = Duration::from_millis(200);
 
 /// Sees to it that all that `clock` knows runs, in a while.

@@ -194,6 +194,14 @@ pub struct Failure {
 /// Bytes that a job is known to touch before it runs.
 pub type Touched = (Space, Range<u64>, Access);
 
+impl Kernel {
+    /// The numbers of 64 bits among the parameters: addresses are some of them.
+    pub fn words(&self) -> impl Iterator<Item = u64> + '_ {
+        let words = self.params.chunks_exact(8);
+        words.map(|word| u64::from_le_bytes(word.try_into().expect("chunks of 8 bytes")))
+    }
+}
+
 impl Copy {
     /// The number of bytes copied.
     pub fn bytes(&self) -> u64 {
@@ -271,11 +279,7 @@ impl Action {
     /// True where the action may touch bytes of an allocation: surely for copies, by its parameters for a kernel.
     pub fn may_touch(&self, space: Space, range: &Range<u64>) -> bool {
         match (self, space) {
-            (Action::Kernel(kernel), Space::Device { .. }) => kernel
-                .params
-                .chunks_exact(8)
-                .map(|word| u64::from_le_bytes(word.try_into().expect("chunks of 8 bytes")))
-                .any(|word| range.contains(&word)),
+            (Action::Kernel(kernel), _) => kernel.words().any(|word| range.contains(&word)),
             _ => self
                 .touches()
                 .iter()

@@ -357,7 +357,11 @@ impl Session {
 
     /// Queues a job on a stream of the schedule, outside any capture.
     pub fn enqueue(&mut self, id: StreamId, job: Job) -> Result<Clock> {
-        let calls_program = matches!(job.action, Action::Host(_));
+        let seen_without_a_call = match &job.action {
+            Action::Host(_) => true,
+            Action::Kernel(kernel) => kernel.words().any(|word| self.is_pinned(word)),
+            _ => false,
+        };
         let pinned = job.action.host_touches();
         let told = (!pinned.is_empty()).then(|| (job.describe(id), job.context));
         let clock = self.schedule.enqueue(id, job).ok_or(Status::INVALID_HANDLE)?;
@@ -365,7 +369,7 @@ impl Session {
             let work = guard::Work { stream: id, epoch: clock.get(id), clock: clock.clone(), what, context };
             self.guard_pinned(pinned, &Arc::new(work));
         }
-        if calls_program {
+        if seen_without_a_call {
             super::background::bring_about(clock.clone());
         }
         Ok(clock)

@@ -382,6 +382,11 @@ impl State {
         self.functions.get_mut(&handle).ok_or(Status::INVALID_HANDLE)
     }
 
+    /// True where a number may be an address of page-locked memory.
+    pub fn is_pinned(&self, number: u64) -> bool {
+        usize::try_from(number).is_ok_and(|address| self.pinned(HostPtr(address), 1).is_some())
+    }
+
     /// The page-locked block that holds all `len` bytes at a host address.
     pub fn pinned(&self, address: HostPtr, len: u64) -> Option<(usize, &HostBlock)> {
         let (&base, block) = self.host.range(..=address.0).next_back()?;

@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, c_int, c_void};
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use cudarc::driver::sys::{self, CUresult};
 use cudarc::driver::{CudaContext, LaunchConfig, PushKernelArg};
@@ -258,6 +258,29 @@ fn a_host_function_comes_without_a_call_that_waits() {
     unsafe { ok(sys::cuLaunchHostFunc(stream.cu_stream(), Some(raise), (&raw const raised).cast_mut().cast())) };
     while !raised.load(Ordering::Acquire) {
         std::thread::yield_now();
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn what_a_kernel_writes_to_the_host_comes_without_a_call_that_waits() {
+    let (_context, stream, function) = open("add_one");
+    // SAFETY: plain calls of the driver with the arguments that they want; the memory outlives the kernel.
+    unsafe {
+        let mut host = null_mut();
+        ok(sys::cuMemHostAlloc(&mut host, 4, 2));
+        let counter = AtomicU32::from_ptr(host.cast());
+        counter.store(41, Ordering::Release);
+        let mut address = 0u64;
+        ok(sys::cuMemHostGetDevicePointer_v2(&mut address, host, 0));
+        let mut params: [*mut c_void; 1] = [(&raw mut address).cast()];
+        let (f, s) = (function.cu_function(), stream.cu_stream());
+        ok(sys::cuLaunchKernel(f, 1, 1, 1, 1, 1, 1, 0, s, params.as_mut_ptr(), null_mut()));
+        while counter.load(Ordering::Acquire) != 42 {
+            std::thread::yield_now();
+        }
+        ok(sys::cuStreamSynchronize(s));
+        ok(sys::cuMemFreeHost(host));
     }
 }
 
