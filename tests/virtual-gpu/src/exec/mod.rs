@@ -18,6 +18,7 @@ mod integer;
 mod link;
 mod liveness;
 mod matrix;
+mod printf;
 mod recursion;
 mod regs;
 mod soft;
