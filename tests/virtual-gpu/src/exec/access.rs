@@ -177,18 +177,24 @@ impl Worker<'_> {
         warp.polls[known] = seen;
     }
 
-    pub(super) fn load(&mut self, v: &mut View<'_>, l: &Load, m: u32) -> Done {
+    /// Loads; gives the lanes whose value is a byte of local memory that they have not written. Compilers copy structures byte
+    /// by byte, padding included: the register is then one that nothing has written.
+    pub(super) fn load(&mut self, v: &mut View<'_>, l: &Load, m: u32) -> Result<u32, Trouble> {
         let a = addresses(&v.warp.regs, &l.address);
         let mut out = [[0u64; LANES]; 4];
-        self.fetch(v, l.space, l.order, l.ty.bytes(), l.count as usize, a, m, &mut out)?;
+        let bare = self.fetch(v, l.space, l.order, l.ty.bytes(), l.count as usize, a, m, &mut out)?;
         for (d, values) in l.dst[..l.count as usize].iter().zip(&mut out) {
             let Some(d) = d else { continue };
             if l.ty.signed() && l.width.bits() > l.ty.bits() {
                 *values = values.map(|x| low(value(x, l.ty) as u64, l.width.bits()));
             }
             v.warp.regs.put(*d, l.width.class(), m, values);
+            if bare != 0 {
+                let init = v.warp.regs.init_index(*d, l.width.class());
+                v.warp.regs.init[init] = v.warp.regs.init[init] & !bare | m & !bare;
+            }
         }
-        Ok(())
+        Ok(bare)
     }
 
     /// One value a lane, for all lanes.
@@ -206,7 +212,7 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Loads `count` values of `n` bytes a lane.
+    /// Loads `count` values of `n` bytes a lane; gives the lanes that read a byte of local memory that they have not written.
     fn fetch(
         &mut self,
         v: &mut View<'_>,
@@ -217,8 +223,9 @@ impl Worker<'_> {
         mut a: [u64; LANES],
         m: u32,
         out: &mut [[u64; LANES]; 4],
-    ) -> Done {
+    ) -> Result<u32, Trouble> {
         let bytes = n * count as u32;
+        let mut bare = 0;
         for (space, m) in by_space(space, &mut a, m) {
             if m == 0 {
                 continue;
@@ -257,7 +264,9 @@ impl Worker<'_> {
                         lane_bounds("local", a[lane], bytes, v.warp.local.bytes()).map_err(at(lane))?;
                         for (e, out) in out[..count].iter_mut().enumerate() {
                             let (value, written) = v.warp.local.load(lane, a[lane] + u64::from(n) * e as u64, n);
-                            if written == 0 {
+                            if written == 0 && bytes == 1 {
+                                bare |= 1 << lane;
+                            } else if written == 0 {
                                 let what = format!(
                                     "{n} bytes read at local address {:#x} that the thread has not written",
                                     a[lane]
@@ -278,7 +287,7 @@ impl Worker<'_> {
                 }
             }
         }
-        Ok(())
+        Ok(bare)
     }
 
     /// Loads a full warp's consecutive values at once; false if they are not so, or something needs a closer look.

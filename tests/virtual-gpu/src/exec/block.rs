@@ -25,6 +25,10 @@ const POLLED_ROUNDS: u32 = 2;
 /// Warp instructions of a block before another block gets its turn in any case.
 const BLOCK_SLICE: u64 = 50_000_000;
 
+/// Bytes of shared memory that the system keeps for itself in each block, and lets the toolkit's headers use from the
+/// middle on.
+const RESERVED: u32 = 1024;
+
 /// The state of an `mbarrier` object.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Phase {
@@ -70,11 +74,15 @@ impl Block {
         let (x, y) = (u64::from(grid[0]), u64::from(grid[1]));
         let id = [(linear % x) as u32, (linear / x % y) as u32, (linear / x / y) as u32];
         let warps = c.threads.div_ceil(32) as usize;
+        let mut shared = SharedMemory::new(c.shared_bytes, k.granule, c.threads);
+        if k.reserved {
+            shared.reserve(RESERVED);
+        }
         Block {
             id,
             linear,
             warps: (0..warps).map(|w| Warp::new(k, c.threads - w as u32 * 32)).collect(),
-            shared: SharedMemory::new(c.shared_bytes, k.granule, c.threads),
+            shared,
             clocks: Clocks::new(warps),
             barriers: (0..16).map(|_| Barrier::new(warps)).collect(),
             mbarriers: HashMap::new(),
@@ -257,7 +265,11 @@ impl<'a> Worker<'a> {
                 self.load_params(&mut b.view(&k.code, w, pc), l, exec)?;
                 return Ok(Next::Jump(pc + 1));
             }
-            Op::Load(l) => self.load(&mut b.view(&k.code, w, pc), l, exec)?,
+            Op::Load(l) => {
+                if self.load(&mut b.view(&k.code, w, pc), l, exec)? != 0 {
+                    return Ok(Next::Jump(pc + 1));
+                }
+            }
             Op::Store(s) => self.store(&mut b.view(&k.code, w, pc), s, exec)?,
             Op::Atom(a) => self.atom(&mut b.view(&k.code, w, pc), a, exec)?,
             Op::CpAsync(c) => self.cp_async(&mut b.view(&k.code, w, pc), c, exec)?,
@@ -270,7 +282,7 @@ impl<'a> Worker<'a> {
                 }
             }
             Op::MovSpecial { width, dst, special } => {
-                let v = self.special_register(b, w, *special, exec);
+                let v = self.special_register(b, w, *special);
                 b.warps[w].regs.put(*dst, width.class(), exec, &v);
             }
             // Where a function's local variables lie, which recursion moves.
@@ -418,10 +430,11 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn special_register(&self, b: &Block, w: usize, s: Special, exec: u32) -> [u64; LANES] {
+    fn special_register(&self, b: &Block, w: usize, s: Special) -> [u64; LANES] {
         let c = self.ctx;
         let (n, thread) = (c.block, |l: usize| (w * LANES + l) as u32);
         let by_lane = |f: &dyn Fn(usize) -> u64| std::array::from_fn(f);
+        let reserved = SharedMemory::reserved_from(c.shared_bytes);
         let time = || c.start.elapsed().as_nanos() as u64;
         let one = match s {
             Special::TidX => return by_lane(&|l| (thread(l) % n[0]).into()),
@@ -453,11 +466,15 @@ impl<'a> Worker<'a> {
             Special::GlobalTimerHi => time() >> 32,
             Special::DynamicSmemSize => c.dynamic_shared.into(),
             Special::TotalSmemSize => c.shared_bytes.into(),
+            Special::ReservedBegin => reserved.into(),
+            Special::ReservedEnd => (reserved + RESERVED).into(),
+            Special::ReservedBytes => RESERVED.into(),
+            Special::Reserved0 => reserved.into(),
+            Special::Reserved1 => (reserved + RESERVED / 2).into(),
             Special::EnvReg1 => c.meeting >> 32,
             Special::EnvReg2 => c.meeting,
             Special::Zero | Special::Zero64 => 0,
         };
-        let _ = exec;
         let narrow = s.width() == Width::W32;
         [if narrow { one & 0xffff_ffff } else { one }; LANES]
     }

@@ -58,6 +58,8 @@ pub struct Kernel {
     pub(super) local_bytes: u32,
     pub(super) frame_bytes: u32,
     pub(super) shared_bytes: u32,
+    /// Whether it asks where the shared memory is that the system keeps for itself.
+    pub(super) reserved: bool,
     pub(super) granule: u32,
     /// Whether flags order accesses: fences or ordered operations occur.
     pub(super) fences: bool,
@@ -114,6 +116,7 @@ pub(super) fn link(m: &Module, function: usize, globals: &[u64]) -> Result<Kerne
         local_bytes: 0,
         frame_bytes: 0,
         shared_bytes: shared.bytes,
+        reserved: false,
         granule: 0,
         fences: false,
         allocates: false,
@@ -131,6 +134,7 @@ pub(super) fn link(m: &Module, function: usize, globals: &[u64]) -> Result<Kerne
         place(&mut k, m, index, &mut at, &shared, globals).map_err(|what| refuse(Kind::Unsupported, what))?;
     }
     (k.local_bytes, k.frame_bytes) = (at.local, at.frame);
+    k.reserved = k.code.iter().any(|c| matches!(c.op, Op::MovSpecial { special, .. } if special.reserved()));
     k.granule = k.code.iter().map(|c| smallest(&c.op)).min().unwrap_or(4);
     Ok(k)
 }

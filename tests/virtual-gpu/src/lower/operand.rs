@@ -335,6 +335,11 @@ pub(super) fn special(name: &str, member: Option<&str>) -> Option<Special> {
         "%globaltimer_hi" => GlobalTimerHi,
         "%dynamic_smem_size" => DynamicSmemSize,
         "%total_smem_size" => TotalSmemSize,
+        "%reserved_smem_offset_begin" => ReservedBegin,
+        "%reserved_smem_offset_end" => ReservedEnd,
+        "%reserved_smem_offset_cap" => ReservedBytes,
+        "%reserved_smem_offset_0" => Reserved0,
+        "%reserved_smem_offset_1" => Reserved1,
         "%envreg1" => EnvReg1,
         "%envreg2" => EnvReg2,
         _ => {

@@ -78,6 +78,23 @@ impl SharedMemory {
         }
     }
 
+    /// Where memory that the system keeps for itself begins, behind `bytes` of the program's.
+    pub fn reserved_from(bytes: u32) -> u32 {
+        bytes.next_multiple_of(128)
+    }
+
+    /// Adds `bytes` of zeros that the system keeps for itself. Who touches them is not recorded: the toolkit orders itself, by
+    /// what it knows of warps.
+    pub fn reserve(&mut self, bytes: u32) {
+        let from = SharedMemory::reserved_from(self.bytes);
+        self.bytes = from + bytes;
+        let words = (self.bytes as usize).div_ceil(8);
+        self.data.resize(words, 0);
+        self.init.resize(words.div_ceil(8), 0);
+        self.pending.resize(words.div_ceil(8), 0);
+        (from..self.bytes).step_by(8).for_each(|at| self.store(at, 8, 0));
+    }
+
     /// Bytes.
     pub fn bytes(&self) -> u32 {
         self.bytes
@@ -158,7 +175,10 @@ impl SharedMemory {
         }
         let (now, all) = (clocks.now(), clocks.all());
         let (warp, lane) = ((me / 32) as u8, 1u32 << (me % 32));
-        for r in &mut self.records[(at >> self.granule) as usize..=((at + n - 1) >> self.granule) as usize] {
+        let touched = (at >> self.granule) as usize..=((at + n - 1) >> self.granule) as usize;
+        // Without records: memory that the system keeps for itself.
+        let Some(records) = self.records.get_mut(touched) else { return Ok(()) };
+        for r in records {
             if r.write_stamp >= all && r.writer != NOBODY {
                 let by = u32::from(r.writer & !STRONG);
                 let both_strong = strong && r.writer & STRONG != 0;
@@ -207,7 +227,10 @@ impl SharedMemory {
         }
         let (now, all) = (clocks.now(), clocks.all());
         let writer = me as u16 | if strong { STRONG } else { 0 };
-        for r in &mut self.records[(at >> self.granule) as usize..=((at + n - 1) >> self.granule) as usize] {
+        let touched = (at >> self.granule) as usize..=((at + n - 1) >> self.granule) as usize;
+        // Without records: memory that the system keeps for itself.
+        let Some(records) = self.records.get_mut(touched) else { return Ok(()) };
+        for r in records {
             if r.write_stamp >= all && r.writer != NOBODY {
                 let by = u32::from(r.writer & !STRONG);
                 let both_strong = strong && r.writer & STRONG != 0;

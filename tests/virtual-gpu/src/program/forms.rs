@@ -143,9 +143,9 @@ pub struct Store {
 }
 
 impl Store {
-    /// Whether some of the values may be padding that nothing has written: elements of vectors, and parameters.
+    /// Whether some of the values may be padding that nothing has written: elements of vectors, parameters, and bytes.
     pub fn padded(&self) -> bool {
-        self.count > 1 || self.space == Space::Param
+        self.count > 1 || self.space == Space::Param || self.ty.bytes() == 1
     }
 }
 

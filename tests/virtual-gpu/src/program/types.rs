@@ -282,6 +282,12 @@ pub enum Special {
     GlobalTimerHi,
     DynamicSmemSize,
     TotalSmemSize,
+    /// `%reserved_smem_offset_begin`, `_end`, `_cap`, `_0`, `_1`: shared memory that the system keeps for itself.
+    ReservedBegin,
+    ReservedEnd,
+    ReservedBytes,
+    Reserved0,
+    Reserved1,
     /// `%envreg1`, `%envreg2`: the halves, high and low, of the address where blocks of a cooperative launch meet.
     EnvReg1,
     EnvReg2,
@@ -292,6 +298,12 @@ pub enum Special {
 }
 
 impl Special {
+    /// True for those that tell of shared memory that the system keeps for itself.
+    pub fn reserved(self) -> bool {
+        use Special::*;
+        matches!(self, ReservedBegin | ReservedEnd | ReservedBytes | Reserved0 | Reserved1)
+    }
+
     /// Width of the value.
     pub fn width(self) -> Width {
         match self {

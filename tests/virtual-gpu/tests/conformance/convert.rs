@@ -305,6 +305,21 @@ fn addresses_between_spaces() {
 }
 
 #[test]
+fn shared_memory_that_the_system_keeps() {
+    // Zeros, apart from the block's own memory, of the size that the registers say.
+    let body = ".shared .align 4 .b32 own; st.shared.u32 [own], %r1;\n\
+         mov.u32 %r3, %reserved_smem_offset_begin; mov.u32 %r4, %reserved_smem_offset_end;\n\
+         mov.u32 %r5, %reserved_smem_offset_cap; mov.u32 %r6, %reserved_smem_offset_0;\n\
+         mov.u32 %r7, %reserved_smem_offset_1; sub.u32 %r4, %r4, %r3; st.global.u32 [%rd1], %r4;\n\
+         st.global.u32 [%rd1+4], %r5; setp.ge.u32 %p1, %r3, 4; selp.u32 %r8, 1, 0, %p1; st.global.u32 [%rd1+8], %r8;\n\
+         ld.shared.u32 %r9, [%r6]; st.global.u32 [%rd1+12], %r9; st.shared.u32 [%r7], %r5; ld.shared.u32 %r9, [%r7];\n\
+         ld.shared.u32 %r10, [%r7+284]; add.u32 %r9, %r9, %r10; st.global.u32 [%rd1+16], %r9;\n\
+         ld.shared.u32 %r9, [own]; st.global.u32 [%rd1+20], %r9;";
+    let found = Program { body, block: 1, ..Program::default() }.words(&[9, 9, 9, 9, 9, 9]);
+    assert_eq!(found, [1024, 1024, 1, 0, 1024, 0]);
+}
+
+#[test]
 fn special_registers() {
     let list32 = [
         ("%tid.x", "t % 8"),
@@ -393,4 +408,5 @@ pub fn all() {
     vectors_pack_lowest_first();
     addresses_between_spaces();
     special_registers();
+    shared_memory_that_the_system_keeps();
 }

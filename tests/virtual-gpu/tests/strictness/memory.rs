@@ -160,6 +160,15 @@ fn local_memory_that_the_thread_did_not_write() {
 }
 
 #[test]
+fn padding_may_be_copied_and_not_used() {
+    // As compilers copy a structure whose second byte is padding.
+    let copy = format!("{LOCAL} st.local.u8 [l], %r1; ld.local.u8 %r3, [l+1]; st.local.u8 [l+2], %r3;");
+    allowed("", &format!("{copy} ld.local.u8 %r4, [l+2]; st.global.u8 [%rd1], %r4;"));
+    alone(Kind::UninitialisedRegister, "", &copy, "add.u32 %r5, %r3, 1;");
+    alone(Kind::UninitialisedLocal, "", &copy, "ld.local.u16 %r5, [l+2];");
+}
+
+#[test]
 fn constants_are_read_only() {
     let constant = ".const .align 4 .b32 c = 5;";
     alone(Kind::ReadOnly, constant, "mov.u64 %rd2, c;", "st.u32 [%rd2], %r1;");

@@ -93,3 +93,21 @@ fn the_whole_grid_meets() {
     }
     assert_eq!(gpu.download::<f32>(a, n), x);
 }
+
+#[test]
+fn groups_of_several_warps() {
+    let gpu = gpu();
+    let mut random = Random(29);
+    let n = 256usize;
+    let x: Vec<i32> = (0..n).map(|_| (random.next() % 1000) as i32).collect();
+    let (px, sums, places) = (gpu.upload(&x), gpu.alloc::<i32>(3 * n / 64), gpu.alloc::<i32>(n));
+    gpu.run("wide_tiles", 2, 128, params![px, sums, places]);
+    let expect = x.chunks(64).flat_map(|tile| (0..3).map(move |round| tile.iter().sum::<i32>() + 64 * round));
+    assert_eq!(gpu.download::<i32>(sums, 3 * n / 64), expect.collect::<Vec<_>>());
+    let place = |i: usize| {
+        let (tile, block) = (&x[i / 64 * 64..][..64], &x[i / 128 * 128..][..128]);
+        let most = block.iter().max().unwrap();
+        x[i / 64 * 64..i].iter().sum::<i32>() + if tile.contains(most) { 1000 } else { 0 }
+    };
+    assert_eq!(gpu.download::<i32>(places, n), (0..n).map(place).collect::<Vec<_>>());
+}
