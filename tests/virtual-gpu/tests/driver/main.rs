@@ -88,6 +88,9 @@ fn missing_synchronisation_is_an_error_that_names_both_sides() {
         stderr.contains("on a thread's own default stream") && stderr.contains("kernel scale on stream 0x"),
         "{stderr}"
     );
+    let stderr = complaints("branches_of_a_graph");
+    assert_eq!(stderr.matches("kernel scale of a graph on stream 0x").count(), 2, "{stderr}");
+    assert!(stderr.contains("4 bytes of allocation") && stderr.contains("from byte 124"), "{stderr}");
     let stderr = complaints("free_while_used");
     assert!(stderr.contains("free (cuMemFree)") && stderr.contains("kernel scale on stream 0x"), "{stderr}");
     let stderr = complaints("part_of_a_pinned_page_written_too_early");

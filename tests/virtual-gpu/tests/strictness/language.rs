@@ -28,6 +28,31 @@ fn unknown_instructions_are_named_with_their_line() {
 }
 
 #[test]
+fn textures_and_surfaces_are_named_with_their_line() {
+    // What compilers write for texture and surface objects, and for the references of older programs.
+    for statement in [
+        "tex.2d.v4.f32.f32 {%f1, %f2, %f3, %f4}, [%rd2, {%f0, %f0}];",
+        "tex.level.2d.v4.f32.f32 {%f1, %f2, %f3, %f4}, [%rd2, {%f0, %f0}], %f0;",
+        "tld4.r.2d.v4.f32.f32 {%f1, %f2, %f3, %f4}, [%rd2, {%f0, %f0}];",
+        "txq.width.b32 %r3, [%rd2];",
+        "suld.b.2d.b32.trap {%r3}, [%rd2, {%r1, %r1}];",
+        "sust.b.2d.b32.trap [%rd2, {%r1, %r1}], {%r3};",
+        "sured.b.add.1d.u32.trap [%rd2, {%r1}], %r3;",
+    ] {
+        let text = text("", &format!("{statement} {HERE}"));
+        let line = text.lines().position(|l| l.contains(HERE)).unwrap() + 1;
+        let error = lower::load(&text).expect_err(statement).to_string();
+        let opcode = statement.split('.').next().unwrap();
+        let what = format!("'{opcode}': textures and surfaces are not supported");
+        assert!(error.contains(&format!("PTX line {line}")) && error.contains(&what), "{statement}\n{error}");
+    }
+    for variable in [".global .texref t;", ".global .samplerref t = { filter_mode = linear };", ".global .surfref t;"] {
+        let error = lower::load(&text(variable, "ret;")).expect_err(variable).to_string();
+        assert!(error.contains("textures and surfaces are not supported") && error.contains(variable), "{error}");
+    }
+}
+
+#[test]
 fn traps_breakpoints_and_assertions() {
     caught(Kind::Trap, "", &format!("@%p1 trap; {HERE}"));
     caught(Kind::Breakpoint, "", &format!("@%p1 brkpt; {HERE}"));

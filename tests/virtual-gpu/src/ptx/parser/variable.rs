@@ -64,6 +64,9 @@ impl<'a> Parser<'_, 'a> {
                 "managed" | "ptr" | "attribute" => {
                     return Err(Refusal::new(at, format!("'.{name}' is not supported here")));
                 }
+                "texref" | "samplerref" | "surfref" => {
+                    return Err(Refusal::new(at, format!("'.{name}': textures and surfaces are not supported")));
+                }
                 _ => {
                     head.ty = name;
                     self.pointee()?;

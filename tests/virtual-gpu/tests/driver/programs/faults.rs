@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream, PinnedHostSlice, sys};
 
+use super::graphs::scale_node;
 use super::{NoStream, ok, ones, open, scale};
 
 /// Two streams that cudarc does not order, and the kernel.
@@ -215,4 +216,22 @@ fn wild_pointer() {
     let _pinned = pinned_ones(&context, 64);
     // SAFETY: there is nothing at this address: the program dies, as it would without a GPU.
     unsafe { std::ptr::with_exposed_provenance_mut::<f32>(0x10000).write_volatile(1.0) };
+}
+
+#[test]
+#[ignore = "needs a virtual GPU"]
+fn branches_of_a_graph() {
+    let (context, [first, _], function) = two_streams();
+    let x = ones();
+    let (mut graph, mut exec) = (std::ptr::null_mut(), std::ptr::null_mut());
+    // SAFETY: plain calls of the driver with the arguments that they want.
+    unsafe {
+        ok(sys::cuGraphCreate(&mut graph, 0));
+        // Element 31 is of both.
+        scale_node(graph, &[], &function, (x, 2.0, 32));
+        scale_node(graph, &[], &function, (x + 124, 3.0, 32));
+        ok(sys::cuGraphInstantiateWithFlags(&mut exec, graph, 0));
+        ok(sys::cuGraphLaunch(exec, first.cu_stream()));
+    }
+    assert_eq!(context.synchronize().unwrap_err().0, ILLEGAL_STATE);
 }

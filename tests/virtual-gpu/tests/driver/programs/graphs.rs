@@ -4,9 +4,10 @@ use std::ffi::c_void;
 use std::ptr::{null, null_mut};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use cudarc::driver::CudaFunction;
 use cudarc::driver::sys::{self, CUgraphInstantiate_flags, CUstreamCaptureMode, CUstreamCaptureStatus};
 
-use super::{ok, open, scale};
+use super::{ok, ones, open, scale};
 
 const RELAXED: CUstreamCaptureMode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
 
@@ -158,6 +159,72 @@ fn built_node_by_node_and_changed() {
         assert_eq!((host, called.load(Ordering::Relaxed)), (42, 3));
         ok(sys::cuGraphExecDestroy(exec));
         ok(sys::cuGraphDestroy(graph));
+        ok(sys::cuMemFree_v2(x));
+    }
+}
+
+/// Adds a node that launches `scale` on `n` elements from `x` on.
+pub fn scale_node(
+    graph: sys::CUgraph,
+    after: &[sys::CUgraphNode],
+    function: &CudaFunction,
+    (x, a, n): (u64, f32, u32),
+) -> sys::CUgraphNode {
+    let (mut x, mut a, mut n, mut node) = (x, a, n, null_mut());
+    let mut params: [*mut c_void; 3] = [(&raw mut x).cast(), (&raw mut a).cast(), (&raw mut n).cast()];
+    // SAFETY: the parameters are those of `scale`, and are read before the call returns.
+    unsafe {
+        let mut launch: sys::CUDA_KERNEL_NODE_PARAMS_v2_st = std::mem::zeroed();
+        launch.func = function.cu_function();
+        (launch.gridDimX, launch.gridDimY, launch.gridDimZ) = (n.div_ceil(32), 1, 1);
+        (launch.blockDimX, launch.blockDimY, launch.blockDimZ) = (32, 1, 1);
+        launch.kernelParams = params.as_mut_ptr();
+        ok(sys::cuGraphAddKernelNode_v2(&mut node, graph, after.as_ptr(), after.len(), &launch));
+    }
+    node
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn branches_that_are_switched_off_children_and_events() {
+    let (context, stream, function) = open("scale");
+    let other = context.new_stream().unwrap();
+    let x = ones();
+    let [mut graph, mut child] = [null_mut(); 2];
+    let [mut set, mut inside, mut record] = [null_mut(); 3];
+    let (mut event, mut exec, mut current) = (null_mut(), null_mut(), null_mut());
+    let mut host = [0.0f32; 64];
+    // SAFETY: plain calls of the driver with the arguments that they want.
+    unsafe {
+        ok(sys::cuCtxGetCurrent(&mut current));
+        ok(sys::cuEventCreate(&mut event, 0));
+        ok(sys::cuGraphCreate(&mut graph, 0));
+        ok(sys::cuGraphCreate(&mut child, 0));
+        scale_node(child, &[], &function, (x, 5.0, 64));
+        // Ones; two halves on two branches; the child on both; an event.
+        let one = 1.0f32.to_bits();
+        let fill = sys::CUDA_MEMSET_NODE_PARAMS { dst: x, pitch: 0, value: one, elementSize: 4, width: 64, height: 1 };
+        ok(sys::cuGraphAddMemsetNode(&mut set, graph, null(), 0, &fill, current));
+        let low = scale_node(graph, &[set], &function, (x, 2.0, 32));
+        let high = scale_node(graph, &[set], &function, (x + 128, 3.0, 32));
+        ok(sys::cuGraphAddChildGraphNode(&mut inside, graph, [low, high].as_ptr(), 2, child));
+        ok(sys::cuGraphAddEventRecordNode(&mut record, graph, &inside, 1, event));
+        ok(sys::cuGraphInstantiateWithFlags(&mut exec, graph, 0));
+        for (enabled, expect) in [(1, 15.0), (0, 5.0), (1, 15.0)] {
+            ok(sys::cuGraphNodeSetEnabled(exec, high, enabled));
+            ok(sys::cuGraphLaunch(exec, stream.cu_stream()));
+            // The event of the graph orders another stream.
+            ok(sys::cuStreamWaitEvent(other.cu_stream(), event, 0));
+            ok(sys::cuMemcpyDtoHAsync_v2(host.as_mut_ptr().cast(), x, 256, other.cu_stream()));
+            ok(sys::cuStreamSynchronize(other.cu_stream()));
+            assert_eq!(host[..32], [10.0; 32]);
+            assert_eq!(host[32..], [expect; 32]);
+        }
+        ok(sys::cuGraphExecDestroy(exec));
+        ok(sys::cuGraphDestroy(graph));
+        ok(sys::cuGraphDestroy(child));
+        ok(sys::cuEventDestroy_v2(event));
+        ok(sys::cuCtxSynchronize());
         ok(sys::cuMemFree_v2(x));
     }
 }
