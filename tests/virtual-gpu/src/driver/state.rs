@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::CString;
 use std::sync::Arc;
 use std::thread::ThreadId;
 
@@ -100,6 +101,17 @@ pub struct Module {
     pub functions: HashMap<String, Handle>,
 }
 
+/// PTX texts that become one.
+#[derive(Debug)]
+pub struct Link {
+    /// Its context.
+    pub context: Handle,
+    /// What was added.
+    pub texts: Vec<String>,
+    /// What it came to.
+    pub image: CString,
+}
+
 /// A kernel of a module.
 #[derive(Clone, Debug)]
 pub struct Function {
@@ -182,6 +194,8 @@ pub struct State {
     pub events: HashMap<Handle, Event>,
     /// Modules.
     pub modules: HashMap<Handle, Module>,
+    /// Links under way.
+    pub links: HashMap<Handle, Link>,
     /// Functions.
     pub functions: HashMap<Handle, Function>,
     /// Graphs.
@@ -316,6 +330,7 @@ impl State {
             self.unload(module);
         }
         self.execs.retain(|_, exec| exec.context != handle);
+        self.links.retain(|_, link| link.context != handle);
         for allocation in gpu.release_owned(handle) {
             self.ledger.forget(Space::Device { device: context.device, allocation });
         }

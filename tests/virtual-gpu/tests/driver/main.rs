@@ -41,7 +41,10 @@ fn programs_that_are_right_run() {
 
 #[test]
 fn every_kind_of_call_answers_as_cudas_does() {
-    succeed(&["programs::calls"], &[]);
+    let (_, stderr) = succeed(&["programs::calls"], &[]);
+    for absent in ["cuTexObjectCreate: a texture is not supported", "cuArrayCreate_v2: an array is not supported"] {
+        assert!(stderr.contains(absent), "{absent}: {stderr}");
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Libraries and linking. A library is a module of the current context: lazy loading for several contexts is not done.
+//! Libraries. A library is a module of the current context: lazy loading for several contexts is not done.
 
 use std::ffi::{c_int, c_uint, c_void};
 
@@ -76,30 +76,5 @@ exports! {
     fn cuKernelSetCacheConfig(kernel: Handle, config: c_uint, _device: c_int) {
         context()?.function(kernel)?;
         if config > 3 { Err(Status::INVALID_VALUE) } else { Ok(()) }
-    }
-
-    fn cuLinkCreate_v2(_count: c_uint, _options: In<c_int>, _values: In<usize>, _state: Out<Handle>) {
-        Err(unsupported("cuLinkCreate", "linking several images; load each as a module"))
-    }
-
-    fn cuLinkAddData_v2(
-        _state: Handle, _kind: c_uint, _data: In<u8>, _size: usize, _name: Text, _count: c_uint, _options: In<c_int>,
-        _values: In<usize>,
-    ) {
-        Err(unsupported("cuLinkAddData", "linking several images; load each as a module"))
-    }
-
-    fn cuLinkAddFile_v2(
-        _state: Handle, _kind: c_uint, _path: Text, _count: c_uint, _options: In<c_int>, _values: In<usize>,
-    ) {
-        Err(unsupported("cuLinkAddFile", "linking several images; load each as a module"))
-    }
-
-    fn cuLinkComplete(_state: Handle, _image: Out<*const c_void>, _size: Out<usize>) {
-        Err(unsupported("cuLinkComplete", "linking several images; load each as a module"))
-    }
-
-    fn cuLinkDestroy(_state: Handle) {
-        Err(unsupported("cuLinkDestroy", "linking several images; load each as a module"))
     }
 }

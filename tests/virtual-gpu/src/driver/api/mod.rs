@@ -5,6 +5,7 @@
 
 #![allow(non_snake_case, non_upper_case_globals)]
 
+mod absent;
 mod context;
 mod copies;
 mod device;
@@ -15,6 +16,7 @@ mod graphs;
 mod host_memory;
 mod launch;
 mod libraries;
+mod links;
 mod memory;
 mod modules;
 mod occupancy;
@@ -27,6 +29,7 @@ use super::exports::Export;
 
 /// Every exported function.
 pub const ALL: &[&[Export]] = &[
+    absent::EXPORTS,
     context::EXPORTS,
     context::ALIASES,
     copies::EXPORTS,
@@ -45,6 +48,8 @@ pub const ALL: &[&[Export]] = &[
     host_memory::ALIASES,
     launch::EXPORTS,
     libraries::EXPORTS,
+    links::EXPORTS,
+    links::ALIASES,
     memory::EXPORTS,
     memory::ALIASES,
     modules::EXPORTS,

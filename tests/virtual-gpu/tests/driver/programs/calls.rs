@@ -141,6 +141,55 @@ fn modules_variables_functions_and_the_log() {
 
 #[test]
 #[ignore = "needs a virtual GPU"]
+fn linked_texts_are_one_module() {
+    let (context, stream, _) = open("scale");
+    let callee = ".version 8.2\n.target sm_80\n.address_size 64\n\
+        .visible .func (.param .b32 r) thrice(.param .b32 x)\n{\n.reg .b32 %r<3>;\nld.param.u32 %r1, [x];\n\
+        mul.lo.u32 %r2, %r1, 3;\nst.param.u32 [r], %r2;\nret;\n}\n";
+    let caller = ".version 8.2\n.target sm_80\n.address_size 64\n.extern .func (.param .b32 r) thrice(.param .b32 x);\n\
+        .visible .entry triple(.param .u64 p)\n{\n.reg .b32 %r<3>;\n.reg .b64 %rd<2>;\nld.param.u64 %rd1, [p];\n\
+        ld.global.u32 %r1, [%rd1];\n{\n.param .b32 a;\n.param .b32 b;\nst.param.b32 [a], %r1;\n\
+        call.uni (b), thrice, (a);\nld.param.b32 %r2, [b];\n}\nst.global.u32 [%rd1], %r2;\nret;\n}\n";
+    let mut x = stream.clone_htod(&[14u32]).unwrap();
+    // SAFETY: plain calls of the driver with the arguments that they want; the image outlives the load.
+    unsafe {
+        let (mut link, mut image, mut size) = (null_mut(), null_mut(), 0);
+        ok(sys::cuLinkCreate_v2(0, null_mut(), null_mut(), &mut link));
+        for text in [caller, callee] {
+            let kind = sys::CUjitInputType::CU_JIT_INPUT_PTX;
+            let data = text.as_ptr().cast_mut().cast();
+            ok(sys::cuLinkAddData_v2(link, kind, data, text.len(), c"".as_ptr(), 0, null_mut(), null_mut()));
+        }
+        ok(sys::cuLinkComplete(link, &mut image, &mut size));
+        let (mut module, mut function) = (null_mut(), null_mut());
+        ok(sys::cuModuleLoadData(&mut module, image));
+        ok(sys::cuLinkDestroy(link));
+        ok(sys::cuModuleGetFunction(&mut function, module, c"triple".as_ptr()));
+        let (address, _order) = cudarc::driver::DevicePtrMut::device_ptr_mut(&mut x, &stream);
+        let address = std::cell::Cell::new(address);
+        let mut params: [*mut c_void; 1] = [address.as_ptr().cast()];
+        ok(sys::cuLaunchKernel(function, 1, 1, 1, 1, 1, 1, 0, stream.cu_stream(), params.as_mut_ptr(), null_mut()));
+    }
+    assert_eq!(stream.clone_dtoh(&x).unwrap(), [42]);
+    drop(context);
+}
+
+#[test]
+#[ignore = "needs a virtual GPU"]
+fn what_cuda_has_and_this_driver_has_not_says_so() {
+    let _context = CudaContext::new(0).unwrap();
+    let not_supported = CUresult::CUDA_ERROR_NOT_SUPPORTED;
+    let mut texture = 0;
+    // SAFETY: the call takes no notice of its arguments.
+    let status = unsafe { sys::cuTexObjectCreate(&mut texture, std::ptr::null(), std::ptr::null(), std::ptr::null()) };
+    assert_eq!(status, not_supported);
+    let mut array = null_mut();
+    // SAFETY: as above.
+    assert_eq!(unsafe { sys::cuArrayCreate_v2(&mut array, std::ptr::null()) }, not_supported);
+}
+
+#[test]
+#[ignore = "needs a virtual GPU"]
 fn dynamic_shared_memory_must_be_asked_for() {
     use sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as DYNAMIC;
     let (_context, stream, function) = open("wide");
