@@ -63,8 +63,19 @@ pub fn driver() -> Result<Session> {
 /// # Errors
 /// As [`driver`]; where there is no current context, or it is lost.
 pub fn context() -> Result<Session> {
+    context_or(|_| None)
+}
+
+/// The same for a call that gives something back: without a current context, in that of `owner`.
+///
+/// # Errors
+/// As [`context`].
+pub fn context_or(owner: impl FnOnce(&Session) -> Option<Handle>) -> Result<Session> {
     let mut session = driver()?;
     session.context = current();
+    if session.context.is_null() {
+        session.context = owner(&session).unwrap_or_default();
+    }
     State::context(&session, session.context)?;
     Ok(session)
 }

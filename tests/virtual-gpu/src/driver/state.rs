@@ -167,6 +167,8 @@ impl HostBlock {
 /// The primary context of a device.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Primary {
+    /// Its handle, which stays the same.
+    pub handle: Handle,
     /// The context, while someone retains it.
     pub context: Option<Handle>,
     /// How many do.
@@ -245,7 +247,8 @@ impl State {
         let mut state = State { last_handle: 0x1000, ..State::default() };
         for (number, device) in devices.into_iter().enumerate() {
             state.devices.push(Arc::new(device));
-            state.primary.push(Primary::default());
+            let handle = state.handle();
+            state.primary.push(Primary { handle, ..Primary::default() });
             let pool = state.handle();
             state.pools.insert(pool, Pool { device: number, ..Pool::default() });
             state.default_pool.push(pool);
@@ -298,9 +301,9 @@ impl State {
         self.contexts.get_mut(&handle).ok_or(Status::INVALID_CONTEXT)
     }
 
-    /// Makes a context on a device.
+    /// Makes a context on a device: the primary one, or one of its own.
     pub fn create_context(&mut self, device: usize, flags: u32, primary: bool) -> Handle {
-        let handle = self.handle();
+        let handle = if primary { self.primary[device].handle } else { self.handle() };
         let legacy = self.schedule.open(handle.0 as u64, Kind::Legacy);
         let context = Context {
             device,

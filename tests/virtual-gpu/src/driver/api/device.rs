@@ -271,9 +271,10 @@ exports! {
         if context.is_null() {
             return Err(Status::INVALID_VALUE);
         }
-        let Primary { context: made, count, flags } = cuda.primary[device as usize];
+        let Primary { context: made, flags, .. } = cuda.primary[device as usize];
         let handle = made.unwrap_or_else(|| cuda.create_context(device as usize, flags, true));
-        cuda.primary[device as usize] = Primary { context: Some(handle), count: count + 1, flags };
+        let primary = &mut cuda.primary[device as usize];
+        (primary.context, primary.count) = (Some(handle), primary.count + 1);
         context.set(handle)
     }
 
@@ -323,7 +324,8 @@ fn reset(cuda: &mut Session, device: DeviceNumber) -> Result {
         cuda.wait_for(&goal);
         let lost = cuda.contexts.get(&context).and_then(|context| context.lost);
         cuda.destroy_context(context);
-        cuda.primary[device as usize] = Primary { flags: cuda.primary[device as usize].flags, ..Primary::default() };
+        let primary = &mut cuda.primary[device as usize];
+        (primary.context, primary.count) = (None, 0);
         current_stack(|stack| stack.retain(|handle| *handle != context));
         return lost.map_or(Ok(()), Err);
     }

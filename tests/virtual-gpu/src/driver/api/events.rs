@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use crate::driver::abi::{Handle, Out};
 use crate::driver::exports::{aliases, exports, unsupported};
 use crate::driver::graph::Task;
-use crate::driver::session::context;
+use crate::driver::session::{context, context_or};
 use crate::driver::state::{Event, Recorded};
 use crate::driver::status::{Result, Status};
 
@@ -53,7 +53,7 @@ exports! {
     }
 
     fn cuEventDestroy_v2(event: Handle) {
-        let mut cuda = context()?;
+        let mut cuda = context_or(|cuda| cuda.events.get(&event).map(|event| event.context))?;
         cuda.event(event)?;
         cuda.events.remove(&event);
         Ok(())

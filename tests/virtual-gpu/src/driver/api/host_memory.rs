@@ -8,7 +8,7 @@ use crate::driver::core::{Access, Space, Touch};
 use crate::driver::exports::{aliases, exports, invalid};
 use crate::driver::guard::Pinned;
 use crate::driver::job::{Action, Job};
-use crate::driver::session::{Session, context};
+use crate::driver::session::{Session, context, context_or};
 use crate::driver::state::HostBlock;
 use crate::driver::status::{Result, Status};
 
@@ -43,14 +43,15 @@ fn register(cuda: &mut Session, address: HostPtr, block: HostBlock) -> Result {
 
 /// Takes a block from the driver: work that is still to use it, unordered with what the host knows, is an error.
 fn remove(call: &str, address: HostPtr, registered: bool) -> Result {
-    let mut cuda = context()?;
+    let mut cuda = context_or(|cuda| cuda.host.get(&address.0).map(|block| block.context))?;
     cuda.refuse_while_capturing()?;
     let block = match cuda.host.get(&address.0) {
         Some(block) if block.memory.is_none() == registered => block.clone(),
         _ if registered => return Err(Status::HOST_MEMORY_NOT_REGISTERED),
         _ => return Err(invalid(call, &format!("{:#x} was not allocated by the driver", address.0))),
     };
-    let (id, context) = cuda.stream(Handle::NULL)?;
+    let context = cuda.context;
+    let id = cuda.contexts[&context].legacy;
     let job = Job { context, stream: Handle::NULL, what: call.into(), action: Action::Mark(None) };
     let what = job.describe(id);
     let clock = cuda.enqueue(id, job)?;

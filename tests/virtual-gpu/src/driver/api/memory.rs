@@ -6,7 +6,7 @@ use crate::driver::abi::{DevicePtr, Handle, In, MemLocation, Out};
 use crate::driver::core::{Access, Space, Touch};
 use crate::driver::exports::{aliases, exports, invalid, unsupported};
 use crate::driver::job::{Action, Job};
-use crate::driver::session::{Session, context};
+use crate::driver::session::{Session, context, context_or};
 use crate::driver::status::{Result, Status};
 use crate::memory::Allocation;
 
@@ -40,7 +40,8 @@ fn free(cuda: &mut Session, address: DevicePtr) -> Result {
     if !cuda.devices[device].owns(address) {
         return Err(invalid("cuMemFree", &format!("{address:#x} is not memory that was allocated by the program")));
     }
-    let (id, context) = cuda.stream(Handle::NULL)?;
+    let context = cuda.context;
+    let id = cuda.contexts[&context].legacy;
     let what = "free (cuMemFree)".into();
     let job = Job { context, stream: Handle::NULL, what, action: Action::Mark(None) };
     let what = job.describe(id);
@@ -81,7 +82,10 @@ exports! {
     }
 
     fn cuMemFree_v2(address: DevicePtr) {
-        let mut cuda = context()?;
+        let owner = |cuda: &Session| {
+            cuda.locate(address).map(|(device, found)| cuda.devices[device].owner(found.base))
+        };
+        let mut cuda = context_or(owner)?;
         if address == 0 {
             return Ok(());
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::driver::abi::{DevicePtr, Handle, HostPtr, In, Out, Text};
 use crate::driver::exports::{aliases, exports, invalid};
 use crate::driver::gpu::{LoadError, LoadedKernel};
-use crate::driver::session::context;
+use crate::driver::session::{context, context_or};
 use crate::driver::state::{Function, Module};
 use crate::driver::status::{Result, Status};
 
@@ -239,7 +239,7 @@ exports! {
     }
 
     fn cuModuleUnload(module: Handle) {
-        let mut cuda = context()?;
+        let mut cuda = context_or(|cuda| cuda.modules.get(&module).map(|module| module.context))?;
         let owner = cuda.modules.get(&module).ok_or(Status::INVALID_HANDLE)?.context;
         // Kernels that wait still need their code and variables.
         let goal = cuda.all_of(owner);

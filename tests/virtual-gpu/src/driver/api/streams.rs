@@ -6,7 +6,7 @@ use crate::driver::abi::{Handle, HostFn, In, Out, StreamCallback};
 use crate::driver::capture::{MODE_RELAXED, THREAD_MODE};
 use crate::driver::exports::{aliases, exports, unsupported};
 use crate::driver::job::{Action, HostCall};
-use crate::driver::session::{Session, context};
+use crate::driver::session::{Session, context, context_or};
 use crate::driver::state::{STREAM_LEGACY, STREAM_PER_THREAD, Stream};
 use crate::driver::status::{Result, Status};
 
@@ -45,7 +45,7 @@ exports! {
     }
 
     fn cuStreamDestroy_v2(handle: Handle) {
-        let mut cuda = context()?;
+        let mut cuda = context_or(|cuda| cuda.streams.get(&handle).map(|stream| stream.context))?;
         if handle.is_null() || handle == STREAM_LEGACY || handle == STREAM_PER_THREAD {
             return Err(Status::INVALID_HANDLE);
         }

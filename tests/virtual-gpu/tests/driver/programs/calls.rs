@@ -274,6 +274,37 @@ fn parameters_as_a_buffer_and_pinned_memory_on_the_device() {
     }
 }
 
+#[test]
+#[ignore = "needs a GPU"]
+fn what_was_made_can_be_given_back_without_a_current_context() {
+    let primary = CudaContext::new(0).unwrap();
+    // SAFETY: plain calls of the driver with the arguments that they want.
+    unsafe {
+        let (mut address, mut host, mut current) = (0, null_mut(), null_mut());
+        let (mut stream, mut event, mut module) = (null_mut(), null_mut(), null_mut());
+        let text = std::ffi::CString::new(PTX).unwrap();
+        ok(sys::cuMemAlloc_v2(&mut address, 16));
+        ok(sys::cuMemHostAlloc(&mut host, 16, 0));
+        ok(sys::cuStreamCreate(&mut stream, 0));
+        ok(sys::cuEventCreate(&mut event, 0));
+        ok(sys::cuModuleLoadData(&mut module, text.as_ptr().cast()));
+        ok(sys::cuCtxPopCurrent_v2(&mut current));
+        assert_eq!(sys::cuCtxSynchronize(), CUresult::CUDA_ERROR_INVALID_CONTEXT);
+        ok(sys::cuMemFree_v2(address));
+        ok(sys::cuMemFreeHost(host));
+        ok(sys::cuStreamDestroy_v2(stream));
+        ok(sys::cuEventDestroy_v2(event));
+        ok(sys::cuModuleUnload(module));
+        ok(sys::cuCtxPushCurrent_v2(current));
+        // A primary context that comes again has the handle that it had.
+        drop(primary);
+        let mut again = null_mut();
+        ok(sys::cuDevicePrimaryCtxRetain(&mut again, 0));
+        assert_eq!(again, current);
+        ok(sys::cuDevicePrimaryCtxRelease_v2(0));
+    }
+}
+
 extern "C" fn forbidden(data: *mut c_void) {
     // SAFETY: the program passes a place for the answer that outlives the call.
     unsafe { *data.cast::<CUresult>() = sys::cuCtxSynchronize() };
