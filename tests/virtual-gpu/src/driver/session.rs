@@ -16,6 +16,8 @@ use super::status::{Result, Status};
 use crate::report;
 
 static STATE: OnceLock<std::result::Result<Mutex<State>, Status>> = OnceLock::new();
+/// The process that made the devices: as with CUDA, they are not there for processes that it forks.
+static PROCESS: OnceLock<u32> = OnceLock::new();
 /// Tells threads that wait for work which another thread runs.
 static FINISHED: Condvar = Condvar::new();
 
@@ -25,6 +27,7 @@ static FINISHED: Condvar = Condvar::new();
 /// `NO_DEVICE` where the environment describes none; the reason goes to stderr.
 pub fn initialise() -> Result {
     let made = STATE.get_or_init(|| {
+        PROCESS.get_or_init(std::process::id);
         let list = std::env::var(crate::device::DEVICE_VARIABLE).unwrap_or_default();
         let list = if list.trim().is_empty() { crate::device::DEFAULT_DEVICE.to_owned() } else { list };
         match crate::device::from_list(&list) {
@@ -38,7 +41,8 @@ pub fn initialise() -> Result {
             }
         }
     });
-    made.as_ref().map(|_| ()).map_err(|&status| status)
+    made.as_ref().map_err(|&status| status)?;
+    if forked() { Err(Status::NOT_INITIALIZED) } else { Ok(()) }
 }
 
 /// The lock on all that the driver knows, let go while work runs.
@@ -80,8 +84,12 @@ pub fn context_or(owner: impl FnOnce(&Session) -> Option<Handle>) -> Result<Sess
     Ok(session)
 }
 
+fn forked() -> bool {
+    PROCESS.get().is_some_and(|process| *process != std::process::id())
+}
+
 fn lock() -> Result<MutexGuard<'static, State>> {
-    match STATE.get() {
+    match STATE.get().filter(|_| !forked()) {
         Some(Ok(state)) => Ok(state.lock().unwrap_or_else(PoisonError::into_inner)),
         Some(Err(status)) => Err(*status),
         None => Err(Status::NOT_INITIALIZED),

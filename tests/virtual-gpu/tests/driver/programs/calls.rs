@@ -305,6 +305,23 @@ fn what_was_made_can_be_given_back_without_a_current_context() {
     }
 }
 
+#[test]
+#[ignore = "needs a GPU"]
+fn a_forked_process_has_no_devices() {
+    let _context = CudaContext::new(0).unwrap();
+    // SAFETY: the child makes one call of the driver and ends without running anything else of this program.
+    unsafe {
+        let child = libc::fork();
+        if child == 0 {
+            let mut count = 0;
+            libc::_exit(sys::cuDeviceGetCount(&mut count) as i32);
+        }
+        let mut status = 0;
+        assert_eq!(libc::waitpid(child, &mut status, 0), child);
+        assert_eq!(libc::WEXITSTATUS(status), CUresult::CUDA_ERROR_NOT_INITIALIZED as i32);
+    }
+}
+
 extern "C" fn forbidden(data: *mut c_void) {
     // SAFETY: the program passes a place for the answer that outlives the call.
     unsafe { *data.cast::<CUresult>() = sys::cuCtxSynchronize() };
