@@ -118,11 +118,28 @@ impl Session {
     /// # Errors
     /// `INVALID_VALUE` for bytes outside an allocation or an address that is no multiple of the element's size.
     pub fn fill(&mut self, call: &str, stream: Handle, shape: FillShape) -> Result {
+        if let Some(copy) = self.fill_of_host(call, &shape)? {
+            return self.submit(stream, "memset", Action::Copy(copy)).map(|_| ());
+        }
         let fill = self.fill_of(call, shape)?;
         match fill {
             Some(fill) => self.submit(stream, "memset", Action::Fill(fill)).map(|_| ()),
             None => Ok(()),
         }
+    }
+
+    /// A fill of page-locked host memory, which is a copy of one row again and again; none where it is of a device.
+    fn fill_of_host(&self, call: &str, shape: &FillShape) -> Result<Option<Copy>> {
+        let FillShape { address, pitch, value, size, width, height } = *shape;
+        if width == 0 || height == 0 || !self.is_pinned(address) {
+            return Ok(None);
+        }
+        let len = shape.bytes(call)?;
+        let end = self.device_end(call, address, len)?;
+        let row = value.to_le_bytes()[..size as usize].repeat(width as usize);
+        let (width, src) = (row.len() as u64, Side { end: End::Bytes(row.into()), pitch: 0, slice: 0 });
+        let dst = Side { end, pitch, slice: pitch * height };
+        Ok(Some(Copy { src, dst, width, height, depth: 1, digest: None }))
     }
 
     /// The fill that a shape asks for; none for no bytes.
@@ -134,21 +151,13 @@ impl Session {
         if width == 0 || height == 0 {
             return Ok(None);
         }
-        let overflow = || invalid(call, "the region is larger than the address space");
-        let row = width.checked_mul(size).ok_or_else(overflow)?;
-        if address % size != 0 {
-            return Err(invalid(call, &format!("address {address:#x} is no multiple of the element's {size} bytes")));
-        }
-        if height > 1 && pitch < row {
-            return Err(invalid(call, &format!("rows of {row} bytes do not fit a pitch of {pitch}")));
-        }
-        let len = pitch.checked_mul(height - 1).and_then(|rows| rows.checked_add(row)).ok_or_else(overflow)?;
-        match self.device_end(call, address, len)? {
+        match self.device_end(call, address, shape.bytes(call)?)? {
             End::Device { device, allocation, .. } => {
+                let row = width * size;
                 let (width, height) = if pitch == row { (width * height, 1) } else { (width, height) };
                 Ok(Some(Fill { device, allocation, address, pitch, value: value.to_le_bytes(), size, width, height }))
             }
-            _ => Err(unsupported(call, "setting page-locked host memory through a device call")),
+            _ => Err(unsupported(call, "setting page-locked host memory by a graph")),
         }
     }
 
@@ -230,6 +239,25 @@ pub struct FillShape {
     pub width: u64,
     /// Rows.
     pub height: u64,
+}
+
+impl FillShape {
+    /// Bytes from the first to the last, of at least one row of at least one element.
+    ///
+    /// # Errors
+    /// `INVALID_VALUE` where the address or the pitch do not fit the elements, or there are too many.
+    fn bytes(&self, call: &str) -> Result<u64> {
+        let FillShape { address, pitch, size, width, height, .. } = *self;
+        let overflow = || invalid(call, "the region is larger than the address space");
+        let row = width.checked_mul(size).ok_or_else(overflow)?;
+        if address % size != 0 {
+            return Err(invalid(call, &format!("address {address:#x} is no multiple of the element's {size} bytes")));
+        }
+        if height > 1 && pitch < row {
+            return Err(invalid(call, &format!("rows of {row} bytes do not fit a pitch of {pitch}")));
+        }
+        pitch.checked_mul(height - 1).and_then(|rows| rows.checked_add(row)).ok_or_else(overflow)
+    }
 }
 
 /// A copy of `len` bytes in one piece.

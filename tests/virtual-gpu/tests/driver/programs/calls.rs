@@ -382,6 +382,25 @@ fn what_a_kernel_writes_to_the_host_comes_without_a_call_that_waits() {
 }
 
 #[test]
+#[ignore = "needs a GPU"]
+fn page_locked_memory_is_set_like_a_devices() {
+    let _context = CudaContext::new(0).unwrap();
+    // SAFETY: plain calls of the driver with the arguments that they want; the memory is there until it is freed.
+    unsafe {
+        let mut host = null_mut();
+        ok(sys::cuMemHostAlloc(&mut host, 48, 2));
+        let bytes = std::slice::from_raw_parts(host.cast::<u8>(), 48);
+        ok(sys::cuMemsetD8_v2(host as u64, 9, 48));
+        ok(sys::cuMemsetD2D16_v2(host as u64, 16, 0x0102, 3, 3));
+        ok(sys::cuCtxSynchronize());
+        let row = |i: usize| if i < 6 { [2, 1][i % 2] } else { 9 };
+        assert!(bytes.iter().enumerate().all(|(i, byte)| *byte == row(i % 16)));
+        assert_eq!(sys::cuMemsetD8_v2(host as u64, 9, 49), CUresult::CUDA_ERROR_INVALID_VALUE);
+        ok(sys::cuMemFreeHost(host));
+    }
+}
+
+#[test]
 #[ignore = "needs a virtual GPU"]
 fn contexts_are_a_stack() {
     let primary = CudaContext::new(0).unwrap();
