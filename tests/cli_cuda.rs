@@ -133,6 +133,10 @@ fn a_gpu_that_is_not_there_is_an_error_that_says_what_to_do() {
     let (model, eval) = (fixture.model(), fixture.eval());
     let args = |device| ["eval", "--model", text(&model), "--eval", text(&eval), "--device", device];
     assert_fails(&on_gpu("a100-40gb", &args("cuda:3")).output().unwrap(), 1, &["GPU 3", "sees 1", "nvidia-smi"]);
+    assert_fails(&program(&args("cuda")).output().unwrap(), 1, &["driver", "or use the CPU"]);
+    let mut old = on_gpu("a100-40gb", &args("cuda"));
+    let output = old.env("VIRTUAL_GPU_DRIVER", "11080").output().unwrap();
+    assert_fails(&output, 1, &["supports CUDA 11.8", "need CUDA 12.2", "install driver R535 or newer"]);
     for device in ["gpu", "cuda:", "cuda:x", "cpu:1"] {
         assert_fails(&program(&args(device)).output().unwrap(), 2, &["--device", "cuda:N"]);
     }
