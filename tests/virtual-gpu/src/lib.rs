@@ -1,6 +1,6 @@
 //! A virtual GPU: CUDA's driver interface over an interpreter of PTX.
 //!
-//! Data flows one way: [`driver`] takes calls, [`lower`] turns the text that [`ptx`] parsed into a [`program`],
+//! Data flows one way: `driver` takes calls, [`lower`] turns the text that [`ptx`] parsed into a [`program`],
 //! [`exec`] runs it on [`memory`], strict where hardware is lenient, and counts ([`counters`]) what a profiler would.
 
 pub mod counters;

@@ -231,7 +231,7 @@ impl GlobalMemory {
         self.capacity
     }
 
-    /// Bytes allocated, each allocation rounded up to [`ALIGN`].
+    /// Bytes allocated, each allocation rounded up to 256.
     pub fn used(&self) -> u64 {
         self.state().used
     }
