@@ -1,6 +1,7 @@
 //! What training needs, for any model.
 
 pub mod autograd;
+pub mod calibrate;
 pub mod checkpoint;
 pub mod data;
 pub mod error;

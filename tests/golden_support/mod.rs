@@ -76,6 +76,11 @@ impl Golden {
         self.ids[name].clone()
     }
 
+    /// Bits, the first of a byte in its lowest place.
+    pub fn bits(&self, name: &str) -> Vec<bool> {
+        self.bytes[name].iter().flat_map(|byte| (0..8).map(move |at| byte >> at & 1 == 1)).collect()
+    }
+
     pub fn largest(&self, name: &str) -> f64 {
         largest(&self.floats(name))
     }

@@ -39,6 +39,9 @@ pub fn linear_add(tape: &mut Tape, layer: &Arc<Linear>, x: &Var, residual: Var) 
 }
 
 fn with(tape: &mut Tape, layer: &Arc<Linear>, x: &Var, kind: Option<Activation>, residual: Option<Var>) -> Result<Var> {
+    if let Some(watch) = &mut tape.watch {
+        watch(layer, x.tensor())?;
+    }
     let n = x.tensor().rows();
     let layer_trains = layer.params().into_iter().flatten().any(|param| param.is_trainable());
     let into_layer = tape.recording && (x.needs_grad() || layer_trains);

@@ -22,6 +22,7 @@ mod rotary;
 use kernels::Device;
 
 use crate::error::Result;
+use crate::model::Linear;
 use crate::tensor::{Param, Tensor};
 
 pub use attention::attention;
@@ -74,9 +75,13 @@ struct Node {
     backward: Option<Backward>,
 }
 
+/// Hears of each linear layer before it is applied, and of its input `[N, in]`.
+pub type Watch = Box<dyn FnMut(&Linear, &Tensor) -> Result<()>>;
+
 /// The record of one forward pass.
 pub struct Tape {
     device: Device,
+    watch: Option<Watch>,
     recording: bool,
     /// Segments from here on that keep only their inputs.
     recompute: usize,
@@ -86,13 +91,18 @@ pub struct Tape {
 impl Tape {
     /// A tape that records nothing.
     pub fn inference(device: &Device) -> Tape {
-        Tape { device: device.clone(), recording: false, recompute: 0, nodes: Vec::new() }
+        Tape { device: device.clone(), watch: None, recording: false, recompute: 0, nodes: Vec::new() }
+    }
+
+    /// A tape that records nothing and shows `watch` the input of every linear layer: what calibration collects.
+    pub fn watched(device: &Device, watch: impl FnMut(&Linear, &Tensor) -> Result<()> + 'static) -> Tape {
+        Tape { watch: Some(Box::new(watch)), ..Tape::inference(device) }
     }
 
     /// A tape for one forward and backward pass, of which the first `recompute` segments keep only their inputs. The first,
     /// because they would keep theirs the longest, and run again when all others' memory is free.
     pub fn training(device: &Device, recompute: usize) -> Tape {
-        Tape { device: device.clone(), recording: true, recompute, nodes: Vec::new() }
+        Tape { recording: true, recompute, ..Tape::inference(device) }
     }
 
     /// The device it runs on.

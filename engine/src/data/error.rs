@@ -67,6 +67,19 @@ pub enum Error {
         /// Tokens needed.
         window: usize,
     },
+    /// Documents of which none is as long as a window.
+    #[error(
+        "calibration takes windows of {window} tokens within one document, but none of {documents} documents is so long (the \
+         longest tried has {longest} tokens): give longer documents or a shorter sequence length"
+    )]
+    NoWindow {
+        /// Tokens needed.
+        window: usize,
+        /// Documents given.
+        documents: usize,
+        /// Tokens of the longest that was tokenised.
+        longest: usize,
+    },
     /// A window in which nothing is predicted.
     #[error("a sequence length of {0} predicts nothing; it must be at least 2")]
     WindowLength(usize),

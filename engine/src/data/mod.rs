@@ -15,4 +15,5 @@ mod tests;
 pub use documents::{Document, Documents, read_documents};
 pub use error::{Error, Result};
 pub use sampler::{SamplerPosition, TrainSampler};
+pub(crate) use stream::encode;
 pub use stream::{Progress, TokenStream, evaluation_tokens, windows};

@@ -115,7 +115,7 @@ pub fn evaluation_tokens(
     encode(tokenizer, &joined.ok_or(Error::NoFiles)?)
 }
 
-fn encode(tokenizer: &Tokenizer, document: &Document) -> Result<Vec<u32>> {
+pub(crate) fn encode(tokenizer: &Tokenizer, document: &Document) -> Result<Vec<u32>> {
     tokenizer.encode(&document.text).map_err(|cause| Error::Tokenizer { document: document.source.clone(), cause })
 }
 

@@ -1,7 +1,7 @@
 //! What every network is made of, and what the engine asks of it.
 //!
-//! A [`Model`] owns its modules and can do two things: compute hidden states under a tape, and show its modules one by
-//! one. Pruning, adapters, counting, saving are all written once over the modules it shows; a network knows nothing of
+//! A [`Model`] owns its modules and can do two things: compute hidden states under a tape, decoder layer by decoder layer,
+//! and show its modules one by one. Pruning, adapters, counting, saving are all written once over the modules it shows; a network knows nothing of
 //! training.
 
 mod linear;
@@ -96,16 +96,43 @@ pub enum Module<'a> {
     Head(&'a mut Head),
 }
 
-/// A network.
+/// A network: an embedding, decoder layers one after the other, and what lies between them and the head.
 pub trait Model {
     /// Facts about it.
     fn info(&self) -> &ModelInfo;
 
-    /// The head's input `[N, width of the head]`: hidden states after the last norm or projection.
+    /// The first decoder layer's input `[N, D]`.
     ///
     /// # Errors
     /// A token outside the vocabulary, a sequence longer than the context, or no memory.
-    fn forward(&self, tape: &mut Tape, batch: &TokenBatch) -> Result<Var>;
+    fn embed(&self, tape: &mut Tape, batch: &TokenBatch) -> Result<Var>;
+
+    /// What decoder layer `layer` makes of its input `[N, D]` for the sequences of `batch`: the next one's input.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, or no memory.
+    ///
+    /// # Panics
+    /// If there is no such layer.
+    fn decode(&self, tape: &mut Tape, layer: usize, x: Var, batch: &TokenBatch) -> Result<Var>;
+
+    /// The head's input `[N, width of the head]` from the last decoder layer's output.
+    ///
+    /// # Errors
+    /// As [`Model::decode`].
+    fn finish(&self, tape: &mut Tape, x: Var) -> Result<Var>;
+
+    /// The head's input `[N, width of the head]`: hidden states after the last norm or projection.
+    ///
+    /// # Errors
+    /// As [`Model::embed`].
+    fn forward(&self, tape: &mut Tape, batch: &TokenBatch) -> Result<Var> {
+        let mut x = self.embed(tape, batch)?;
+        for layer in 0..self.info().layers {
+            x = self.decode(tape, layer, x, batch)?;
+        }
+        self.finish(tape, x)
+    }
 
     /// The LM head.
     fn head(&self) -> &Head;

@@ -1,9 +1,12 @@
 //! Pruning modules: score, mask, pack, one matrix at a time.
 
+use half::{bf16, f16};
+use kernels::device::Element;
+use kernels::simd::{Isa, widen_bf16, widen_f16};
 use kernels::weight::{FrozenWeight, OffloadedWeight};
-use kernels::{Buffer, Category};
+use kernels::{Buffer, Category, DType};
 
-use super::{Criterion, Pattern, mask_for};
+use super::{Criterion, Hessian, InputNorms, Pattern, mask_for, sparsegpt};
 use crate::error::Result;
 use crate::model::{self, Linear, Model, Module, Weight};
 
@@ -18,39 +21,121 @@ pub struct Pruning {
     pub seed: u64,
 }
 
-/// Prunes one linear layer: a frozen weight is packed anew, a trainable one zeroed in place under a mask. Entries that
-/// are zero already go first, so that pruning further never brings one back.
+impl Pruning {
+    /// How many entries of a `[rows, cols]` matrix stay: by magnitude (and at random) a matrix' entries are compared with each
+    /// other, by Wanda those of a row, by SparseGPT those of a block of columns.
+    ///
+    /// # Errors
+    /// As [`Pattern::kept`].
+    pub fn kept(&self, rows: usize, cols: usize, tensor: &str) -> super::Result<usize> {
+        let kept = self.pattern.kept(rows, cols, tensor)?;
+        Ok(match self.criterion {
+            Criterion::Magnitude | Criterion::Random => kept,
+            Criterion::Wanda => rows * (cols - self.pattern.removed(cols)),
+            Criterion::SparseGpt => sparsegpt::blocks(cols, self.pattern)
+                .map(|b| rows * b.len() - self.pattern.removed(rows * b.len()))
+                .sum(),
+        })
+    }
+}
+
+/// What calibration learnt of a linear layer's inputs, made ready for a criterion.
+#[derive(Debug)]
+pub enum Inputs {
+    /// For [`Criterion::Wanda`].
+    Norms(InputNorms),
+    /// For [`Criterion::SparseGpt`].
+    Hessian(Hessian),
+}
+
+/// What a criterion makes of a matrix.
+pub(super) struct Choice {
+    /// A flat bitmap, set where an entry stays.
+    pub mask: Buffer,
+    /// How many stay.
+    pub kept: usize,
+    /// The matrix' new entries, in its element type, where the criterion changes them.
+    pub entries: Option<Buffer>,
+}
+
+/// Chooses what stays of entries.
+type Choose<'a> = &'a mut dyn FnMut(&Buffer) -> Result<Choice>;
+
+/// Prunes one linear layer by its weights alone: a frozen weight is packed anew, a trainable one zeroed in place under a
+/// mask. Entries that are zero already go first, so that pruning further never brings one back.
 ///
 /// # Errors
-/// A pattern that does not fit the matrix, a weight that is not finite, or no memory.
+/// A pattern that does not fit the matrix, a weight that is not finite, a criterion that needs calibration, or no memory.
 pub fn prune_linear(linear: &mut Linear, pruning: &Pruning) -> Result<()> {
-    let cols = linear.weight.cols();
+    let (rows, cols) = (linear.weight.rows(), linear.weight.cols());
     let name = format!("{}.weight", linear.name);
+    let kept = pruning.kept(rows, cols, &name)?;
+    prune(linear, pruning.pattern, &mut |entries| Ok(Choice { mask: mask_for(pruning, entries, cols, &name)?, kept, entries: None }))
+}
+
+/// Prunes one linear layer by its weights and what calibration learnt of its inputs. Returns what the criterion takes the
+/// layer's squared error to be, summed over outputs: Σ over removed w of w²·mean(xⱼ²) by [Wanda](Criterion::Wanda), tr(Δ·H·Δᵀ) with
+/// the change Δ of the weights and the dampened H by [SparseGPT](Criterion::SparseGpt).
+///
+/// # Errors
+/// As [`prune_linear`]; or inputs of another criterion.
+pub fn prune_calibrated(linear: &mut Linear, pruning: &Pruning, inputs: &Inputs) -> Result<f64> {
+    let (rows, cols) = (linear.weight.rows(), linear.weight.cols());
+    let name = format!("{}.weight", linear.name);
+    let kept = pruning.kept(rows, cols, &name)?;
+    let mut cost = 0.0;
+    prune(linear, pruning.pattern, &mut |entries| {
+        let mut values = widened(entries)?;
+        check_finite(&values, cols, &name)?;
+        let (mask, entries) = match (pruning.criterion, inputs) {
+            (Criterion::Wanda, Inputs::Norms(norms)) => {
+                let mask;
+                (mask, cost) = norms.choose(entries.device(), values, pruning.pattern)?;
+                (mask, None)
+            }
+            (Criterion::SparseGpt, Inputs::Hessian(hessian)) => {
+                let words;
+                (words, cost) = hessian.sweep(&mut values, pruning.pattern);
+                let mask = entries.device().upload(Category::Masks, &words)?;
+                (mask, Some(narrowed(&values, entries)?))
+            }
+            (criterion, _) => {
+                return Err(super::Error::Uncalibrated { tensor: name.clone(), criterion: criterion.name() }.into());
+            }
+        };
+        Ok(Choice { mask, kept, entries })
+    })?;
+    Ok(cost)
+}
+
+fn prune(linear: &mut Linear, pattern: Pattern, choose: Choose<'_>) -> Result<()> {
     match &mut linear.weight {
         Weight::Frozen(weight) => {
-            if let Some(pruned) = repack(weight, pruning, &name)? {
+            if let Some(pruned) = repack(weight, pattern, choose)? {
                 *weight = pruned;
             }
         }
         Weight::Offloaded(weight) => {
-            let pruned = repack(&*weight.bring()?, pruning, &name)?;
+            let pruned = repack(&*weight.bring()?, pattern, choose)?;
             if let Some(pruned) = pruned {
                 *weight = OffloadedWeight::new(&pruned, weight.landing())?;
             }
         }
         Weight::Trainable(param) => {
-            let mask = mask_for(pruning, &param.value(), cols, &name)?;
-            kernels::ops::adamw::apply_mask(&mut param.value_mut(), &mask)?;
-            param.set_mask(Some(mask));
+            let choice = choose(&param.value())?;
+            if let Some(entries) = &choice.entries {
+                param.value_mut().write(bytemuck::cast_slice(&entries.read::<f32>()?))?;
+            }
+            kernels::ops::adamw::apply_mask(&mut param.value_mut(), &choice.mask)?;
+            param.set_mask(Some(choice.mask));
         }
     }
     Ok(())
 }
 
 /// A frozen weight without what goes; nothing where nothing does.
-fn repack(weight: &FrozenWeight, pruning: &Pruning, name: &str) -> Result<Option<FrozenWeight>> {
+fn repack(weight: &FrozenWeight, pattern: Pattern, choose: Choose<'_>) -> Result<Option<FrozenWeight>> {
     let (rows, cols) = (weight.rows(), weight.cols());
-    let kept = pruning.pattern.kept(rows, cols, name)?;
     let expanded;
     let entries = match weight {
         FrozenWeight::Dense(dense) => dense.values(),
@@ -59,15 +144,53 @@ fn repack(weight: &FrozenWeight, pruning: &Pruning, name: &str) -> Result<Option
             &expanded
         }
     };
-    let mask = mask_for(pruning, entries, cols, name)?;
+    let Choice { mask, kept, entries: changed } = choose(entries)?;
     if kept == rows * cols {
         return Ok(None);
     }
-    let device = weight.device();
-    Ok(Some(match pruning.pattern {
+    let (device, entries) = (weight.device(), changed.as_ref().unwrap_or(entries));
+    Ok(Some(match pattern {
         Pattern::Unstructured { .. } => FrozenWeight::pruned(device, entries, rows, cols, &mask, kept)?,
         Pattern::NM { n, m } => FrozenWeight::pruned_n_of_m(device, entries, rows, cols, &mask, n, m)?,
     }))
+}
+
+/// Entries as f32 in the host's memory.
+pub(crate) fn widened(entries: &Buffer) -> Result<Vec<f32>> {
+    let mut values = vec![0.0; entries.len()];
+    match entries.dtype() {
+        DType::F16 => widen_f16(Isa::best(), &entries.read::<f16>()?, &mut values),
+        DType::BF16 => widen_bf16(&entries.read::<bf16>()?, &mut values),
+        _ => values.copy_from_slice(&entries.read::<f32>()?),
+    }
+    Ok(values)
+}
+
+/// f32 values on the device and in the element type of `like`, rounded to nearest.
+fn narrowed(values: &[f32], like: &Buffer) -> Result<Buffer> {
+    let mut buffer = like.device().alloc(Category::Workspace, like.dtype(), values.len())?;
+    fn rounded<T: Element>(buffer: &mut Buffer, values: &[f32], round: impl Fn(f32) -> T) -> kernels::Result<()> {
+        buffer.fill(|to| {
+            to.iter_mut().zip(values).for_each(|(to, x)| *to = round(*x));
+            Ok(())
+        })
+    }
+    match like.dtype() {
+        DType::F16 => rounded(&mut buffer, values, f16::from_f32)?,
+        DType::BF16 => rounded(&mut buffer, values, bf16::from_f32)?,
+        _ => rounded(&mut buffer, values, |x| x)?,
+    }
+    Ok(buffer)
+}
+
+fn check_finite(values: &[f32], cols: usize, tensor: &str) -> super::Result<()> {
+    match values.iter().position(|x| !x.is_finite()) {
+        None => Ok(()),
+        Some(at) => {
+            let (row, col) = (at / cols, at % cols);
+            Err(super::Error::NonFinite { tensor: tensor.into(), row, col, value: values[at] })
+        }
+    }
 }
 
 /// Prunes every prunable layer; `progress` hears of layers done and in all.

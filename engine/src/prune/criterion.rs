@@ -8,7 +8,7 @@ use kernels::device::Element;
 use kernels::{Buffer, Category, DType};
 use rand_chacha::rand_core::Rng;
 
-use super::Result;
+use super::{Error, Result};
 use crate::model::named_rng;
 
 /// A pruning criterion: the entries with the lowest scores go.
@@ -18,21 +18,36 @@ pub enum Criterion {
     Magnitude,
     /// Uniform in (0, 1], seeded by the run and the tensor's name; zero for entries that are zero already.
     Random,
+    /// |w|·‖x‖ with the norm of the weight's input feature over calibration text, compared within a row (`wanda.rs`).
+    Wanda,
+    /// w²/[H⁻¹]ⱼⱼ, whose pruned weights' errors the others make up for (`sparsegpt.rs`).
+    SparseGpt,
 }
 
 impl Criterion {
     /// All criteria.
-    pub const ALL: [Criterion; 2] = [Criterion::Magnitude, Criterion::Random];
+    pub const ALL: [Criterion; 4] = [Criterion::Magnitude, Criterion::Random, Criterion::Wanda, Criterion::SparseGpt];
 
     /// The name users give.
     pub fn name(self) -> &'static str {
         match self {
             Criterion::Magnitude => "magnitude",
             Criterion::Random => "random",
+            Criterion::Wanda => "wanda",
+            Criterion::SparseGpt => "sparsegpt",
         }
     }
 
-    /// What is compared instead of the entries of a matrix; none where it is their own magnitudes.
+    /// True where it must have seen a layer's inputs on calibration text; [`crate::calibrate`] shows it them.
+    pub fn needs_calibration(self) -> bool {
+        matches!(self, Criterion::Wanda | Criterion::SparseGpt)
+    }
+
+    /// What is compared instead of the entries of a matrix; none where it is their own magnitudes. On Meta a criterion that
+    /// needs calibration has scores without values.
+    ///
+    /// # Errors
+    /// [`Error::Uncalibrated`] on a device that computes.
     pub(super) fn scores(self, entries: &Buffer, tensor: &str, seed: u64) -> Result<Option<Buffer>> {
         match self {
             Criterion::Magnitude => Ok(None),
@@ -41,6 +56,12 @@ impl Criterion {
                 DType::BF16 => random_scores::<bf16>(entries, tensor, seed)?,
                 _ => random_scores::<f32>(entries, tensor, seed)?,
             })),
+            Criterion::Wanda | Criterion::SparseGpt if entries.device().is_meta() => {
+                Ok(Some(entries.device().alloc(Category::Workspace, DType::F32, entries.len())?))
+            }
+            Criterion::Wanda | Criterion::SparseGpt => {
+                Err(Error::Uncalibrated { tensor: tensor.into(), criterion: self.name() })
+            }
         }
     }
 }

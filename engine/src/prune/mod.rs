@@ -1,18 +1,27 @@
 //! Pruning: criteria score the entries of a matrix, a pattern says how many go and within what they are compared.
+//!
+//! Magnitude and random look at a matrix alone and prune it as it is loaded ([`prune_linear`]). Wanda and SparseGPT must know
+//! its inputs ([`Inputs`], [`prune_calibrated`]), which [`crate::calibrate`] collects layer by layer.
 
 mod apply;
 mod criterion;
+mod factor;
 mod pattern;
+mod sparsegpt;
 #[cfg(test)]
 mod tests;
+mod wanda;
 
 use half::{bf16, f16};
 use kernels::ops::select;
 use kernels::{Buffer, DType};
 
-pub use apply::{Pruning, prune_linear, prune_model};
+pub(crate) use apply::widened;
+pub use apply::{Inputs, Pruning, prune_calibrated, prune_linear, prune_model};
 pub use criterion::Criterion;
 pub use pattern::Pattern;
+pub use sparsegpt::Hessian;
+pub use wanda::InputNorms;
 
 /// The result of pruning calls.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -40,6 +49,36 @@ pub enum Error {
         n: usize,
         /// Size of a group.
         m: usize,
+    },
+    /// A criterion that was not shown the layer's inputs.
+    #[error("{tensor}: {criterion} needs the layer's inputs on calibration text; prune the model with calibration")]
+    Uncalibrated {
+        /// The tensor.
+        tensor: String,
+        /// The criterion.
+        criterion: &'static str,
+    },
+    /// Calibration inputs with an infinity or a NaN.
+    #[error(
+        "{tensor}: its calibration inputs are not finite (feature {feature}); the model overflows on this text: measure its \
+         perplexity before pruning, or give other text"
+    )]
+    NonFiniteInputs {
+        /// The tensor.
+        tensor: String,
+        /// The first such input feature.
+        feature: usize,
+    },
+    /// A Hessian that no dampening makes positive definite.
+    #[error(
+        "{tensor}: the inputs' second moments cannot be inverted, even dampened by {dampening} times their mean; give more \
+         calibration samples, or use --criterion wanda"
+    )]
+    Singular {
+        /// The tensor.
+        tensor: String,
+        /// The last dampening that was tried.
+        dampening: f64,
     },
     /// A weight that is an infinity or a NaN.
     #[error("{tensor}: entry [{row}, {col}] is {value}; the model is damaged")]

@@ -43,15 +43,23 @@ impl Pattern {
         }
     }
 
-    /// How many entries of a `[rows, cols]` matrix stay.
+    /// How many of `entries` that are compared with each other go: ⌊sparsity·entries⌋, as Python's int(s·n), the product in
+    /// f64, cut.
+    pub(super) fn removed(self, entries: usize) -> usize {
+        match self {
+            Pattern::Unstructured { sparsity } => (sparsity * entries as f64) as usize,
+            Pattern::NM { n, m } => entries / m * (m - n),
+        }
+    }
+
+    /// How many entries of a `[rows, cols]` matrix stay where all are compared with each other (or, for n:m, groups).
     ///
     /// # Errors
     /// Rows that cannot be cut into groups of m (names the tensor); a sparsity outside [0, 1).
     pub fn kept(self, rows: usize, cols: usize, tensor: &str) -> Result<usize> {
         match self {
             Pattern::Unstructured { sparsity } if !(0.0..1.0).contains(&sparsity) => Err(Error::Sparsity(sparsity)),
-            // As Python's int(s·n): the product in f64, cut.
-            Pattern::Unstructured { sparsity } => Ok(rows * cols - (sparsity * (rows * cols) as f64) as usize),
+            Pattern::Unstructured { .. } => Ok(rows * cols - self.removed(rows * cols)),
             Pattern::NM { n, m } if cols.is_multiple_of(m) => Ok(rows * cols / m * n),
             Pattern::NM { n, m } => Err(Error::Groups { tensor: tensor.into(), cols, n, m }),
         }

@@ -18,12 +18,45 @@ fn linear(device: &Device, rows: usize, cols: usize) -> Linear {
     }
 }
 
+/// Entries that the layer stores.
+fn stored(linear: &Linear) -> usize {
+    match &linear.weight {
+        Weight::Frozen(weight) => weight.stored(),
+        _ => panic!("it is frozen"),
+    }
+}
+
 fn values(linear: &Linear) -> Vec<f32> {
     match &linear.weight {
         Weight::Frozen(weight) => weight.to_f32().unwrap(),
         Weight::Offloaded(weight) => weight.bring().unwrap().to_f32().unwrap(),
         Weight::Trainable(param) => param.value().f32().to_vec(),
     }
+}
+
+/// Σ x·xᵀ of 3·`cols` tokens whose neighbouring features say almost the same; feature 3 is never seen.
+fn gram(cols: usize) -> Vec<f32> {
+    let feature = |t: usize, j: usize| match j {
+        3 => 0.0,
+        j => ((t * 7919 + j * 31) % 1009) as f32 / 504.0 - 1.0 + ((t * 31 + j / 4 * 7919) % 1009) as f32 / 504.0,
+    };
+    let sum = |i: usize, j: usize| (0..3 * cols).map(|t| feature(t, i) * feature(t, j)).sum();
+    (0..cols * cols).map(|at| sum(at / cols, at % cols)).collect()
+}
+
+/// Prunes with any criterion.
+fn prune(linear: &mut Linear, pruning: &Pruning) -> crate::error::Result<()> {
+    let (cols, name) = (linear.weight.cols(), "layer.weight");
+    let inputs = match pruning.criterion {
+        Criterion::Magnitude | Criterion::Random => return prune_linear(linear, pruning),
+        Criterion::Wanda => {
+            let gram = gram(cols);
+            let squares: Vec<f64> = (0..cols).map(|j| f64::from(gram[j * cols + j])).collect();
+            Inputs::Norms(InputNorms::new(&squares, 3 * cols, name)?)
+        }
+        Criterion::SparseGpt => Inputs::Hessian(Hessian::new(&gram(cols), cols, 3, name)?),
+    };
+    prune_calibrated(linear, pruning, &inputs).map(drop)
 }
 
 #[test]
@@ -33,8 +66,15 @@ fn the_count_is_exact_for_every_criterion() {
         for sparsity in [0.0, 0.1, 0.3, 0.5, 0.7, 0.99] {
             let mut layer = linear(&device, 13, 29);
             let pattern = Pattern::unstructured(sparsity).unwrap();
-            prune_linear(&mut layer, &Pruning { criterion, pattern, seed: 3 }).unwrap();
-            assert_eq!(layer.weight.zeros().unwrap(), (sparsity * 377.0) as usize, "{criterion} {sparsity}");
+            let pruning = Pruning { criterion, pattern, seed: 3 };
+            prune(&mut layer, &pruning).unwrap();
+            let gone = match criterion {
+                Criterion::Wanda => 13 * (sparsity * 29.0) as usize,
+                // One block of columns is the whole matrix.
+                _ => (sparsity * 377.0) as usize,
+            };
+            assert_eq!(pruning.kept(13, 29, "w").unwrap(), 377 - gone);
+            assert_eq!(stored(&layer), 377 - gone, "{criterion} {sparsity}");
         }
     }
 }
@@ -48,13 +88,14 @@ fn pruning_further_never_brings_a_weight_back_frozen_or_trainable() {
             let mut gone = vec![false; 640];
             for cycle in 1..=3 {
                 let pattern = Pattern::unstructured(imp_sparsity(0.8, cycle, 3)).unwrap();
-                prune_linear(&mut layer, &Pruning { criterion, pattern, seed: 3 }).unwrap();
+                let pruning = Pruning { criterion, pattern, seed: 3 };
+                prune(&mut layer, &pruning).unwrap();
                 if trainable && cycle == 1 {
                     layer.weight = layer.weight.into_trainable(&device, "layer.weight").unwrap();
                 }
                 let now: Vec<bool> = values(&layer).iter().map(|x| *x == 0.0).collect();
                 assert!(gone.iter().zip(&now).all(|(before, now)| !before || *now));
-                assert_eq!(now.iter().filter(|gone| **gone).count(), 640 - pattern.kept(16, 40, "").unwrap());
+                assert_eq!(now.iter().filter(|gone| **gone).count(), 640 - pruning.kept(16, 40, "").unwrap());
                 gone = now;
             }
         }
@@ -126,10 +167,70 @@ fn patterns_are_read_and_refused() {
 fn a_weight_that_is_not_finite_is_named() {
     let weights = Device::cpu().upload(Category::Weights, &[1.0, 2.0, 3.0, f32::NAN]).unwrap();
     for criterion in Criterion::ALL {
+        let mut layer = linear(&Device::cpu(), 1, 1);
+        layer.weight =
+            Weight::Frozen(FrozenWeight::dense(weights.duplicate(Category::Weights).unwrap(), 2, 2).unwrap());
         let pruning = Pruning { criterion, pattern: Pattern::Unstructured { sparsity: 0.5 }, seed: 0 };
-        let error = mask_for(&pruning, &weights, 2, "w").unwrap_err().to_string();
-        assert_eq!(error, "w: entry [1, 1] is NaN; the model is damaged");
+        let error = prune(&mut layer, &pruning).unwrap_err().to_string();
+        assert_eq!(error, "layer.weight: entry [1, 1] is NaN; the model is damaged");
     }
+}
+
+#[test]
+fn what_needs_calibration_says_so_without_it() {
+    for criterion in [Criterion::Wanda, Criterion::SparseGpt] {
+        let pruning = Pruning { criterion, pattern: Pattern::Unstructured { sparsity: 0.5 }, seed: 0 };
+        let error = prune_linear(&mut linear(&Device::cpu(), 4, 4), &pruning).unwrap_err().to_string();
+        assert!(error.contains("layer.weight") && error.contains("calibration"), "{error}");
+        // A plan needs no values.
+        let mut layer = linear(&Device::meta(Backend::Cpu, 1), 10, 7);
+        prune_linear(&mut layer, &pruning).unwrap();
+        assert_eq!(stored(&layer), pruning.kept(10, 7, "w").unwrap());
+    }
+}
+
+#[test]
+fn inputs_that_are_not_finite_are_named() {
+    let error = InputNorms::new(&[1.0, f64::INFINITY], 5, "w").unwrap_err().to_string();
+    assert!(error.starts_with("w: its calibration inputs are not finite (feature 1)"), "{error}");
+    let error = Hessian::new(&[1.0, 0.0, f32::INFINITY, f32::NAN], 2, 5, "w").unwrap_err().to_string();
+    assert!(error.starts_with("w: its calibration inputs are not finite (feature 1)"), "{error}");
+}
+
+#[test]
+fn dampening_rises_until_the_hessian_is_positive_definite() {
+    assert_eq!(Hessian::new(&gram(8), 8, 1, "w").unwrap().dampening(), 0.01);
+    // Eigenvalues 1 ± c under a mean diagonal of 1: definite from a dampening of c − 1 on. No inputs have such moments, but
+    // f32 sums of many almost equal ones come close.
+    let hessian = |c: f32| Hessian::new(&[1.0, c, c, 1.0], 2, 2, "w");
+    assert!(!hessian(1.005).unwrap().was_indefinite());
+    for (c, dampening) in [(1.05, 0.1), (1.5, 1.0), (50.0, 100.0)] {
+        let got = hessian(c).unwrap();
+        assert!(got.was_indefinite() && (got.dampening() / dampening - 1.0).abs() < 1e-12, "{c}: {}", got.dampening());
+    }
+    let error = hessian(1e4).unwrap_err().to_string();
+    assert!(error.starts_with("w: ") && error.contains("--criterion wanda"), "{error}");
+}
+
+#[test]
+fn sparsegpt_errs_less_than_the_same_mask_alone() {
+    let (rows, cols) = (6, 300);
+    let gram = gram(cols);
+    let mut layer = linear(&Device::cpu(), rows, cols);
+    let dense = values(&layer);
+    let pruning =
+        Pruning { criterion: Criterion::SparseGpt, pattern: Pattern::Unstructured { sparsity: 0.5 }, seed: 0 };
+    prune(&mut layer, &pruning).unwrap();
+    let pruned = values(&layer);
+    let error = |values: &[f32]| -> f64 {
+        let change: Vec<f64> = values.iter().zip(&dense).map(|(a, b)| f64::from(*a) - f64::from(*b)).collect();
+        let row = |row: &[f64]| -> f64 {
+            (0..cols * cols).map(|at| row[at / cols] * f64::from(gram[at]) * row[at % cols]).sum()
+        };
+        change.chunks(cols).map(row).sum()
+    };
+    let masked: Vec<f32> = dense.iter().zip(&pruned).map(|(w, kept)| if *kept == 0.0 { 0.0 } else { *w }).collect();
+    assert!(error(&pruned) < 0.5 * error(&masked), "{} of {}", error(&pruned), error(&masked));
 }
 
 #[test]

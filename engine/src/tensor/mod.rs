@@ -2,7 +2,7 @@
 
 mod param;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use kernels::Buffer;
 
@@ -41,6 +41,11 @@ impl Tensor {
     /// The elements.
     pub fn buffer(&self) -> &Buffer {
         &self.buffer
+    }
+
+    /// A mark by which this buffer is told from every other, also after it is freed. It keeps the buffer from nobody.
+    pub(crate) fn mark(&self) -> Weak<Buffer> {
+        Arc::downgrade(&self.buffer)
     }
 
     /// True where no other tensor shares the buffer, so that it may be written in place.

@@ -107,7 +107,7 @@ impl Model for Llama {
         &self.config.info
     }
 
-    fn forward(&self, tape: &mut Tape, batch: &TokenBatch) -> Result<Var> {
+    fn embed(&self, tape: &mut Tape, batch: &TokenBatch) -> Result<Var> {
         if batch.seq_len() > self.config.info.context {
             return Err(Error::config(format!(
                 "sequences of {} tokens are longer than the model's context of {}",
@@ -115,6 +115,10 @@ impl Model for Llama {
                 self.config.info.context
             )));
         }
+        embedding(tape, &self.tokens, batch.tokens())
+    }
+
+    fn decode(&self, tape: &mut Tape, layer: usize, x: Var, batch: &TokenBatch) -> Result<Var> {
         let shape = Attention {
             batch: batch.sequences(),
             tokens: batch.seq_len(),
@@ -124,11 +128,11 @@ impl Model for Llama {
             scale: (self.config.head_dim as f32).powf(-0.5),
             window: None,
         };
-        let mut x = embedding(tape, &self.tokens, batch.tokens())?;
-        for layer in &self.layers {
-            let (layer, table) = (layer.clone(), self.rotary.clone());
-            x = tape.segment(x, move |tape, x| layer.forward(tape, x, &table, &shape))?;
-        }
+        let (layer, table) = (self.layers[layer].clone(), self.rotary.clone());
+        tape.segment(x, move |tape, x| layer.forward(tape, x, &table, &shape))
+    }
+
+    fn finish(&self, tape: &mut Tape, x: Var) -> Result<Var> {
         norm(tape, &self.final_norm, &x)
     }
 

@@ -141,7 +141,15 @@ impl Model for Opt {
         &self.config.info
     }
 
-    fn forward(&self, tape: &mut Tape, batch: &TokenBatch) -> Result<Var> {
+    fn embed(&self, tape: &mut Tape, batch: &TokenBatch) -> Result<Var> {
+        let mut x = embedding(tape, &self.tokens, batch.tokens())?;
+        if let Some(project_in) = &self.project_in {
+            x = linear(tape, project_in, &x)?;
+        }
+        add_positions(tape, x, &self.positions, batch.seq_len(), POSITION_OFFSET)
+    }
+
+    fn decode(&self, tape: &mut Tape, layer: usize, x: Var, batch: &TokenBatch) -> Result<Var> {
         let shape = Attention {
             batch: batch.sequences(),
             tokens: batch.seq_len(),
@@ -151,15 +159,11 @@ impl Model for Opt {
             scale: (self.config.head_dim as f32).powf(-0.5),
             window: None,
         };
-        let mut x = embedding(tape, &self.tokens, batch.tokens())?;
-        if let Some(project_in) = &self.project_in {
-            x = linear(tape, project_in, &x)?;
-        }
-        x = add_positions(tape, x, &self.positions, batch.seq_len(), POSITION_OFFSET)?;
-        for layer in &self.layers {
-            let (layer, config) = (layer.clone(), self.config.clone());
-            x = tape.segment(x, move |tape, x| layer.forward(tape, x, &config, &shape))?;
-        }
+        let (layer, config) = (self.layers[layer].clone(), self.config.clone());
+        tape.segment(x, move |tape, x| layer.forward(tape, x, &config, &shape))
+    }
+
+    fn finish(&self, tape: &mut Tape, mut x: Var) -> Result<Var> {
         if let Some(final_norm) = &self.final_norm {
             x = norm(tape, final_norm, &x)?;
         }
