@@ -222,6 +222,66 @@ fn profile_needs_no_weights_and_says_whether_it_fits() {
 }
 
 #[test]
+fn calibrated_pruning_loses_less_than_magnitude_and_the_same_through_a_file() {
+    let fixture = Fixture::get();
+    let folder = TempDir::new().unwrap();
+    let (model, train, eval) = (fixture.model(), fixture.train(), fixture.eval());
+    let prune = |criterion: &str, run: &str, flags: &[&str]| {
+        let (out, report) = (folder.path().join(run), folder.path().join(format!("{run}.json")));
+        #[rustfmt::skip]
+        let mut args = vec![
+            "prune", "--model", text(&model), "--criterion", criterion, "--sparsity", "0.6", "--eval", text(&eval),
+            "--out", text(&out), "--report", text(&report), "--quiet",
+        ];
+        args.extend(flags);
+        assert_succeeds(&program(&args).output().unwrap());
+        (json(&report), std::fs::read(out.join("model.safetensors")).unwrap())
+    };
+    let perplexity = |report: &Value| number(&report["perplexity"]["pruned"]);
+    let (magnitude, _) = prune("magnitude", "magnitude", &[]);
+    assert_eq!(magnitude["layer_errors"], serde_json::json!([]));
+    let mut last = perplexity(&magnitude);
+    for criterion in ["wanda", "sparsegpt"] {
+        let flags = ["--calibrate", text(&train), "--calibration-samples", "32", "--batch", "8"];
+        let (report, weights) = prune(criterion, criterion, &flags);
+        assert!(perplexity(&report) < last, "{criterion}: {} of {last}", perplexity(&report));
+        last = perplexity(&report);
+        assert_eq!(report["calibration_samples"], 32);
+        let errors: Vec<f64> = report["layer_errors"].as_array().unwrap().iter().map(number).collect();
+        assert!(errors.len() == 2 && errors.iter().all(|error| *error > 0.0 && *error < 1.0), "{errors:?}");
+        // Rows and blocks of columns each lose ⌊0.6·n⌋.
+        let sparsity = number(&report["sparsity"]["weights"]);
+        assert!(sparsity <= 0.6 && sparsity > 0.6 - 1.0 / 32.0, "{criterion}: {sparsity}");
+        let spilled =
+            prune(criterion, &format!("{criterion}-file"), &[&flags[..], &["--memory-budget", "1KiB"]].concat());
+        assert!(weights == spilled.1, "{criterion}: the same through a file");
+        let other = prune(criterion, &format!("{criterion}-seed"), &[&flags[..], &["--seed", "1"]].concat());
+        assert!(weights != other.1, "{criterion}: another seed draws other windows");
+    }
+}
+
+#[test]
+fn calibrated_pruning_is_retrained_in_cycles_with_adapters_and_with_all_weights() {
+    let train = Fixture::get().train();
+    for (criterion, method) in [("wanda", "perp"), ("sparsegpt", "perp"), ("sparsegpt", "full")] {
+        let folder = TempDir::new().unwrap();
+        #[rustfmt::skip]
+        let flags = [
+            "--criterion", criterion, "--calibrate", text(&train), "--calibration-samples", "16", "--sparsity", "0.75",
+            "--cycles", "2", "--method", method, "--lr", "2e-3",
+        ];
+        let report = retrain(&folder, &flags);
+        let (pruned, retrained) = (number(&report["perplexity"]["pruned"]), number(&report["perplexity"]["retrained"]));
+        assert!(retrained < pruned, "{criterion} {method}: {pruned} → {retrained}");
+        assert_eq!(number(&report["sparsity"]["weights"]), 0.75, "{criterion} {method}");
+        for cycle in report["cycles"].as_array().unwrap() {
+            assert_eq!(cycle["layer_errors"].as_array().unwrap().len(), 2, "{criterion} {method}");
+        }
+        assert_eq!(report["config"]["calibrate"], serde_json::json!([text(&train)]));
+    }
+}
+
+#[test]
 fn prune_writes_exact_zeros_and_leaves_the_other_bits_alone() {
     let fixture = Fixture::get();
     let folder = TempDir::new().unwrap();

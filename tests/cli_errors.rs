@@ -53,7 +53,10 @@ fn usage_errors_name_the_flag_and_exit_with_2() {
         (&["--pattern", "5:4"], &["5:4", "n:m"]),
         (&["--sparsity", "0.5", "--pattern", "2:4"], &["--sparsity", "--pattern"]),
         (&["--method", "lora"], &["lora", "biases, norms, probe, perp, full"]),
-        (&["--criterion", "wanda2"], &["magnitude, random"]),
+        (&["--criterion", "wanda2"], &["magnitude, random, wanda, sparsegpt"]),
+        (&["--criterion", "wanda"], &["--criterion wanda", "--calibrate"]),
+        (&["--criterion", "sparsegpt"], &["--criterion sparsegpt", "--calibrate"]),
+        (&["--calibrate", "text.txt"], &["--calibrate", "magnitude"]),
         (&["--steps", "0"], &["--steps", "at least 1"]),
         (&["--lr", "-1"], &["--lr", "expected a number"]),
         (&["--lr", "fast"], &["--lr", "expected a number"]),
@@ -143,6 +146,9 @@ fn text_that_cannot_be_used_is_named() {
     refused(&model, &["--train", text(&binary)], 1, &["binary.txt", "UTF-8"]);
     let lines = write("lines.jsonl", b"{\"text\": \"one\"}\n{\"txt\": \"two\"}\n");
     refused(&model, &["--train", text(&lines)], 1, &["lines.jsonl:2", "text"]);
+    let calibrate = ["--criterion", "sparsegpt", "--calibrate", text(&short)];
+    refused(&model, &calibrate, 1, &["windows of 32 tokens", "none of 1 documents", "shorter sequence length"]);
+    refused(&model, &["--criterion", "wanda", "--calibrate", "no-such.txt"], 1, &["no-such.txt"]);
     let other = write("table.csv", b"a,b");
     refused(&model, &["--train", text(&other)], 1, &["table.csv", ".jsonl"]);
 }

@@ -152,7 +152,8 @@ impl EvalArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Pruning")]
 pub struct PruneArgs {
-    /// What scores a weight; the lowest go: magnitude (its absolute value) or random.
+    /// What scores a weight; the lowest go: magnitude (its absolute value), random, or, with --calibrate, wanda (its magnitude
+    /// times its input's norm) or sparsegpt (the error that the other weights cannot make up for, which they then do).
     #[arg(long, default_value = "magnitude", value_parser = |s: &str| s.parse::<Criterion>(), value_name = "NAME")]
     pub criterion: Criterion,
     /// Share of each matrix's weights to remove, in [0, 1) [default: 0.5].
@@ -263,7 +264,8 @@ pub struct OptimizerArgs {
     /// Decoupled weight decay.
     #[arg(long, default_value_t = 0.0, value_parser = at_least_zero, allow_negative_numbers = true, value_name = "RATE")]
     pub weight_decay: f64,
-    /// Seed of everything random: the order of the training windows, LoRA's start, random pruning.
+    /// Seed of everything random: the order of the training windows, LoRA's start, random pruning, calibration
+    /// windows.
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub seed: u64,
 }

@@ -3,6 +3,7 @@
 
 mod args;
 mod bench;
+mod calibration;
 mod error;
 mod eval;
 mod inspect;
@@ -36,6 +37,7 @@ Examples:
   perp-engine retrain                                  the demo: prune a small model by half and retrain it
   perp-engine retrain --model DIR --train a.txt b.txt --eval c.txt --sparsity 0.5 --out DIR
   perp-engine retrain --model DIR --train t.jsonl --eval e.txt --pattern 2:4 --method norms
+  perp-engine retrain --model DIR --train t.jsonl --eval e.txt --criterion sparsegpt --calibrate t.jsonl
   perp-engine eval --model DIR --adapter DIR/adapter --eval c.txt
   perp-engine profile --model opt-30b --gpu a100-40gb  does it fit?
   perp-engine bench --model opt-125m                   how fast is a step here?

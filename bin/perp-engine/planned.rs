@@ -16,6 +16,7 @@ use crate::tables;
 pub struct Planned<'a> {
     pub architecture: &'a dyn Architecture,
     pub dtype: DType,
+    pub criterion: Criterion,
     pub pattern: Pattern,
     pub set: &'a TrainSet,
     pub shape: StepShape,
@@ -83,7 +84,7 @@ impl Planned<'_> {
 
     /// The model on Meta, pruned.
     pub fn build(&self, device: &Device) -> Result<Box<dyn Model>, Failure> {
-        let pruning = Pruning { criterion: Criterion::Magnitude, pattern: self.pattern, seed: 0 };
+        let pruning = Pruning { criterion: self.criterion, pattern: self.pattern, seed: 0 };
         let offload = Offload::new(device, self.offload);
         let loader = Loader::new(device, Source::Absent(self.dtype)).on_linear(move |linear| {
             prune_linear(linear, &pruning)?;

@@ -9,7 +9,7 @@ use engine::data::{self, TrainSampler};
 use engine::model::{self, Loader, Model, Source};
 use engine::peft::{self, Method, TrainSet};
 use engine::plan::StepShape;
-use engine::prune::Pattern;
+use engine::prune::{Criterion, Pattern};
 use engine::retrain::{self, Config, StepRecord};
 use kernels::DType;
 use serde_json::{Value, json};
@@ -74,8 +74,15 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     };
     let set = TrainSet::of(Method::Full, 1, 1.0, &[]);
     let dense = Pattern::Unstructured { sparsity: 0.0 };
-    let planned =
-        Planned { architecture: &*architecture, dtype: DType::F32, pattern: dense, set: &set, shape, offload: 0 };
+    let planned = Planned {
+        architecture: &*architecture,
+        dtype: DType::F32,
+        criterion: Criterion::Magnitude,
+        pattern: dense,
+        set: &set,
+        shape,
+        offload: 0,
+    };
     let plan = planned.fit(args.step.saving, Target::of(&device, args.step.memory_budget)?)?;
     let stream = session::training_stream(&console, &tokenizer, train)?;
     let windows = stream.window_count(shape.seq_len)?;

@@ -81,7 +81,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let limit = args.gpu.map_or_else(|| plan::available_memory().unwrap_or(u64::MAX), |gpu| gpu.usable_bytes());
     let pattern = args.pruning.pattern();
     let shape = StepShape { batch, accumulate, seq_len, recompute: 0 };
-    let planned = Planned { architecture: &*architecture, dtype, pattern, set: &set, shape, offload: 0 };
+    let criterion = args.pruning.criterion;
+    let planned = Planned { architecture: &*architecture, dtype, criterion, pattern, set: &set, shape, offload: 0 };
     let target = Target { backend, threads, limit };
     let plan = planned.choose(args.saving, target)?;
     let fits = plan.needed() <= limit;

@@ -67,6 +67,15 @@ impl Task {
         }
     }
 
+    /// A line of its own, above the bar.
+    pub fn say(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(line),
+            None if self.lines => eprintln!("{line}"),
+            None => {}
+        }
+    }
+
     /// The task is over; `message` is its result.
     pub fn finish(self, message: &str) {
         if let Some(bar) = &self.bar {

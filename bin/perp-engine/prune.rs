@@ -7,8 +7,10 @@ use engine::checkpoint::{OutputFolder, Tokenizer};
 use engine::model;
 use serde_json::json;
 
-use crate::args::{EvalArgs, MachineArgs, PruneArgs, WindowArgs};
+use crate::args::{EvalArgs, MachineArgs, PruneArgs, WindowArgs, bytes};
+use crate::calibration::{self, CalibrationArgs, load_pruned};
 use crate::error::{Failure, print};
+use crate::planned::Target;
 use crate::progress::Console;
 use crate::report;
 use crate::session::{self, Evaluation};
@@ -22,13 +24,18 @@ pub struct Args {
     model: PathBuf,
     #[command(flatten)]
     pruning: PruneArgs,
-    /// Seed of random pruning.
+    #[command(flatten)]
+    calibration: CalibrationArgs,
+    /// Seed of random pruning and of the calibration windows.
     #[arg(long, default_value_t = 0, value_name = "N", help_heading = "Pruning")]
     seed: u64,
     #[command(flatten)]
     eval: EvalArgs,
     #[command(flatten)]
     windows: WindowArgs,
+    /// The most memory that calibration may plan for, such as 8GiB or 500MB [default: what the machine has left].
+    #[arg(long, value_parser = bytes, value_name = "SIZE", help_heading = "Pruning")]
+    memory_budget: Option<u64>,
     /// Write the pruned model to this new folder.
     #[arg(long, value_name = "DIR", help_heading = "Machine and output")]
     out: Option<PathBuf>,
@@ -44,6 +51,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     args.out.as_ref().map_or(Ok(()), OutputFolder::check)?;
     args.machine.report.as_deref().map_or(Ok(()), |path| report::check("--report", path))?;
+    let files = args.calibration.files(args.pruning.criterion, &[])?;
     let console = Console::new(args.machine.quiet);
     let device = session::device(&console, &args.machine)?;
     let opened = session::open(&args.model)?;
@@ -57,8 +65,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             Some(session::evaluation_tokens(&console, &tokenizer, files, seq_len)?)
         }
     };
+    let shape = (args.windows.batch, seq_len);
+    let target = Target::of(&device, args.memory_budget)?;
+    let calibration = args.calibration.read(&console, &args.model, &files, shape, args.seed, target)?;
     let start = Instant::now();
-    let mut model = session::load(&console, &device, &opened, Some(args.pruning.pruning(args.seed)), 0)?;
+    let pruning = args.pruning.pruning(args.seed);
+    let (mut model, layer_errors) = load_pruned(&console, &device, &opened, &pruning, calibration.as_ref(), 0)?;
     let prune_seconds = start.elapsed().as_secs_f64();
     let sparsity = model::sparsity(&mut *model)?;
     let mut eval_seconds = 0.0;
@@ -85,15 +97,21 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             "criterion": args.pruning.criterion.name(),
             "pattern": pattern.to_string(),
             "seed": args.seed,
+            "calibrate": files,
+            "calibration_samples": calibration.as_ref().map(|calibration| calibration.windows.len()),
+            "layer_errors": layer_errors,
             "perplexity": {"pruned": perplexity},
             "sparsity": {"weights": sparsity.weights},
             "seconds": {"prune": prune_seconds, "eval": eval_seconds},
         });
         report::write(path, &report)?;
     }
-    let rows = [
+    let mut rows = vec![
         vec!["sparsity of the weights".into(), format!("{:.2} %", 100.0 * sparsity.weights)],
         vec!["perplexity pruned".into(), perplexity.map_or("–".into(), |p| format!("{p:.2}"))],
     ];
+    if calibration.is_some() {
+        rows.push(vec!["mean error of the layers".into(), tables::percent(calibration::mean(&layer_errors))]);
+    }
     print(&format!("{} · {pattern}\n{}", args.model.display(), tables::columns(&rows)))
 }

@@ -74,12 +74,14 @@ impl Step {
 }
 
 /// One cycle of pruning and retraining.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Cycle {
     pub cycle: usize,
     pub sparsity: f64,
     pub pruned: Option<f64>,
     pub retrained: Option<f64>,
+    /// Of each decoder layer, the share that pruning with calibration changed of what it adds to its input.
+    pub layer_errors: Vec<f64>,
 }
 
 /// The report of `retrain` and `pretrain`.

@@ -3,18 +3,20 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use engine::calibrate::Calibration;
 use engine::checkpoint::{ModelFolder, OutputFolder, Tokenizer};
 use engine::data::{TokenStream, TrainSampler};
 use engine::model::{self, Counts, Model, Sparsity};
 use engine::peft::{self, TrainSet};
 use engine::plan::StepShape;
-use engine::prune::{Pattern, Pruning, imp_sparsity, prune_model};
+use engine::prune::{Criterion, Pattern, Pruning, imp_sparsity};
 use engine::retrain::{self, Config, StepRecord};
 use kernels::Device;
 use kernels::device::MemoryReport;
 use serde_json::{Value, json};
 
 use crate::args::{EvalArgs, MachineArgs, MethodArgs, OptimizerArgs, PruneArgs, StepArgs};
+use crate::calibration::{self, CalibrationArgs, load_pruned};
 use crate::error::{Failure, print};
 use crate::planned::{Planned, Target};
 use crate::progress::Console;
@@ -31,6 +33,8 @@ pub struct Args {
     model: Option<PathBuf>,
     #[command(flatten)]
     pruning: PruneArgs,
+    #[command(flatten)]
+    calibration: CalibrationArgs,
     /// Cycles of prune and retrain (iterative magnitude pruning); each removes the same share of what is left.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000), value_name = "N")]
     cycles: u32,
@@ -76,6 +80,8 @@ struct Run<'a> {
     /// Layers whose weights stay in the host's memory.
     offload: usize,
     stream: TokenStream,
+    calibrate: Vec<PathBuf>,
+    calibration: Option<Calibration>,
     eval_tokens: Option<Vec<u32>>,
     eval_windows: Option<usize>,
 }
@@ -123,6 +129,7 @@ fn prepare(args: &Args) -> Result<Run<'_>, Failure> {
         (files, true) if files.is_empty() => demo::eval()?,
         (files, _) => files.clone(),
     };
+    let calibrate = args.calibration.files(args.pruning.criterion, if is_demo { &train } else { &[] })?;
     let opened = session::open(&model_path)?;
     let set = args.method.train_set();
     let pattern = args.pruning.pattern();
@@ -139,12 +146,14 @@ fn prepare(args: &Args) -> Result<Run<'_>, Failure> {
     let planned = Planned {
         architecture: &*opened.architecture,
         dtype: session::weight_dtype(&opened.folder),
+        criterion: args.pruning.criterion,
         pattern,
         set: &set,
         shape,
         offload: 0,
     };
-    let plan = planned.fit(args.step.saving, Target::of(&device, args.step.memory_budget)?)?;
+    let target = Target::of(&device, args.step.memory_budget)?;
+    let plan = planned.fit(args.step.saving, target)?;
     let info = opened.architecture.info();
     console.say(&format!(
         "{} ({}, {} layers of {}) on {}; a step of {}×{} tokens needs {}{}",
@@ -161,6 +170,10 @@ fn prepare(args: &Args) -> Result<Run<'_>, Failure> {
     let tokenizer = Tokenizer::from_folder(&model_path)?;
     let stream = session::training_stream(&console, &tokenizer, &train)?;
     stream.window_count(shape.seq_len)?;
+    let calibration = {
+        let (batch, seed) = ((shape.batch, shape.seq_len), args.optimizer.seed);
+        args.calibration.read(&console, &model_path, &calibrate, batch, seed, target)?
+    };
     let eval_tokens = if eval.is_empty() {
         console.say("no --eval: perplexities are not measured");
         None
@@ -179,7 +192,22 @@ fn prepare(args: &Args) -> Result<Run<'_>, Failure> {
     };
     let eval_windows = args.eval.max_windows(defaults.eval_windows);
     let offload = plan.offload;
-    Ok(Run { args, console, device, opened, set, pattern, shape, config, offload, stream, eval_tokens, eval_windows })
+    Ok(Run {
+        args,
+        console,
+        device,
+        opened,
+        set,
+        pattern,
+        shape,
+        config,
+        offload,
+        stream,
+        calibrate,
+        calibration,
+        eval_tokens,
+        eval_windows,
+    })
 }
 
 impl Run<'_> {
@@ -195,8 +223,9 @@ impl Run<'_> {
         self.device.trim();
         let cycles = self.args.cycles as usize;
         let start = Instant::now();
-        let pruning = Some(self.pruning(1, cycles));
-        let mut model = session::load(&self.console, &self.device, &self.opened, pruning, self.offload)?;
+        let (pruning, calibration) = (self.pruning(1, cycles), self.calibration.as_ref());
+        let (mut model, mut layer_errors) =
+            load_pruned(&self.console, &self.device, &self.opened, &pruning, calibration, self.offload)?;
         seconds.prune += start.elapsed().as_secs_f64();
         let mut outcome = Outcome {
             perplexity: Perplexities { dense, ..Perplexities::default() },
@@ -211,10 +240,12 @@ impl Run<'_> {
         for cycle in 1..=cycles {
             if cycle > 1 {
                 let start = Instant::now();
-                prune_model(&mut *model, &self.pruning(cycle, cycles), &mut |_, _| {})?;
+                layer_errors =
+                    calibration::prune(&self.console, &mut *model, &self.pruning(cycle, cycles), calibration)?;
                 outcome.seconds.prune += start.elapsed().as_secs_f64();
             }
             self.cycle(cycle, &mut *model, &mut sampler, &mut outcome)?;
+            outcome.cycles.last_mut().expect("just run").layer_errors = std::mem::take(&mut layer_errors);
         }
         outcome.counts = model::count(&mut *model);
         outcome.sparsity = model::sparsity(&mut *model)?;
@@ -228,6 +259,7 @@ impl Run<'_> {
         let planned = Planned {
             architecture: &*self.opened.architecture,
             dtype: session::weight_dtype(&self.opened.folder),
+            criterion: Criterion::Magnitude,
             pattern: Pattern::Unstructured { sparsity: 0.0 },
             set: &self.set,
             shape: self.shape,
@@ -278,7 +310,13 @@ impl Run<'_> {
         outcome.records.extend(records.into_iter().map(|record| (cycle, record)));
         self.device.trim();
         let retrained = self.evaluate("retrained", model, &mut outcome.seconds)?;
-        outcome.cycles.push(Cycle { cycle, sparsity: self.sparsity_after(cycle), pruned, retrained });
+        outcome.cycles.push(Cycle {
+            cycle,
+            sparsity: self.sparsity_after(cycle),
+            pruned,
+            retrained,
+            layer_errors: Vec::new(),
+        });
         (outcome.perplexity.pruned, outcome.perplexity.retrained) = (pruned, retrained);
         Ok(())
     }
@@ -333,6 +371,8 @@ impl Run<'_> {
             },
             "criterion": pruning.criterion.name(),
             "pattern": self.pattern.to_string(),
+            "calibrate": self.calibrate,
+            "calibration_samples": self.calibration.as_ref().map(|calibration| calibration.windows.len()),
             "cycles": self.args.cycles,
             "method": method.label(),
             "rank": method.rank,
@@ -373,7 +413,7 @@ impl Run<'_> {
             tokens_per_second: report::median_tokens_per_second(&records),
             seconds: Seconds { ..*seconds },
             peak_bytes: PeakBytes::of(&outcome.peak),
-            cycles: outcome.cycles.iter().map(|cycle| Cycle { ..*cycle }).collect(),
+            cycles: outcome.cycles.clone(),
             steps: outcome.records.iter().map(|(cycle, record)| Step::of(record, *cycle)).collect(),
             config: self.configuration(),
         }

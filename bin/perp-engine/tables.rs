@@ -25,6 +25,13 @@ pub fn count(n: usize) -> String {
     out
 }
 
+/// A share in percent, to three digits.
+pub fn percent(share: f64) -> String {
+    let percent = 100.0 * share;
+    let places = (2.0 - percent.abs().max(1e-4).log10().floor()).clamp(0.0, 6.0) as usize;
+    format!("{percent:.places$} %")
+}
+
 /// Rows in columns: the first flush left, the others right.
 pub fn columns(rows: &[Vec<String>]) -> String {
     let width = rows.iter().map(Vec::len).max().unwrap_or(0);

@@ -133,7 +133,13 @@ fn fit(
     let seq_len = session::sequence_length(Some(args.seq_len), architecture)?;
     let shape = StepShape { batch: args.batch, accumulate: args.accumulate, seq_len, recompute: 0 };
     let (pattern, set) = (args.pruning.pattern(), args.method.train_set());
-    let planned = Planned { architecture, dtype, pattern, set: &set, shape, offload: 0 };
+    let criterion = args.pruning.criterion;
+    if criterion.needs_calibration() {
+        return Err(Failure::usage(format!(
+            "bench times random weights, which --criterion {criterion} says nothing about: take magnitude or random"
+        )));
+    }
+    let planned = Planned { architecture, dtype, criterion, pattern, set: &set, shape, offload: 0 };
     let plan = planned.fit(args.saving, Target::of(device, args.memory_budget)?)?;
     Ok((StepShape { recompute: plan.recompute, ..shape }, plan.offload))
 }
