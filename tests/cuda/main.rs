@@ -1,5 +1,6 @@
 //! Whole runs on a GPU. The tests named `gpu_…` need one; `emulated` runs them all on the virtual GPU.
 
+mod calibrated;
 mod emulated;
 #[path = "../golden_support/mod.rs"]
 mod golden_support;

@@ -21,7 +21,8 @@ use safetensors::{Dtype, SafeTensors};
 pub const MODELS: [&str; 5] = ["opt-pre", "opt-post", "llama-gqa", "qwen2", "mistral"];
 pub const PATTERNS: [&str; 3] = ["unstructured", "2of4", "4of8"];
 
-fn folder() -> PathBuf {
+/// Where the files lie.
+pub fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
 }
 

@@ -2,6 +2,7 @@
 //! it is shorter than a window, and of its tokens a window at a random place.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use rand::Rng;
 
@@ -52,16 +53,15 @@ pub fn sample_windows(
         }
         let place = below(open.len());
         let index = open[place];
-        if !tokens.contains_key(&index) {
-            let ids = encode(tokenizer, &candidates[index])?;
-            if ids.len() < length {
-                longest = longest.max(ids.len());
-                open.swap_remove(place);
-                continue;
-            }
-            tokens.insert(index, ids);
+        let ids = match tokens.entry(index) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(encode(tokenizer, &candidates[index])?),
+        };
+        if ids.len() < length {
+            longest = longest.max(ids.len());
+            open.swap_remove(place);
+            continue;
         }
-        let ids = &tokens[&index];
         let first = below(ids.len() - length + 1);
         windows.push(ids[first..first + length].to_vec());
         progress(windows.len());
