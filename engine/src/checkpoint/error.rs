@@ -134,6 +134,14 @@ pub enum Error {
         /// Why not, and what would be right.
         reason: String,
     },
+    /// A checkpoint of a run that is torn, altered, or of another format.
+    #[error("{}: {reason}", path.display())]
+    Run {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A tensor to be written that contradicts itself.
     #[error("cannot write tensor {tensor}: {reason}")]
     BadTensor {

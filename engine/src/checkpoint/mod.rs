@@ -5,6 +5,7 @@
 //! * [`OutputFolder`] is how anything is written: in a hidden folder beside the wanted one, synced, and renamed when
 //!   complete. [`write_model`] and [`write_adapter`] fill it.
 //! * [`Adapter`] is a PEFT LoRA adapter folder.
+//! * [`RunFolder`] holds the checkpoints of a training run, [`RunCheckpoint`] is one that proved intact.
 //! * [`Tokenizer`] turns text into token ids; [`train_bpe`] makes one.
 //!
 //! Files are data: nothing in them is executed, sizes are checked before memory is taken, and the file names in an
@@ -15,6 +16,7 @@ mod error;
 mod files;
 mod folder;
 mod output;
+mod run;
 mod tensor_info;
 mod tokenizer;
 mod weight_file;
@@ -28,6 +30,7 @@ pub use error::{Error, Result};
 pub use files::replace_file;
 pub use folder::ModelFolder;
 pub use output::OutputFolder;
+pub use run::{RunCheckpoint, RunFolder};
 pub use tensor_info::TensorInfo;
 pub use tokenizer::{BpeSettings, Tokenizer, train_bpe};
 pub use write::{DEFAULT_SHARD_BYTES, NewTensor, write_model};

@@ -75,6 +75,11 @@ impl TensorInfo {
         &self.file.path
     }
 
+    /// The file that holds it, and all its bytes.
+    pub(super) fn map(&self) -> (&Path, &[u8]) {
+        (&self.file.path, &self.file.map)
+    }
+
     /// Its first byte in the file.
     pub fn offset(&self) -> usize {
         self.offset

@@ -70,6 +70,12 @@ impl<'a> NewTensor<'a> {
         NewTensor::new(name, DType::F32, shape, move || Ok(Cow::Borrowed(bytemuck::cast_slice(values))))
     }
 
+    /// An f64 tensor that owns its values: records, not weights.
+    pub fn f64(name: impl Into<String>, shape: impl Into<Vec<usize>>, values: Vec<f64>) -> NewTensor<'a> {
+        let bytes = Box::new(move || Ok(Cow::Owned(bytemuck::cast_slice(&values).to_vec())));
+        NewTensor { name: name.into(), dtype: Dtype::F64, shape: shape.into(), bytes }
+    }
+
     /// A tensor of an opened model, unchanged, whatever its element type.
     pub fn unchanged(info: &'a TensorInfo) -> NewTensor<'a> {
         let bytes = Box::new(move || Ok(Cow::Borrowed(info.bytes())));
@@ -152,17 +158,7 @@ fn copy_companions(from: &Path, to: &Path) -> Result<()> {
 
 /// Writes one safetensors file: the length of the header, the header, the tensors' bytes in its order.
 pub(super) fn write_weight_file(path: &Path, mut tensors: Vec<NewTensor>) -> Result<()> {
-    // Widest elements first, then by name, as the safetensors library does: so every tensor is aligned to its element,
-    // and a reader can map it without a copy.
-    tensors.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
-    let mut entries = Vec::with_capacity(tensors.len());
-    let mut offset = 0;
-    for tensor in &tensors {
-        let end = offset + tensor.size_bytes()?;
-        let entry = Entry { dtype: tensor.dtype, shape: tensor.shape.clone(), data_offsets: (offset, end) };
-        entries.push((tensor.name.clone(), entry));
-        offset = end;
-    }
+    let entries = lay_out(&mut tensors)?;
     // The format that transformers asks for in every file.
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let header = Metadata::new(Some(format), entries)
@@ -172,10 +168,35 @@ pub(super) fn write_weight_file(path: &Path, mut tensors: Vec<NewTensor>) -> Res
             path: path.into(),
             reason: format!("no header can be made: {reason}"),
         })?;
+    let mut file = BufWriter::with_capacity(1 << 20, File::create_new(path).map_err(io("create", path))?);
+    write_tensors(&header, tensors, &mut |bytes| file.write_all(bytes).map_err(io("write", path)))?;
+    let file = file.into_inner().map_err(|e| io("write", path)(e.into_error()))?;
+    file.sync_all().map_err(io("sync", path))
+}
+
+/// Puts tensors in the order in which they are written, and says where each will lie.
+pub(super) fn lay_out(tensors: &mut [NewTensor]) -> Result<Vec<(String, Entry)>> {
+    // Widest elements first, then by name, as the safetensors library does: so every tensor is aligned to its element,
+    // and a reader can map it without a copy.
+    tensors.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
+    let mut offset = 0;
+    let entry = |tensor: &NewTensor| {
+        let start = offset;
+        offset += tensor.size_bytes()?;
+        let entry = Entry { dtype: tensor.dtype, shape: tensor.shape.clone(), data_offsets: (start, offset) };
+        Ok((tensor.name.clone(), entry))
+    };
+    tensors.iter().map(entry).collect()
+}
+
+/// Hands a file's bytes to `write`: the header with its length, and tensors that are laid out.
+pub(super) fn write_tensors(
+    header: &str,
+    tensors: Vec<NewTensor>,
+    write: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
     // Spaces up to a multiple of 8, so that the data starts aligned for every element type.
     let header = format!("{header:<width$}", width = header.len().next_multiple_of(8));
-    let mut file = BufWriter::with_capacity(1 << 20, File::create_new(path).map_err(io("create", path))?);
-    let mut write = |bytes: &[u8]| file.write_all(bytes).map_err(io("write", path));
     write(&(header.len() as u64).to_le_bytes())?;
     write(header.as_bytes())?;
     for tensor in tensors {
@@ -190,6 +211,5 @@ pub(super) fn write_weight_file(path: &Path, mut tensors: Vec<NewTensor>) -> Res
         }
         write(&bytes)?;
     }
-    let file = file.into_inner().map_err(|e| io("write", path)(e.into_error()))?;
-    file.sync_all().map_err(io("sync", path))
+    Ok(())
 }
