@@ -109,7 +109,7 @@ pub struct MachineArgs {
     /// Read flags from a TOML file: the names of the flags without dashes. Flags given here win over the file.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Say nothing but the result.
+    /// Say nothing but the result and warnings.
     #[arg(long)]
     pub quiet: bool,
     /// Write everything measured to this JSON file.

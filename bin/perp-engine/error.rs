@@ -12,6 +12,8 @@ pub enum Failure {
     Usage(String),
     /// The work could not be done: exit code 1.
     Failed(String),
+    /// A signal ended the work where it could be ended: exit code 128 and the signal's number.
+    Interrupted { signal: u8, message: String },
     /// Nobody reads the output any more: no complaint.
     Quiet,
 }
@@ -27,11 +29,12 @@ impl Failure {
         Failure::Failed(message.into())
     }
 
-    /// 2 for usage, 1 for failure.
+    /// 2 for usage, 1 for failure, what shells use for signals.
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Failure::Usage(_) => ExitCode::from(2),
             Failure::Failed(_) => ExitCode::from(1),
+            Failure::Interrupted { signal, .. } => ExitCode::from(128 + signal),
             Failure::Quiet => ExitCode::SUCCESS,
         }
     }
@@ -40,7 +43,9 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Usage(message) | Failure::Failed(message) => f.write_str(message),
+            Failure::Usage(message) | Failure::Failed(message) | Failure::Interrupted { message, .. } => {
+                f.write_str(message)
+            }
             Failure::Quiet => Ok(()),
         }
     }

@@ -4,6 +4,7 @@
 mod args;
 mod bench;
 mod calibration;
+mod checkpoints;
 mod error;
 mod eval;
 mod inspect;
@@ -16,6 +17,7 @@ mod report;
 mod retrain;
 mod run_config;
 mod session;
+mod signals;
 mod tables;
 
 use std::process::ExitCode;
@@ -42,7 +44,7 @@ Examples:
   perp-engine profile --model opt-30b --gpu a100-40gb  does it fit?
   perp-engine bench --model opt-125m                   how fast is a step here?
 
-Exit codes: 0 success, 1 failure, 2 wrong usage.";
+Exit codes: 0 success, 1 failure, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -66,6 +68,10 @@ fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Quiet) => ExitCode::SUCCESS,
+        Err(failure @ Failure::Interrupted { .. }) => {
+            eprintln!("{failure}");
+            failure.exit_code()
+        }
         Err(failure) => {
             eprintln!("error: {failure}");
             failure.exit_code()

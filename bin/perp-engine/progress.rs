@@ -28,6 +28,11 @@ impl Console {
         }
     }
 
+    /// A line that --quiet does not silence: something is not as it should be, and the work goes on.
+    pub fn warn(&self, line: &str) {
+        eprintln!("warning: {line}");
+    }
+
     /// A task of `total` units of work (bytes, windows, steps, layers).
     pub fn task(&self, name: &'static str, total: u64) -> Task {
         let bar = (self.terminal && !self.quiet).then(|| {

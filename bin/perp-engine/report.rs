@@ -5,7 +5,7 @@ use std::path::Path;
 
 use engine::checkpoint::replace_file;
 use engine::retrain::StepRecord;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::Failure;
@@ -33,7 +33,7 @@ pub struct Trainable {
 }
 
 /// Wall seconds of each phase.
-#[derive(Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Seconds {
     pub prune: f64,
     pub retrain: f64,
@@ -74,7 +74,7 @@ impl Step {
 }
 
 /// One cycle of pruning and retraining.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Cycle {
     pub cycle: usize,
     pub sparsity: f64,

@@ -1,5 +1,8 @@
-//! `retrain`: prune, retrain a few parameters, measure what that wins back.
+//! `retrain`: prune, retrain a few parameters, measure what that wins back. What is told of a run stands in `outcome`.
 
+mod outcome;
+
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -10,18 +13,19 @@ use engine::model::{self, Counts, Model, Sparsity};
 use engine::peft::{self, TrainSet};
 use engine::plan::StepShape;
 use engine::prune::{Criterion, Pattern, Pruning, imp_sparsity};
-use engine::retrain::{self, Config, StepRecord};
+use engine::retrain::{Config, StepRecord, Trainer};
 use kernels::Device;
-use kernels::device::MemoryReport;
-use serde_json::{Value, json};
+use outcome::Outcome;
 
 use crate::args::{EvalArgs, MachineArgs, MethodArgs, OptimizerArgs, PruneArgs, StepArgs};
 use crate::calibration::{self, CalibrationArgs, load_pruned};
+use crate::checkpoints::{CheckpointArgs, Keeper, Measured, Resumed, Standing};
 use crate::error::{Failure, print};
 use crate::planned::{Planned, Target};
 use crate::progress::Console;
-use crate::report::{self, Cycle, PeakBytes, Perplexities, Report, Seconds, SparsityReport, Step, Trainable};
+use crate::report::{self, Cycle, Seconds};
 use crate::session::{self, Evaluation, Opened, demo};
+use crate::signals::{self, Signals};
 use crate::tables;
 
 /// Prune a model, retrain a few of its parameters, and measure what that wins back. Without --model this is the demo: a
@@ -46,6 +50,8 @@ pub struct Args {
     step: StepArgs,
     #[command(flatten)]
     eval: EvalArgs,
+    #[command(flatten)]
+    checkpoints: CheckpointArgs,
     /// Write the retrained model (and its LoRA adapter, in the subfolder adapter) to this new folder.
     #[arg(long, value_name = "DIR", help_heading = "Machine and output")]
     out: Option<PathBuf>,
@@ -71,6 +77,7 @@ const DEMO: Defaults = Defaults { steps: 120, batch: 8, accumulate: 1, lr: 5e-4,
 struct Run<'a> {
     args: &'a Args,
     console: Console,
+    signals: Signals,
     device: Device,
     opened: Opened,
     set: TrainSet,
@@ -86,17 +93,6 @@ struct Run<'a> {
     eval_windows: Option<usize>,
 }
 
-/// What a run measured.
-struct Outcome {
-    perplexity: Perplexities,
-    cycles: Vec<Cycle>,
-    records: Vec<(usize, StepRecord)>,
-    seconds: Seconds,
-    peak: MemoryReport,
-    counts: Counts,
-    sparsity: Sparsity,
-}
-
 pub fn run(args: &Args) -> Result<(), Failure> {
     if let Some(out) = &args.out {
         OutputFolder::check(out)?;
@@ -105,7 +101,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         report::check("--report", report)?;
     }
     let run = prepare(args)?;
-    let (mut model, outcome) = run.execute()?;
+    let mut keeper = Keeper::open(&args.checkpoints, run.console, run.device.name(), || run.identity())?;
+    let (mut model, outcome) = run.execute(keeper.as_mut())?;
     if let Some(out) = &args.out {
         run.write(&mut *model, out)?;
     }
@@ -135,6 +132,12 @@ fn prepare(args: &Args) -> Result<Run<'_>, Failure> {
     let pattern = args.pruning.pattern();
     if args.cycles > 1 && matches!(pattern, Pattern::NM { .. }) {
         return Err(Failure::usage("--cycles above 1 goes with --sparsity: an n:m pattern has no steps between"));
+    }
+    if args.cycles > 1 && args.pruning.criterion.needs_calibration() && args.checkpoints.are_kept() {
+        return Err(Failure::usage(
+            "--checkpoints with --cycles above 1 goes with the criteria magnitude and random: a calibrated cycle prunes by \
+             what the one before trained, which its checkpoints do not hold",
+        ));
     }
     session::check_pattern(&*opened.architecture, pattern)?;
     let shape = StepShape {
@@ -191,10 +194,11 @@ fn prepare(args: &Args) -> Result<Run<'_>, Failure> {
         recompute: plan.recompute,
     };
     let eval_windows = args.eval.max_windows(defaults.eval_windows);
-    let offload = plan.offload;
+    let (offload, signals) = (plan.offload, Signals::install()?);
     Ok(Run {
         args,
         console,
+        signals,
         device,
         opened,
         set,
@@ -211,27 +215,26 @@ fn prepare(args: &Args) -> Result<Run<'_>, Failure> {
 }
 
 impl Run<'_> {
-    fn execute(&self) -> Result<(Box<dyn Model>, Outcome), Failure> {
-        let mut seconds = Seconds::default();
-        let dense = match &self.eval_tokens {
-            Some(_) if self.dense_fits()? => {
-                let model = session::load(&self.console, &self.device, &self.opened, None, 0)?;
-                self.evaluate("dense", &*model, &mut seconds)?
-            }
-            _ => None,
+    fn execute(&self, mut keeper: Option<&mut Keeper<'_>>) -> Result<(Box<dyn Model>, Outcome), Failure> {
+        let mut resumed = keeper.as_mut().and_then(|keeper| keeper.take_resumed());
+        let (mut measured, records) = match &mut resumed {
+            Some(resumed) => (resumed.measured.clone(), std::mem::take(&mut resumed.records)),
+            None => (Measured::default(), Vec::new()),
         };
+        if resumed.is_none() && self.eval_tokens.is_some() && self.dense_fits()? {
+            let model = session::load(&self.console, &self.device, &self.opened, None, 0)?;
+            measured.dense = self.evaluate("dense", &*model, &mut measured.seconds)?;
+        }
         self.device.trim();
         let cycles = self.args.cycles as usize;
         let start = Instant::now();
         let (pruning, calibration) = (self.pruning(1, cycles), self.calibration.as_ref());
         let (mut model, mut layer_errors) =
             load_pruned(&self.console, &self.device, &self.opened, &pruning, calibration, self.offload)?;
-        seconds.prune += start.elapsed().as_secs_f64();
+        measured.seconds.prune += start.elapsed().as_secs_f64();
         let mut outcome = Outcome {
-            perplexity: Perplexities { dense, ..Perplexities::default() },
-            cycles: Vec::new(),
-            records: Vec::new(),
-            seconds,
+            measured,
+            records,
             peak: self.device.memory().peak(),
             counts: Counts::default(),
             sparsity: Sparsity { weights: 0.0, with_adapters: 0.0 },
@@ -242,10 +245,15 @@ impl Run<'_> {
                 let start = Instant::now();
                 layer_errors =
                     calibration::prune(&self.console, &mut *model, &self.pruning(cycle, cycles), calibration)?;
-                outcome.seconds.prune += start.elapsed().as_secs_f64();
+                outcome.measured.seconds.prune += start.elapsed().as_secs_f64();
             }
-            self.cycle(cycle, &mut *model, &mut sampler, &mut outcome)?;
-            outcome.cycles.last_mut().expect("just run").layer_errors = std::mem::take(&mut layer_errors);
+            // Cycles that are over are pruned again, because their masks do not depend on what trained; what did, the
+            // checkpoint gives back. (Calibrated ones do depend on it: `prepare` refuses to keep checkpoints of several.)
+            if resumed.as_ref().is_none_or(|resumed| resumed.state.cycle == cycle) {
+                self.cycle(cycle, &mut *model, &mut sampler, &mut outcome, keeper.as_deref_mut(), resumed.take())?;
+                let done = outcome.measured.cycles.last_mut().expect("just run");
+                done.layer_errors = std::mem::take(&mut layer_errors);
+            }
         }
         outcome.counts = model::count(&mut *model);
         outcome.sparsity = model::sparsity(&mut *model)?;
@@ -278,46 +286,89 @@ impl Run<'_> {
         Ok(needed <= target.limit)
     }
 
-    /// Evaluates, trains and evaluates the model as this cycle pruned it.
+    /// Evaluates, trains and evaluates the model as this cycle pruned it; or goes on where a checkpoint left the cycle.
     fn cycle(
         &self,
         cycle: usize,
         model: &mut dyn Model,
         sampler: &mut TrainSampler,
         outcome: &mut Outcome,
+        mut keeper: Option<&mut Keeper<'_>>,
+        resumed: Option<Resumed>,
     ) -> Result<(), Failure> {
-        let pruned = self.evaluate("pruned", model, &mut outcome.seconds)?;
+        let Outcome { measured, records, .. } = outcome;
+        if resumed.is_none() {
+            measured.pruned = self.evaluate("pruned", model, &mut measured.seconds)?;
+        }
         let params = peft::apply(model, &self.set, self.args.optimizer.seed)?;
         self.device.trim();
         self.device.memory().reset_peak();
         let start = Instant::now();
+        let mut trainer = Trainer::new(model, params, self.config.clone())?;
+        let (stream, seq_len) = (&self.stream, self.shape.seq_len);
+        match (resumed, keeper.as_mut()) {
+            (Some(Resumed { checkpoint, state, .. }), _) => {
+                trainer.restore(&checkpoint, &state)?;
+                *sampler =
+                    TrainSampler::resume(stream.window_count(seq_len)?, self.args.optimizer.seed, state.sampler)?;
+            }
+            // A later cycle begins with the checkpoint that ended the one before.
+            (None, Some(keeper)) if cycle == 1 => {
+                keeper.begin(&trainer, &Standing { cycle, step: 0, sampler: sampler.position(), records, measured })?;
+            }
+            _ => {}
+        }
         let mut task = self.console.task("retrain", self.config.steps as u64);
         let mut last = String::new();
-        let mut on_step = |record: &StepRecord| {
-            last = format!(
-                "loss {:.3} lr {:.1e} {:.0} tok/s",
-                record.loss,
-                record.lr,
-                record.tokens as f64 / record.seconds
-            );
+        let before = measured.seconds.retrain;
+        let mut on_step = |trainer: &Trainer, sampler: &TrainSampler, record: StepRecord| {
+            let rate = record.tokens as f64 / record.seconds;
+            last = format!("loss {:.3} lr {:.1e} {rate:.0} tok/s", record.loss, record.lr);
             task.update(record.step as u64, &last);
+            let step = record.step;
+            records.push((cycle, record));
+            measured.seconds.retrain = before + start.elapsed().as_secs_f64();
+            let stop = self.signals.received().is_some();
+            if let Some(keeper) = &mut keeper {
+                let standing = Standing { cycle, step, sampler: sampler.position(), records, measured };
+                keeper.after_step(trainer, &standing, stop || step == self.config.steps)?;
+            }
+            Ok(if stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         };
-        let (stream, seq_len) = (&self.stream, self.shape.seq_len);
-        let records = retrain::train(model, params, stream, sampler, seq_len, &self.config, &mut on_step)?;
+        let ended = self.signals.deferred(|| trainer.run(model, stream, sampler, seq_len, &mut on_step));
+        let last_good = keeper.as_ref().and_then(|keeper| keeper.last());
+        ended.map_err(|error| match last_good {
+            Some(path) if error.is_divergence() => {
+                Failure::failed(format!("{error}; the last good checkpoint is {}", path.display()))
+            }
+            _ => error.into(),
+        })?;
+        if let Some(signal) = self.signals.received() {
+            let step = records.last().map_or(0, |(_, record)| record.step);
+            let how = match last_good {
+                Some(path) => format!("the same command with --resume goes on from {}", path.display()),
+                None => "nothing is kept; with --checkpoints DIR, --resume could go on".into(),
+            };
+            let message = format!(
+                "{} ended the run after step {step} of {} in cycle {cycle} of {}; {how}",
+                signals::name(signal),
+                self.config.steps,
+                self.args.cycles
+            );
+            return Err(Failure::Interrupted { signal, message });
+        }
         task.finish(&format!("{} steps, {last}", self.config.steps));
-        outcome.seconds.retrain += start.elapsed().as_secs_f64();
         outcome.peak = self.device.memory().peak();
-        outcome.records.extend(records.into_iter().map(|record| (cycle, record)));
         self.device.trim();
-        let retrained = self.evaluate("retrained", model, &mut outcome.seconds)?;
-        outcome.cycles.push(Cycle {
+        let retrained = self.evaluate("retrained", model, &mut measured.seconds)?;
+        let pruned = measured.pruned;
+        measured.cycles.push(Cycle {
             cycle,
             sparsity: self.sparsity_after(cycle),
             pruned,
             retrained,
             layer_errors: Vec::new(),
         });
-        (outcome.perplexity.pruned, outcome.perplexity.retrained) = (pruned, retrained);
         Ok(())
     }
 
@@ -357,89 +408,5 @@ impl Run<'_> {
         let adapter = if has_adapter { " with its LoRA in adapter/" } else { "" };
         self.console.say(&format!("wrote {}{adapter}", out.display()));
         Ok(())
-    }
-
-    fn configuration(&self) -> Value {
-        let Args { pruning, method, optimizer, .. } = self.args;
-        json!({
-            "model": self.opened.path,
-            "train": if optimizer.train.is_empty() { demo::train().unwrap_or_default() } else { optimizer.train.clone() },
-            "eval": if self.args.eval.eval.is_empty() && self.args.model.is_none() {
-                demo::eval().unwrap_or_default()
-            } else {
-                self.args.eval.eval.clone()
-            },
-            "criterion": pruning.criterion.name(),
-            "pattern": self.pattern.to_string(),
-            "calibrate": self.calibrate,
-            "calibration_samples": self.calibration.as_ref().map(|calibration| calibration.windows.len()),
-            "cycles": self.args.cycles,
-            "method": method.label(),
-            "rank": method.rank,
-            "alpha": method.alpha,
-            "targets": method.targets,
-            "steps": self.config.steps,
-            "batch": self.shape.batch,
-            "accumulate": self.shape.accumulate,
-            "seq_len": self.shape.seq_len,
-            "lr": self.config.lr,
-            "warmup": self.config.warmup,
-            "clip": self.config.clip,
-            "weight_decay": self.config.weight_decay,
-            "seed": optimizer.seed,
-            "recomputed_layers": self.config.recompute,
-            "offloaded_layers": self.offload,
-            "threads": rayon::current_num_threads(),
-        })
-    }
-
-    fn report(&self, outcome: &Outcome) -> Report {
-        let records: Vec<StepRecord> = outcome.records.iter().map(|(_, record)| *record).collect();
-        let windows = self.eval_tokens.as_ref().map(|tokens| tokens.len() / self.shape.seq_len);
-        let Outcome { perplexity, seconds, counts, sparsity, .. } = outcome;
-        Report {
-            version: env!("CARGO_PKG_VERSION"),
-            model: self.opened.path.display().to_string(),
-            device: self.device.name().into(),
-            gpu: session::gpu_name(&self.device),
-            method: self.args.method.label(),
-            criterion: Some(self.args.pruning.criterion.name().into()),
-            pattern: Some(self.pattern.to_string()),
-            seed: self.args.optimizer.seed,
-            perplexity: Perplexities { ..*perplexity },
-            eval_windows: windows.map(|windows| windows.min(self.eval_windows.unwrap_or(usize::MAX))),
-            sparsity: SparsityReport { weights: sparsity.weights, with_adapters: sparsity.with_adapters },
-            trainable: Trainable { count: counts.trainable, percent: counts.trainable_percent() },
-            tokens_per_second: report::median_tokens_per_second(&records),
-            seconds: Seconds { ..*seconds },
-            peak_bytes: PeakBytes::of(&outcome.peak),
-            cycles: outcome.cycles.clone(),
-            steps: outcome.records.iter().map(|(cycle, record)| Step::of(record, *cycle)).collect(),
-            config: self.configuration(),
-        }
-    }
-
-    fn summary(&self, outcome: &Outcome) -> String {
-        let perplexity = |value: Option<f64>| value.map_or("–".to_string(), |value| format!("{value:.2}"));
-        let records: Vec<StepRecord> = outcome.records.iter().map(|(_, record)| *record).collect();
-        let row = |name: &str, value: String| vec![name.to_string(), value];
-        let rows = [
-            row("perplexity dense", perplexity(outcome.perplexity.dense)),
-            row("perplexity pruned", perplexity(outcome.perplexity.pruned)),
-            row("perplexity retrained", perplexity(outcome.perplexity.retrained)),
-            row("sparsity of the weights", format!("{:.2} %", 100.0 * outcome.sparsity.weights)),
-            row("sparsity with adapters", format!("{:.2} %", 100.0 * outcome.sparsity.with_adapters)),
-            row(
-                "trainable parameters",
-                format!("{} ({:.2} %)", tables::count(outcome.counts.trainable), outcome.counts.trainable_percent()),
-            ),
-            row(
-                "tokens a second",
-                report::median_tokens_per_second(&records).map_or("–".into(), |r| format!("{r:.0}")),
-            ),
-            row("peak memory of training", tables::bytes(outcome.peak.total)),
-        ];
-        let title = format!("{} · {} · {}", self.opened.path.display(), self.pattern, self.args.method.label());
-        format!("{title}\n{}", tables::columns(&rows))
     }
 }

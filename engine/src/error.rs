@@ -21,12 +21,25 @@ pub enum Error {
     /// From the optimizer.
     #[error(transparent)]
     Optim(#[from] crate::optim::Error),
+    /// Training that left the finite numbers.
+    #[error("step {step}: {what}. A smaller learning rate, or --clip, usually helps")]
+    Diverged {
+        /// The step, from 1.
+        step: usize,
+        /// What is not finite, and the first tensor at fault.
+        what: String,
+    },
     /// A configuration that cannot be run; says what would be right.
     #[error("{0}")]
     Config(String),
 }
 
 impl Error {
+    /// True where a loss, a gradient or a trained value is an infinity or a NaN.
+    pub fn is_divergence(&self) -> bool {
+        matches!(self, Error::Diverged { .. } | Error::Optim(crate::optim::Error::NonFinite { .. }))
+    }
+
     /// A configuration error.
     pub fn config(message: impl Into<String>) -> Error {
         Error::Config(message.into())

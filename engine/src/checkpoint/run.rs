@@ -309,7 +309,7 @@ mod tests {
         fs::write(dir.path().join("step-x.safetensors"), "").unwrap();
         fs::write(dir.path().join("notes.txt"), "").unwrap();
         // Numbers, not names, are compared.
-        [9, 123_456_789, 10].map(|number| write(&folder, number));
+        [9, 123_456_789, 10].into_iter().for_each(|number| drop(write(&folder, number)));
         folder.keep_newest(2).unwrap();
         let numbers = || folder.checkpoints().unwrap().into_iter().map(|(number, _)| number).collect::<Vec<_>>();
         assert_eq!(numbers(), [123_456_789, 10]);

@@ -16,4 +16,4 @@ pub use documents::{Document, Documents, read_documents};
 pub use error::{Error, Result};
 pub use sampler::{SamplerPosition, TrainSampler};
 pub(crate) use stream::encode;
-pub use stream::{Progress, TokenStream, evaluation_tokens, windows};
+pub use stream::{Progress, TokenStream, evaluation_tokens, hash, windows};

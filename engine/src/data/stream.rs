@@ -9,6 +9,11 @@ use super::documents::Document;
 use super::error::{Error, Result};
 use crate::checkpoint::Tokenizer;
 
+/// BLAKE3 of tokens: what text a run trained on, whatever its files are called.
+pub fn hash(tokens: &[u32]) -> String {
+    blake3::Hasher::new().update_rayon(bytemuck::cast_slice(tokens)).finalize().to_string()
+}
+
 /// How far tokenising has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {

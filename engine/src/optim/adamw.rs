@@ -123,6 +123,33 @@ impl AdamW {
         Ok(PendingStep { norm, names: self.names.clone(), number })
     }
 
+    /// Each tensor's name and its two moments, f32: with the number of steps all that an optimizer is.
+    pub fn moments(&self) -> impl Iterator<Item = (&str, &Buffer, &Buffer)> {
+        self.names.iter().zip(&self.moments).map(|(name, (m, v))| (name.as_str(), m, v))
+    }
+
+    /// Goes on from where an optimizer of the same tensors stood after `steps` steps; `bytes` gives the moments of a tensor
+    /// of this name and number of elements.
+    ///
+    /// # Errors
+    /// Those of `bytes`, and the GPU's; the moments are of no use then.
+    ///
+    /// # Panics
+    /// If the bytes are not so many f32.
+    pub fn restore<'a, E: From<kernels::Error>>(
+        &mut self,
+        steps: usize,
+        bytes: impl Fn(&str, usize) -> std::result::Result<[&'a [u8]; 2], E>,
+    ) -> std::result::Result<(), E> {
+        for (name, (m, v)) in self.names.iter().zip(&mut self.moments) {
+            let [m_bytes, v_bytes] = bytes(name, m.len())?;
+            m.write(m_bytes)?;
+            v.write(v_bytes)?;
+        }
+        self.steps = steps;
+        Ok(())
+    }
+
     fn check(&self, tensors: &[ParamStep<'_>]) -> Result<()> {
         if tensors.len() != self.names.len() {
             return Err(Error::TensorCount { expected: self.names.len(), got: tensors.len() });

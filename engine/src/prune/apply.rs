@@ -70,7 +70,9 @@ pub fn prune_linear(linear: &mut Linear, pruning: &Pruning) -> Result<()> {
     let (rows, cols) = (linear.weight.rows(), linear.weight.cols());
     let name = format!("{}.weight", linear.name);
     let kept = pruning.kept(rows, cols, &name)?;
-    prune(linear, pruning.pattern, &mut |entries| Ok(Choice { mask: mask_for(pruning, entries, cols, &name)?, kept, entries: None }))
+    prune(linear, pruning.pattern, &mut |entries| {
+        Ok(Choice { mask: mask_for(pruning, entries, cols, &name)?, kept, entries: None })
+    })
 }
 
 /// Prunes one linear layer by its weights and what calibration learnt of its inputs. Returns what the criterion takes the

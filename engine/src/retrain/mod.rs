@@ -1,6 +1,9 @@
 //! The training loop: accumulate, clip, step, schedule. Pretraining and retraining are the same loop; only the set of
-//! trainable parameters differs.
+//! trainable parameters differs. What a run's state is, and how a checkpoint holds it, stands in `state`.
 
+mod state;
+
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,10 +12,11 @@ use kernels::ops::head_loss::RowLosses;
 
 use crate::autograd::{Tape, head_loss};
 use crate::data::{TokenStream, TrainSampler};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::{self, Model, TokenBatch};
-use crate::optim::{AdamW, AdamWConfig, LinearSchedule, ParamStep, PendingStep};
+use crate::optim::{self, AdamW, AdamWConfig, LinearSchedule, ParamStep, PendingStep};
 use crate::tensor::Param;
+pub use state::{RunState, records};
 
 /// How to train.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,20 +86,38 @@ impl Trainer {
     ///
     /// # Errors
     /// A token outside the vocabulary, a loss or gradient that is not finite, or no memory. The parameters are then as
-    /// the last step left them.
+    /// the last step left them, but where a loss alone is not finite: its gradients were, and the step is taken.
     pub fn step(&mut self, model: &dyn Model, micro_batches: &[TokenBatch]) -> Result<StepRecord> {
         let start = Instant::now();
         let micro_step = |batch| self.micro_step(model, batch, micro_batches.len());
         let losses: Vec<RowLosses> = micro_batches.iter().map(micro_step).collect::<Result<_>>()?;
         let lr = self.schedule.lr(self.step);
-        let report = self.update(lr)?.wait()?;
+        let updated = self.update(lr)?.wait();
         let mut loss = 0.0;
         for (losses, batch) in losses.iter().zip(micro_batches) {
             loss += losses.sum()? / batch.predictions() as f64 / micro_batches.len() as f64;
         }
-        self.step += 1;
+        let step = self.step + 1;
+        let report = match updated {
+            Err(optim::Error::NonFinite { tensor, .. }) if !loss.is_finite() => {
+                let what = format!(
+                    "the loss is not finite, and the gradient of {tensor} is the first that is not; \
+                     the parameters are as step {} left them",
+                    self.step
+                );
+                return Err(Error::Diverged { step, what });
+            }
+            Ok(_) if !loss.is_finite() => {
+                return Err(Error::Diverged {
+                    step,
+                    what: format!("the loss is {loss}, though all gradients are finite"),
+                });
+            }
+            other => other?,
+        };
+        self.step = step;
         Ok(StepRecord {
-            step: self.step,
+            step,
             loss,
             lr,
             grad_norm: report.grad_norm,
@@ -130,8 +152,37 @@ impl Trainer {
     }
 }
 
-/// Trains `model` for `config.steps` steps on the windows of `seq_len` tokens of `stream` that `sampler` draws; `on_step`
-/// hears of each.
+impl Trainer {
+    /// Takes the steps that are left of `config.steps`, on the windows of `seq_len` tokens of `stream` that `sampler` draws.
+    /// `on_step` hears of each when it is done, and ends the run there if it says so.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`], and those of `on_step`.
+    pub fn run(
+        &mut self,
+        model: &dyn Model,
+        stream: &TokenStream,
+        sampler: &mut TrainSampler,
+        seq_len: usize,
+        on_step: &mut dyn FnMut(&Trainer, &TrainSampler, StepRecord) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        while self.step < self.config.steps {
+            let mut micro_batch = || {
+                let windows = sampler.next_batch(self.config.batch);
+                let tokens = windows.iter().flat_map(|window| stream.window(*window, seq_len)).copied().collect();
+                TokenBatch::new(tokens, seq_len)
+            };
+            let micro_batches: Vec<TokenBatch> = (0..self.config.accumulate).map(|_| micro_batch()).collect();
+            let record = self.step(model, &micro_batches)?;
+            if on_step(self, sampler, record)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Trains `model` for all `config.steps` steps; `on_step` hears of each.
 ///
 /// # Errors
 /// As [`Trainer::step`].
@@ -146,16 +197,10 @@ pub fn train(
 ) -> Result<Vec<StepRecord>> {
     let mut trainer = Trainer::new(model, params, config.clone())?;
     let mut records = Vec::with_capacity(config.steps);
-    for _ in 0..config.steps {
-        let mut micro_batch = || {
-            let windows = sampler.next_batch(config.batch);
-            let tokens = windows.iter().flat_map(|window| stream.window(*window, seq_len)).copied().collect();
-            TokenBatch::new(tokens, seq_len)
-        };
-        let micro_batches: Vec<TokenBatch> = (0..config.accumulate).map(|_| micro_batch()).collect();
-        let record = trainer.step(model, &micro_batches)?;
+    trainer.run(model, stream, sampler, seq_len, &mut |_, _, record| {
         on_step(&record);
         records.push(record);
-    }
+        Ok(ControlFlow::Continue(()))
+    })?;
     Ok(records)
 }

@@ -1,0 +1,256 @@
+//! Checkpoints of `retrain`: when they are written, and which of them a run goes on from.
+
+use std::path::PathBuf;
+
+use engine::checkpoint::{self, RunCheckpoint, RunFolder};
+use engine::data::SamplerPosition;
+use engine::error::Error;
+use engine::retrain::{self, RunState, StepRecord, Trainer};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::args::positive;
+use crate::error::Failure;
+use crate::progress::Console;
+use crate::report::{Cycle, Perplexities, Seconds};
+
+/// Checkpoints of the run.
+#[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "Checkpoints")]
+pub struct CheckpointArgs {
+    /// Keep checkpoints of the run in this folder: after a crash, Ctrl-C or a power cut, --resume goes on from the newest.
+    #[arg(long, value_name = "DIR")]
+    checkpoints: Option<PathBuf>,
+    /// Steps from one checkpoint to the next; there is one at the start and at the end of each cycle, too.
+    #[arg(long, default_value_t = 100, value_parser = positive, requires = "checkpoints", value_name = "N")]
+    save_every: usize,
+    /// Checkpoints that stay; older ones are removed when a newer one is safely written.
+    #[arg(long, default_value_t = 2, value_parser = positive, requires = "checkpoints", value_name = "K")]
+    keep: usize,
+    /// Go on from the newest intact checkpoint, under the same flags, and end as if nothing had happened: in the same bits on
+    /// the CPU. Where there is none yet, start.
+    #[arg(long, requires = "checkpoints")]
+    resume: bool,
+}
+
+impl CheckpointArgs {
+    /// Whether checkpoints are kept.
+    pub fn are_kept(&self) -> bool {
+        self.checkpoints.is_some()
+    }
+}
+
+/// What a run has measured so far.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Measured {
+    pub dense: Option<f64>,
+    /// Of the current cycle.
+    pub pruned: Option<f64>,
+    /// Those that are over.
+    pub cycles: Vec<Cycle>,
+    pub seconds: Seconds,
+}
+
+impl Measured {
+    /// Of the dense model, and of the last cycle that is over.
+    pub fn perplexities(&self) -> Perplexities {
+        let last = self.cycles.last();
+        Perplexities {
+            dense: self.dense,
+            pruned: last.and_then(|cycle| cycle.pruned),
+            retrained: last.and_then(|cycle| cycle.retrained),
+        }
+    }
+}
+
+/// A run as a checkpoint holds it.
+pub struct Resumed {
+    pub checkpoint: RunCheckpoint,
+    pub state: RunState,
+    pub measured: Measured,
+    pub records: Vec<(usize, StepRecord)>,
+}
+
+impl Resumed {
+    fn read(path: PathBuf) -> Result<Resumed, Error> {
+        let checkpoint = RunCheckpoint::open(path)?;
+        let state = RunState::read(&checkpoint)?;
+        let records = retrain::records(&checkpoint)?;
+        let measured = Measured::deserialize(&state.measured).map_err(|error| checkpoint::Error::Run {
+            path: checkpoint.path().into(),
+            reason: format!("does not say what was measured: {error}"),
+        })?;
+        Ok(Resumed { checkpoint, state, measured, records })
+    }
+}
+
+/// Where a run stands between two steps.
+pub struct Standing<'a> {
+    pub cycle: usize,
+    pub step: usize,
+    pub sampler: SamplerPosition,
+    pub records: &'a [(usize, StepRecord)],
+    pub measured: &'a Measured,
+}
+
+/// Keeps a run's checkpoints.
+pub struct Keeper<'a> {
+    args: &'a CheckpointArgs,
+    console: Console,
+    folder: RunFolder,
+    device: String,
+    configuration: Map<String, Value>,
+    resumed: Option<Resumed>,
+    /// The last good one.
+    last: Option<PathBuf>,
+}
+
+impl<'a> Keeper<'a> {
+    /// Takes the folder, and with --resume finds where to go on; nothing where no checkpoints are asked for. `configuration`
+    /// is all that decides about the run's numbers.
+    pub fn open(
+        args: &'a CheckpointArgs,
+        console: Console,
+        device: &str,
+        configuration: impl FnOnce() -> Map<String, Value>,
+    ) -> Result<Option<Keeper<'a>>, Failure> {
+        let Some(path) = &args.checkpoints else { return Ok(None) };
+        let folder = RunFolder::open(path)?;
+        let found = folder.checkpoints()?;
+        if !args.resume && !found.is_empty() {
+            return Err(Failure::usage(format!(
+                "--checkpoints {}: holds checkpoints of a run already; --resume goes on with it, or name a new folder",
+                path.display()
+            )));
+        }
+        let device = device.to_string();
+        let configuration = configuration();
+        let mut keeper = Keeper { args, console, folder, device, configuration, resumed: None, last: None };
+        if args.resume {
+            keeper.find(found)?;
+        }
+        Ok(Some(keeper))
+    }
+
+    /// The newest checkpoint that is intact. It must be of this run.
+    fn find(&mut self, found: Vec<(u64, PathBuf)>) -> Result<(), Failure> {
+        let folder = self.folder.path().display().to_string();
+        let mut damaged: Vec<(PathBuf, Error)> = Vec::new();
+        for (_, path) in found {
+            match Resumed::read(path.clone()) {
+                Ok(resumed) => {
+                    self.accept(&resumed)?;
+                    for (path, error) in &damaged {
+                        self.console.warn(&format!("{error}; the one before is used"));
+                        self.folder.set_aside(path)?;
+                    }
+                    let RunState { cycle, step, .. } = resumed.state;
+                    let path = resumed.checkpoint.path();
+                    self.console.say(&format!("goes on after step {step} of cycle {cycle}: {}", path.display()));
+                    self.last = Some(path.into());
+                    self.resumed = Some(resumed);
+                    return Ok(());
+                }
+                Err(
+                    error @ Error::Checkpoint(checkpoint::Error::Run { .. } | checkpoint::Error::WeightFile { .. }),
+                ) => damaged.push((path, error)),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        match damaged.first() {
+            None => self.console.say(&format!("no checkpoint in {folder} yet: the run starts")),
+            Some((_, error)) => {
+                return Err(Failure::failed(format!(
+                    "{error}; no checkpoint in {folder} is intact: name a new folder to start anew"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn accept(&self, resumed: &Resumed) -> Result<(), Failure> {
+        let (state, path) = (&resumed.state, resumed.checkpoint.path().display());
+        let shown = |value: &Value| {
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_string);
+            if text.len() > 20 { format!("{}…", text.chars().take(16).collect::<String>()) } else { text }
+        };
+        let differences = state.differences(&self.configuration);
+        if !differences.is_empty() {
+            let all: Vec<String> = differences
+                .iter()
+                .map(|(what, here, there)| format!("{what} is {} here and {} there", shown(here), shown(there)))
+                .collect();
+            return Err(Failure::usage(format!(
+                "--resume: {path} is of another run: {}; go on with that run's flags, or name a new --checkpoints folder",
+                all.join(", ")
+            )));
+        }
+        let version = ("version", state.version.as_str(), env!("CARGO_PKG_VERSION"));
+        let ours = [version, ("device", state.device.as_str(), self.device.as_str())];
+        for (what, there, here) in ours {
+            if there != here {
+                self.console.warn(&format!(
+                    "{path} was written with {what} {there}, and this is {here}: the numbers may differ from those of an \
+                     uninterrupted run"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The run to go on with, once.
+    pub fn take_resumed(&mut self) -> Option<Resumed> {
+        self.resumed.take()
+    }
+
+    /// The last good checkpoint.
+    pub fn last(&self) -> Option<&PathBuf> {
+        self.last.as_ref()
+    }
+
+    /// The first checkpoint, before anything is trained: a folder that cannot take it ends the run here, not in hours.
+    pub fn begin(&mut self, trainer: &Trainer, standing: &Standing<'_>) -> Result<(), Failure> {
+        self.save(trainer, standing).map_err(|error| {
+            Failure::failed(format!(
+                "no checkpoint can be kept: {error}; name another --checkpoints folder, or free space"
+            ))
+        })
+    }
+
+    /// Writes a checkpoint where one is due, or `now`. One that cannot be written is a warning: what is trained since the
+    /// last one is in memory, and stopping would lose it.
+    pub fn after_step(&mut self, trainer: &Trainer, standing: &Standing<'_>, now: bool) -> Result<(), Error> {
+        if !now && !standing.step.is_multiple_of(self.args.save_every) {
+            return Ok(());
+        }
+        match self.save(trainer, standing) {
+            Err(error) if !error.is_divergence() => {
+                let last = self
+                    .last
+                    .as_ref()
+                    .map_or(String::new(), |last| format!("; the last good one is {}", last.display()));
+                self.console.warn(&format!("no checkpoint of step {}: {error}{last}", standing.step));
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn save(&mut self, trainer: &Trainer, standing: &Standing<'_>) -> Result<(), Error> {
+        let measured = serde_json::to_value(standing.measured).map_err(|error| Error::config(error.to_string()))?;
+        let state = RunState {
+            version: env!("CARGO_PKG_VERSION").into(),
+            device: self.device.clone(),
+            cycle: standing.cycle,
+            step: standing.step,
+            sampler: standing.sampler,
+            configuration: self.configuration.clone(),
+            measured,
+        };
+        self.last = Some(trainer.save(&self.folder, &state, standing.records)?);
+        if let Err(error) = self.folder.keep_newest(self.args.keep) {
+            self.console.warn(&format!("older checkpoints stay: {error}"));
+        }
+        Ok(())
+    }
+}

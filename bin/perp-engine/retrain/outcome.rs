@@ -1,0 +1,126 @@
+//! What is told of a run: its configuration, its report, its summary.
+
+use engine::data;
+use engine::model::{Counts, Sparsity};
+use engine::retrain::StepRecord;
+use kernels::device::MemoryReport;
+use serde_json::{Map, Value, json};
+
+use super::{Args, Run};
+use crate::checkpoints::Measured;
+use crate::report::{self, PeakBytes, Report, SparsityReport, Step, Trainable};
+use crate::session::{self, demo};
+use crate::tables;
+
+/// What a run measured.
+pub struct Outcome {
+    pub measured: Measured,
+    pub records: Vec<(usize, StepRecord)>,
+    pub peak: MemoryReport,
+    pub counts: Counts,
+    pub sparsity: Sparsity,
+}
+
+impl Run<'_> {
+    fn configuration(&self) -> Value {
+        let Args { pruning, method, optimizer, .. } = self.args;
+        json!({
+            "model": self.opened.path,
+            "train": if optimizer.train.is_empty() { demo::train().unwrap_or_default() } else { optimizer.train.clone() },
+            "eval": if self.args.eval.eval.is_empty() && self.args.model.is_none() {
+                demo::eval().unwrap_or_default()
+            } else {
+                self.args.eval.eval.clone()
+            },
+            "criterion": pruning.criterion.name(),
+            "pattern": self.pattern.to_string(),
+            "calibrate": self.calibrate,
+            "calibration_samples": self.calibration.as_ref().map(|calibration| calibration.windows.len()),
+            "cycles": self.args.cycles,
+            "method": method.label(),
+            "rank": method.rank,
+            "alpha": method.alpha,
+            "targets": method.targets,
+            "steps": self.config.steps,
+            "batch": self.shape.batch,
+            "accumulate": self.shape.accumulate,
+            "seq_len": self.shape.seq_len,
+            "lr": self.config.lr,
+            "warmup": self.config.warmup,
+            "clip": self.config.clip,
+            "weight_decay": self.config.weight_decay,
+            "seed": optimizer.seed,
+            "recomputed_layers": self.config.recompute,
+            "offloaded_layers": self.offload,
+            "threads": rayon::current_num_threads(),
+        })
+    }
+
+    /// All that decides about the run's numbers: its configuration without what only places it, base model and text by their
+    /// content. Threads, recomputed and offloaded layers change no bit, and paths may move.
+    pub fn identity(&self) -> Map<String, Value> {
+        let Value::Object(mut identity) = self.configuration() else { unreachable!("a configuration is an object") };
+        for place in ["model", "train", "eval", "calibrate", "recomputed_layers", "offloaded_layers", "threads"] {
+            identity.remove(place);
+        }
+        let evaluated = self.eval_tokens.as_deref().map(data::hash);
+        identity.insert("evaluation text".into(), json!(evaluated));
+        identity.insert("evaluation windows".into(), json!(self.eval_windows));
+        identity.insert("training text".into(), json!(data::hash(&self.stream.tokens)));
+        let calibration = self.calibration.as_ref().map(|calibration| data::hash(&calibration.windows.concat()));
+        identity.insert("calibration windows".into(), json!(calibration));
+        identity.insert("base model".into(), json!(self.opened.folder.hash()));
+        identity
+    }
+
+    pub fn report(&self, outcome: &Outcome) -> Report {
+        let records: Vec<StepRecord> = outcome.records.iter().map(|(_, record)| *record).collect();
+        let windows = self.eval_tokens.as_ref().map(|tokens| tokens.len() / self.shape.seq_len);
+        let Outcome { measured, counts, sparsity, .. } = outcome;
+        Report {
+            version: env!("CARGO_PKG_VERSION"),
+            model: self.opened.path.display().to_string(),
+            device: self.device.name().into(),
+            gpu: session::gpu_name(&self.device),
+            method: self.args.method.label(),
+            criterion: Some(self.args.pruning.criterion.name().into()),
+            pattern: Some(self.pattern.to_string()),
+            seed: self.args.optimizer.seed,
+            perplexity: measured.perplexities(),
+            eval_windows: windows.map(|windows| windows.min(self.eval_windows.unwrap_or(usize::MAX))),
+            sparsity: SparsityReport { weights: sparsity.weights, with_adapters: sparsity.with_adapters },
+            trainable: Trainable { count: counts.trainable, percent: counts.trainable_percent() },
+            tokens_per_second: report::median_tokens_per_second(&records),
+            seconds: measured.seconds,
+            peak_bytes: PeakBytes::of(&outcome.peak),
+            cycles: measured.cycles.clone(),
+            steps: outcome.records.iter().map(|(cycle, record)| Step::of(record, *cycle)).collect(),
+            config: self.configuration(),
+        }
+    }
+
+    pub fn summary(&self, outcome: &Outcome) -> String {
+        let perplexity = |value: Option<f64>| value.map_or("–".to_string(), |value| format!("{value:.2}"));
+        let records: Vec<StepRecord> = outcome.records.iter().map(|(_, record)| *record).collect();
+        let perplexities = outcome.measured.perplexities();
+        let row = |name: &str, value: String| vec![name.to_string(), value];
+        let rows = [
+            row("perplexity dense", perplexity(perplexities.dense)),
+            row("perplexity pruned", perplexity(perplexities.pruned)),
+            row("perplexity retrained", perplexity(perplexities.retrained)),
+            row("sparsity of the weights", format!("{:.2} %", 100.0 * outcome.sparsity.weights)),
+            row("sparsity with adapters", format!("{:.2} %", 100.0 * outcome.sparsity.with_adapters)),
+            row(
+                "trainable parameters",
+                format!("{} ({:.2} %)", tables::count(outcome.counts.trainable), outcome.counts.trainable_percent()),
+            ),
+            row(
+                "tokens a second",
+                report::median_tokens_per_second(&records).map_or("–".into(), |r| format!("{r:.0}")),
+            ),
+            row("peak memory of training", tables::bytes(outcome.peak.total)),
+        ];
+        let title = format!("{} · {} · {}", self.opened.path.display(), self.pattern, self.args.method.label());
+        format!("{title}\n{}", tables::columns(&rows))
+    }
+}

@@ -1,0 +1,480 @@
+//! Nothing is lost: a run that is killed, interrupted or left without room goes on, and ends in the bits of one that never
+//! was. What is damaged is noticed, and what does not belong together is refused by name.
+
+mod cli_support;
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use cli_support::{Fixture, assert_fails, assert_succeeds, text};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How often the test of random moments kills; 50 for a longer run.
+const KILLS: usize = 12;
+
+/// One run's places: the checkpoints, the model that it writes, its report.
+struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    fn new() -> Place {
+        Place { folder: TempDir::new().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn checkpoints(&self) -> PathBuf {
+        self.path("run")
+    }
+
+    /// Its checkpoints, the newest first.
+    fn files(&self) -> Vec<PathBuf> {
+        let mut files: Vec<PathBuf> = std::fs::read_dir(self.checkpoints())
+            .map(|entries| entries.map(|entry| entry.unwrap().path()).collect())
+            .unwrap_or_default();
+        files.retain(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
+        files.sort();
+        files.reverse();
+        files
+    }
+
+    /// `retrain` on the fixture, small and short, with more flags.
+    fn command(&self, flags: &[&str]) -> Command {
+        let fixture = Fixture::get();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_perp-engine"));
+        command.env("CUDA_VISIBLE_DEVICES", "").stderr(Stdio::piped()).stdout(Stdio::piped());
+        let path = |path: PathBuf| text(&path).to_string();
+        let defaults = [
+            ("--model", path(fixture.model())),
+            ("--train", path(fixture.train())),
+            ("--eval", path(fixture.eval())),
+            ("--out", path(self.path("out"))),
+            ("--report", path(self.path("run.json"))),
+            ("--steps", "24".into()),
+            ("--batch", "4".into()),
+            ("--accumulate", "2".into()),
+            ("--eval-windows", "16".into()),
+            ("--rank", "4".into()),
+            ("--lr", "2e-3".into()),
+            ("--sparsity", "0.6".into()),
+            ("--threads", "2".into()),
+        ];
+        command.arg("retrain");
+        for (flag, value) in defaults {
+            if !flags.contains(&flag) && !(flag == "--sparsity" && flags.contains(&"--pattern")) {
+                command.args([flag, &value]);
+            }
+        }
+        command.args(flags);
+        command
+    }
+
+    /// The same with checkpoints.
+    fn kept(&self, flags: &[&str]) -> Command {
+        let mut command = self.command(flags);
+        command.arg("--checkpoints").arg(self.checkpoints());
+        command
+    }
+
+    fn run(&self, flags: &[&str]) -> Output {
+        self.kept(flags).output().unwrap()
+    }
+
+    /// Starts a run and waits until it has written `count` checkpoints or more, or is over.
+    fn start_until(&self, flags: &[&str], newest: &str) -> Child {
+        let mut child = self.kept(flags).spawn().unwrap();
+        let started = Instant::now();
+        while self.files().first().is_none_or(|path| path.file_name().unwrap().to_str().unwrap() < newest)
+            && child.try_wait().unwrap().is_none()
+        {
+            assert!(started.elapsed() < Duration::from_secs(120), "no checkpoint {newest}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        child
+    }
+
+    /// All that a run ends in: weights, adapter, and the report without what time and place it took.
+    fn result(&self) -> (Vec<Vec<u8>>, Value) {
+        let out = self.path("out");
+        let files = ["model.safetensors", "adapter/adapter_model.safetensors"].map(|file| out.join(file));
+        let bytes = files.iter().filter(|file| file.exists()).map(|file| std::fs::read(file).unwrap()).collect();
+        let mut report: Value = serde_json::from_slice(&std::fs::read(self.path("run.json")).unwrap()).unwrap();
+        for step in report["steps"].as_array_mut().unwrap() {
+            assert!(step["seconds"].as_f64().unwrap() > 0.0);
+            step.as_object_mut().unwrap().remove("seconds");
+        }
+        for measured in ["seconds", "tokens_per_second", "peak_bytes"] {
+            report.as_object_mut().unwrap().remove(measured);
+        }
+        (bytes, report)
+    }
+}
+
+/// What a run that nothing disturbs ends in.
+fn uninterrupted(flags: &[&str]) -> (Vec<Vec<u8>>, Value) {
+    let place = Place::new();
+    assert_succeeds(&place.command(flags).output().unwrap());
+    place.result()
+}
+
+/// The error line of a process.
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Splitmix64: moments that a seed repeats.
+struct Moments(u64);
+
+impl Moments {
+    /// In [0, 1).
+    fn next(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+#[test]
+fn a_resumed_run_ends_in_the_bits_of_an_uninterrupted_one() {
+    for flags in [
+        &["--method", "perp"][..],
+        &["--method", "full"],
+        &["--method", "perp", "--cycles", "2"],
+        &["--method", "full", "--cycles", "2"],
+        &["--method", "perp", "--cycles", "2", "--criterion", "random"],
+        // A dense first cycle: weights that have no mask until the second.
+        &["--method", "full", "--sparsity", "0.0", "--cycles", "2"],
+    ] {
+        let expected = uninterrupted(flags);
+        assert_eq!(expected.1["steps"].as_array().unwrap().len(), if flags.contains(&"--cycles") { 48 } else { 24 });
+        let place = Place::new();
+        let every = [flags, &["--save-every", "5"]].concat();
+        assert_succeeds(&place.run(&[&every[..], &["--keep", "100"]].concat()));
+        assert!(place.result() == expected, "{flags:?}: checkpoints change nothing");
+        let names: Vec<String> =
+            place.files().iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect();
+        // Every fifth step of each cycle, its end, and the first one's start.
+        let numbers = [0, 5, 10, 15, 20, 24, 29, 34, 39, 44, 48];
+        let numbers = if flags.contains(&"--cycles") { &numbers[..] } else { &numbers[..6] };
+        let wanted: Vec<String> = numbers.iter().rev().map(|n| format!("step-{n:08}.safetensors")).collect();
+        assert_eq!(names, wanted);
+        // From the end, from the middle, from the start; and in the last cycle's first checkpoint.
+        for number in [48, 34, 24, 10, 0] {
+            while place
+                .files()
+                .first()
+                .is_some_and(|file| file > &place.path(&format!("run/step-{number:08}.safetensors")))
+            {
+                std::fs::remove_file(&place.files()[0]).unwrap();
+            }
+            std::fs::remove_dir_all(place.path("out")).unwrap();
+            assert_succeeds(&place.run(&[&every[..], &["--resume", "--keep", "100"]].concat()));
+            assert!(place.result() == expected, "{flags:?} from {number}");
+        }
+    }
+}
+
+#[test]
+fn a_run_killed_at_random_moments_ends_in_the_same_bits() {
+    let mut moments = Moments(2024);
+    let sets = [&["--method", "perp", "--cycles", "2"][..], &["--method", "full", "--cycles", "2"]];
+    let expected = sets.map(uninterrupted);
+    let started = Instant::now();
+    assert_succeeds(&Place::new().run(&["--save-every", "1", "--cycles", "2"]));
+    let whole = started.elapsed();
+    let (mut kills, mut rounds, mut in_training) = (0, 0, 0);
+    while kills < KILLS {
+        let (flags, expected) = (sets[rounds % 2], &expected[rounds % 2]);
+        let place = Place::new();
+        loop {
+            let flags = [flags, &["--save-every", "1", "--resume"]].concat();
+            let mut child = place.kept(&flags).spawn().unwrap();
+            // Resumed runs are shorter, so that some finish.
+            let mut left = whole.mul_f64(moments.next());
+            while kills < KILLS && !left.is_zero() && child.try_wait().unwrap().is_none() {
+                let nap = left.min(Duration::from_millis(1));
+                std::thread::sleep(nap);
+                left = left.saturating_sub(nap);
+            }
+            if kills < KILLS && child.try_wait().unwrap().is_none() {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                kills += 1;
+                in_training += usize::from(!place.files().is_empty());
+                continue;
+            }
+            assert_succeeds(&child.wait_with_output().unwrap());
+            break;
+        }
+        assert!(place.result() == *expected, "after {kills} kills");
+        assert!(place.files().len() == 2, "{:?}", place.files());
+        rounds += 1;
+    }
+    assert!(in_training > 0, "no kill came after the first checkpoint");
+}
+
+/// Where the parts of a checkpoint begin: the header's length, its opening, the checksum, the run, a tensor's entry, the data.
+fn parts(bytes: &[u8]) -> Vec<usize> {
+    let find = |part: &[u8]| bytes.windows(part.len()).position(|window| window == part).unwrap();
+    let data = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    vec![0, 9, 40, find(b"\\\"sampler\\\""), find(b"data_offsets"), data, (data + bytes.len()) / 2, bytes.len() - 1]
+}
+
+#[test]
+fn a_damaged_checkpoint_is_named_and_the_one_before_used() {
+    let expected = uninterrupted(&[]);
+    let place = Place::new();
+    assert_succeeds(&place.run(&["--save-every", "10"]));
+    let [newest, before] = [&place.files()[0], &place.files()[1]].map(Clone::clone);
+    let (bytes, good) = (std::fs::read(&newest).unwrap(), std::fs::read(&before).unwrap());
+    let mut damages: Vec<(String, Vec<u8>)> = parts(&bytes)
+        .into_iter()
+        .map(|at| {
+            let mut altered = bytes.clone();
+            altered[at] ^= 1;
+            (format!("byte {at}"), altered)
+        })
+        .collect();
+    damages
+        .extend([0, 1, 8, 100, bytes.len() / 2, bytes.len() - 1].map(|n| (format!("{n} bytes"), bytes[..n].to_vec())));
+    for (what, damaged) in damages {
+        std::fs::remove_dir_all(place.checkpoints()).unwrap();
+        std::fs::remove_dir_all(place.path("out")).unwrap();
+        std::fs::create_dir(place.checkpoints()).unwrap();
+        std::fs::write(&before, &good).unwrap();
+        std::fs::write(&newest, &damaged).unwrap();
+        let output = place.run(&["--save-every", "10", "--resume", "--quiet"]);
+        assert_succeeds(&output);
+        let warning = stderr(&output);
+        assert!(warning.starts_with("warning: ") && warning.contains(text(&newest)), "{what}: {warning}");
+        assert!(warning.contains("the one before is used"), "{what}: {warning}");
+        assert!(place.result() == expected, "{what}");
+        // The damaged one stands aside, a good one in its place.
+        assert_eq!(std::fs::read(newest.with_extension("safetensors.damaged")).unwrap(), damaged);
+        assert_succeeds(&{
+            std::fs::remove_dir_all(place.path("out")).unwrap();
+            place.run(&["--resume", "--quiet"])
+        });
+    }
+    // Nothing intact is an error, and nothing is thrown away.
+    for file in place.files() {
+        std::fs::write(file, "torn").unwrap();
+    }
+    std::fs::remove_dir_all(place.path("out")).unwrap();
+    assert_fails(&place.run(&["--resume"]), 1, &["is torn", "no checkpoint in", "is intact", "name a new folder"]);
+    assert_eq!(place.files().len(), 2);
+    assert!(!place.path("out").exists());
+}
+
+#[test]
+fn another_run_is_refused_and_what_differs_is_named() {
+    let fixture = Fixture::get();
+    let place = Place::new();
+    assert_succeeds(&place.run(&["--save-every", "20"]));
+    std::fs::remove_dir_all(place.path("out")).unwrap();
+    let before: Vec<_> = place.files().iter().map(|file| std::fs::read(file).unwrap()).collect();
+
+    // Weights of the same names, shapes and sizes: one bit is another.
+    let other = fixture.copy();
+    let weights = other.path().join("model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&weights, bytes).unwrap();
+    let short = place.path("other.txt");
+    std::fs::write(&short, &std::fs::read_to_string(fixture.train()).unwrap()[..50_000]).unwrap();
+    for (flags, parts) in [
+        (&["--lr", "1e-3"][..], &["lr is 0.001 here and 0.002 there"][..]),
+        (&["--steps", "25"], &["steps is 25 here and 24 there"]),
+        (&["--method", "full", "--seed", "3"], &["method is full here and perp there", "seed is 3 here and 0 there"]),
+        (&["--pattern", "2:4"], &["pattern is 2:4 here and unstructured 0.6 there"]),
+        (&["--model", text(other.path())], &["base model is ", " here and "]),
+        (&["--train", text(&short)], &["training text is ", " here and "]),
+        (&["--eval", text(&short)], &["evaluation text is ", " here and "]),
+    ] {
+        let output = place.run(&[flags, &["--resume"]].concat());
+        assert_fails(&output, 2, &[&["is of another run", "name a new --checkpoints folder"], parts].concat());
+    }
+    assert_fails(&place.run(&[]), 2, &["holds checkpoints of a run already", "--resume"]);
+    let after: Vec<_> = place.files().iter().map(|file| std::fs::read(file).unwrap()).collect();
+    assert!(before == after && !place.path("out").exists());
+
+    // Where its files lie, how many threads compute, and how often it saves is not what a run is.
+    let copy = fixture.copy();
+    let flags = ["--resume", "--model", text(copy.path()), "--save-every", "7", "--keep", "1", "--checkpointing", "on"];
+    assert_succeeds(&place.run(&flags));
+    for (flags, part) in [
+        (&["--save-every", "5"][..], "--checkpoints"),
+        (&["--keep", "5"], "--checkpoints"),
+        (&["--resume"], "--checkpoints"),
+    ] {
+        assert_fails(&place.command(flags).output().unwrap(), 2, &[part]);
+    }
+    for flags in [["--save-every", "0"], ["--keep", "0"]] {
+        assert_fails(&place.run(&flags), 2, &["at least 1"]);
+    }
+}
+
+#[test]
+fn a_resume_before_the_first_checkpoint_starts_the_run() {
+    let place = Place::new();
+    let output = place.run(&["--resume"]);
+    assert_succeeds(&output);
+    assert!(stderr(&output).contains("no checkpoint in"), "{}", stderr(&output));
+    assert!(place.result() == uninterrupted(&[]));
+}
+
+#[test]
+fn two_runs_on_one_folder_are_one_too_many() {
+    let place = Place::new();
+    let long = ["--save-every", "1", "--steps", "2000"];
+    let mut first = place.start_until(&long, "step-00000001");
+    let output = Place::new().command(&["--checkpoints", text(&place.checkpoints()), "--resume"]).output().unwrap();
+    assert_fails(&output, 1, &[text(&place.checkpoints()), "another run", &format!("process {}", first.id())]);
+    first.kill().unwrap();
+    first.wait().unwrap();
+    // The lock goes with its process.
+    let output = place.run(&["--steps", "1999", "--resume"]);
+    assert_fails(&output, 2, &["steps is 1999 here and 2000 there"]);
+}
+
+#[test]
+fn a_nan_stops_the_run_and_names_the_tensor_and_the_last_good_checkpoint() {
+    let place = Place::new();
+    let output = place.run(&["--lr", "1e30", "--warmup", "0", "--save-every", "1"]);
+    assert_fails(&output, 1, &["step ", "not finite", "A smaller learning rate", "the last good checkpoint is"]);
+    let (newest, error) = (place.files()[0].clone(), stderr(&output));
+    assert!(error.contains(text(&newest)), "{error}");
+    assert!(error.contains("model.decoder") || error.contains("lm_head"), "{error}");
+    // It is good: all its values are finite.
+    let bytes = std::fs::read(&newest).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    for (name, view) in tensors.tensors().into_iter().filter(|(_, view)| view.dtype() == safetensors::Dtype::F32) {
+        let finite = view.data().as_chunks().0.iter().all(|bytes| f32::from_le_bytes(*bytes).is_finite());
+        assert!(finite, "{name}");
+    }
+    assert!(!place.path("out").exists() && !place.path("run.json").exists());
+}
+
+#[cfg(unix)]
+mod unix {
+    use super::*;
+
+    fn signal(child: &Child, name: &str) {
+        assert!(Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status().unwrap().success());
+    }
+
+    #[test]
+    fn ctrl_c_and_sigterm_end_the_step_and_the_run_goes_on() {
+        let flags = ["--steps", "150", "--save-every", "1000"];
+        let expected = uninterrupted(&["--steps", "150"]);
+        for (name, code, said) in [("TERM", 143, "SIGTERM"), ("INT", 130, "Ctrl-C")] {
+            let place = Place::new();
+            // The first checkpoint is written right before the first step.
+            let child = place.start_until(&flags, "step-00000000");
+            std::thread::sleep(Duration::from_millis(30));
+            signal(&child, name);
+            let output = child.wait_with_output().unwrap();
+            let error = stderr(&output);
+            assert_eq!(output.status.code(), Some(code), "{error}");
+            let newest = place.files()[0].clone();
+            let line = error.lines().last().unwrap();
+            assert!(line.starts_with(said) && line.contains("--resume") && line.contains(text(&newest)), "{error}");
+            let step: usize = newest.file_stem().unwrap().to_str().unwrap()[5..].parse().unwrap();
+            assert!((1..150).contains(&step) && line.contains(&format!("after step {step} of 150")), "{error}");
+            assert!(!place.path("out").exists() && !place.path("run.json").exists());
+            assert_succeeds(&place.run(&[&flags[..], &["--resume"]].concat()));
+            assert!(place.result() == expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn without_checkpoints_a_signal_says_what_would_have_kept_the_run() {
+        let place = Place::new();
+        let child = place.command(&["--steps", "100000"]).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(1500));
+        signal(&child, "TERM");
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(143), "{}", stderr(&output));
+        // In training it ends after the step; before that at once.
+        if stderr(&output).contains("after step") {
+            assert!(stderr(&output).contains("--checkpoints DIR"), "{}", stderr(&output));
+        }
+        assert!(!place.path("out").exists());
+    }
+
+    /// Runs a command where no file may grow past so many bytes (512 at a time), as on a full disk: the write fails, and the
+    /// signal that comes with it is ignored.
+    fn with_file_limit(command: &Command, bytes: usize) -> Output {
+        let mut limited = Command::new("sh");
+        let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", bytes / 512);
+        limited.arg("-c").arg(script).arg(command.get_program()).args(command.get_args());
+        limited.env("CUDA_VISIBLE_DEVICES", "").output().unwrap()
+    }
+
+    #[test]
+    fn a_full_disk_at_the_start_is_an_error_and_later_a_warning_and_nothing_is_lost() {
+        let expected = uninterrupted(&[]);
+        let place = Place::new();
+        // Every step makes a checkpoint larger by its record: 56 bytes.
+        let flags = ["--save-every", "1", "--keep", "100"];
+        assert_succeeds(&place.run(&flags));
+        let sizes: Vec<usize> =
+            place.files().iter().rev().map(|f| std::fs::metadata(f).unwrap().len() as usize).collect();
+        assert!(sizes[24] >= sizes[0] + 24 * 56);
+
+        let full = Place::new();
+        let output = with_file_limit(&full.kept(&flags), sizes[0] / 2);
+        assert_fails(&output, 1, &["no checkpoint can be kept: cannot write", "File too large", "free space"]);
+        assert!(full.files().is_empty() && !full.path("out").exists());
+
+        let full = Place::new();
+        let no_out: Vec<String> = {
+            // The model is larger than a checkpoint: it is written by the run that goes on.
+            let args: Vec<String> = full.kept(&flags).get_args().map(|a| a.to_str().unwrap().to_string()).collect();
+            let at = args.iter().position(|arg| arg == "--out").unwrap();
+            [&args[..at], &args[at + 2..]].concat()
+        };
+        let mut command = Command::new(env!("CARGO_BIN_EXE_perp-engine"));
+        command.args(&no_out);
+        let output = with_file_limit(&command, (sizes[0] + sizes[24]) / 2 / 512 * 512);
+        assert_succeeds(&output);
+        let newest = full.files()[0].clone();
+        assert!(stderr(&output).contains("warning: no checkpoint of step 24: cannot write"), "{}", stderr(&output));
+        assert!(stderr(&output).contains(&format!("the last good one is {}", newest.display())), "{}", stderr(&output));
+        // The run itself went on, and from what there is it can be gone on with.
+        let report = |place: &Place| -> Value {
+            serde_json::from_slice(&std::fs::read(place.path("run.json")).unwrap()).unwrap()
+        };
+        assert_eq!(report(&full)["perplexity"], expected.1["perplexity"]);
+        assert!((1..25).contains(&full.files().len()));
+        assert!(std::fs::read_dir(full.checkpoints()).unwrap().all(|e| !text(&e.unwrap().path()).contains("partial")));
+        assert_succeeds(&full.run(&[&flags[..], &["--resume"]].concat()));
+        assert!(full.result() == expected);
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_is_named_before_anything_is_trained() {
+        use std::os::unix::fs::PermissionsExt;
+        let place = Place::new();
+        std::fs::create_dir(place.checkpoints()).unwrap();
+        std::fs::set_permissions(place.checkpoints(), std::fs::Permissions::from_mode(0o555)).unwrap();
+        // Permissions do not bind root; no one makes files under /proc.
+        let bound = std::fs::write(place.checkpoints().join("probe"), "").is_err();
+        let folder = if bound { place.checkpoints() } else { PathBuf::from("/proc/self") };
+        let output = place.command(&["--checkpoints", text(&folder)]).output().unwrap();
+        assert_fails(&output, 1, &["cannot create", text(&folder)]);
+        std::fs::set_permissions(place.checkpoints(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let file = place.path("file");
+        std::fs::write(&file, "").unwrap();
+        let output = place.command(&["--checkpoints", text(&file)]).output().unwrap();
+        assert_fails(&output, 1, &[text(&file), "is not a folder"]);
+        assert!(!place.path("out").exists() && Path::new(&file).is_file());
+    }
+}
