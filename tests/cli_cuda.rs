@@ -74,6 +74,30 @@ fn a_gpu_prunes_retrains_and_writes_what_the_processor_reads_back() {
 }
 
 #[test]
+fn a_run_on_a_gpu_is_resumed_in_the_same_bits() {
+    for flags in [&["--method", "perp", "--sparsity", "0.6"][..], &["--method", "full", "--cycles", "2"]] {
+        let folder = TempDir::new().unwrap();
+        let (out, kept) = (folder.path().join("out"), folder.path().join("run"));
+        let mut args = vec!["--device", "cuda", "--steps", "2", "--batch", "2", "--out", text(&out)];
+        args.extend(["--checkpoints", text(&kept), "--save-every", "1", "--keep", "9", "--resume"]);
+        args.extend(flags);
+        let run = || {
+            retrain(|args| on_gpu("a100-40gb", args), &folder, &args);
+            let written = std::fs::read(out.join("model.safetensors")).unwrap();
+            std::fs::remove_dir_all(&out).unwrap();
+            let mut files: Vec<_> = std::fs::read_dir(&kept).unwrap().map(|entry| entry.unwrap().path()).collect();
+            files.sort();
+            (written, files)
+        };
+        let (whole, files) = run();
+        // The newest is of the end; what it goes on from now is the last cycle's first step.
+        std::fs::remove_file(files.last().unwrap()).unwrap();
+        let (resumed, again) = run();
+        assert!(whole == resumed && files == again, "{flags:?}");
+    }
+}
+
+#[test]
 fn a_gpu_prunes_to_the_bytes_that_the_processor_prunes_to() {
     let (folder, model) = (TempDir::new().unwrap(), Fixture::get().model());
     for (i, flags) in [

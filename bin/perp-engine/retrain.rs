@@ -103,11 +103,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let run = prepare(args)?;
     let mut keeper = Keeper::open(&args.checkpoints, run.console, run.device.name(), || run.identity())?;
     let (mut model, outcome) = run.execute(keeper.as_mut())?;
-    if let Some(out) = &args.out {
-        run.write(&mut *model, out)?;
-    }
     if let Some(path) = &args.machine.report {
         report::write(path, &run.report(&outcome))?;
+    }
+    // The model comes last: where it is, nothing of the run is missing.
+    if let Some(out) = &args.out {
+        run.write(&mut *model, out)?;
     }
     print(&run.summary(&outcome))
 }
@@ -254,6 +255,10 @@ impl Run<'_> {
                 let done = outcome.measured.cycles.last_mut().expect("just run");
                 done.layer_errors = std::mem::take(&mut layer_errors);
             }
+        }
+        if let Some(Resumed { checkpoint, state, .. }) = resumed {
+            let path = checkpoint.path().display();
+            return Err(Failure::failed(format!("{path}: is of cycle {}, and this run has {cycles}", state.cycle)));
         }
         outcome.counts = model::count(&mut *model);
         outcome.sparsity = model::sparsity(&mut *model)?;

@@ -61,7 +61,7 @@ impl Run<'_> {
     pub fn identity(&self) -> Map<String, Value> {
         let Value::Object(mut identity) = self.configuration() else { unreachable!("a configuration is an object") };
         for place in ["model", "train", "eval", "calibrate", "recomputed_layers", "offloaded_layers", "threads"] {
-            identity.remove(place);
+            identity.shift_remove(place);
         }
         let evaluated = self.eval_tokens.as_deref().map(data::hash);
         identity.insert("evaluation text".into(), json!(evaluated));

@@ -8,11 +8,10 @@ use std::fs::{self, File, TryLockError};
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
 use serde_json::{Map, Value, json};
 
 use super::error::{Error, Result, io};
-use super::files::{open_regular, sync_folder};
+use super::files::sync_folder;
 use super::tensor_info::TensorInfo;
 use super::weight_file;
 use super::write::{NewTensor, lay_out, write_tensors};
@@ -188,14 +187,10 @@ impl RunCheckpoint {
     pub fn open(path: impl AsRef<Path>) -> Result<RunCheckpoint> {
         let path = path.as_ref();
         let bad = |reason: &str| Error::Run { path: path.into(), reason: reason.into() };
-        let file = open_regular(path)?;
-        let size = file.metadata().map_err(io("open", path))?.len();
-        if size < (CHECKSUM_AT + CHECKSUM_LEN) as u64 {
-            return Err(bad(&format!("is torn: it has only {size} bytes")));
+        let map = weight_file::map(path)?;
+        if map.len() < CHECKSUM_AT + CHECKSUM_LEN {
+            return Err(bad(&format!("is torn: it has only {} bytes", map.len())));
         }
-        // SAFETY: the mapping is read-only and any bytes are valid. That nobody shortens the file while it is in use is the
-        // folder's lock, and the usual condition of mapped files.
-        let map = unsafe { Mmap::map(&file) }.map_err(io("map", path))?;
         let (before, rest) = map.split_at(CHECKSUM_AT);
         let (checksum, after) = rest.split_at(CHECKSUM_LEN);
         let mut hasher = blake3::Hasher::new();
@@ -203,10 +198,9 @@ impl RunCheckpoint {
         if hasher.finalize().to_hex().as_bytes() != checksum {
             return Err(bad("is torn or altered: its checksum is not that of its bytes"));
         }
-        let tensors = weight_file::open(path)?; // validates the header
-        let length = u64::from_le_bytes(map[..8].try_into().expect("eight bytes")) as usize;
+        let length = u64::from_le_bytes(before[..8].try_into().expect("eight bytes")) as usize;
         let header: Value = map
-            .get(8..8 + length)
+            .get(8..length.saturating_add(8))
             .and_then(|header| serde_json::from_slice(header).ok())
             .ok_or_else(|| bad("has no header"))?;
         let metadata = |key: &str| header["__metadata__"][key].as_str();
@@ -216,7 +210,7 @@ impl RunCheckpoint {
         }
         let run = metadata("run").and_then(|run| serde_json::from_str(run).ok());
         let run = run.ok_or_else(|| bad("does not say what run it is of"))?;
-        Ok(RunCheckpoint { path: path.into(), run, tensors })
+        Ok(RunCheckpoint { path: path.into(), run, tensors: weight_file::list(path, map)? })
     }
 
     /// The file.
@@ -309,7 +303,9 @@ mod tests {
         fs::write(dir.path().join("step-x.safetensors"), "").unwrap();
         fs::write(dir.path().join("notes.txt"), "").unwrap();
         // Numbers, not names, are compared.
-        [9, 123_456_789, 10].into_iter().for_each(|number| drop(write(&folder, number)));
+        for number in [9, 123_456_789, 10] {
+            write(&folder, number);
+        }
         folder.keep_newest(2).unwrap();
         let numbers = || folder.checkpoints().unwrap().into_iter().map(|(number, _)| number).collect::<Vec<_>>();
         assert_eq!(numbers(), [123_456_789, 10]);

@@ -21,15 +21,23 @@ const LENGTH_BYTES: usize = 8;
 
 /// Maps a safetensors file, validates its header against its size, and lists its tensors in the file's order.
 pub(super) fn open(path: &Path) -> Result<Vec<TensorInfo>> {
-    let bad = |reason: String| Error::WeightFile { path: path.into(), reason };
+    list(path, map(path)?)
+}
+
+/// Maps a file for reading.
+pub(super) fn map(path: &Path) -> Result<Mmap> {
     let file = open_regular(path)?;
-    let size = file.metadata().map_err(io("open", path))?.len();
-    if size < LENGTH_BYTES as u64 {
-        return Err(bad(format!("has only {size} bytes: it is truncated; copy or download it again")));
-    }
     // SAFETY: the mapping is read-only and every use of its bytes is valid for any bytes. What remains is the usual
     // condition of mapped files, that nobody shortens the file while it is in use; weight files are written once.
-    let map = unsafe { Mmap::map(&file) }.map_err(io("map", path))?;
+    unsafe { Mmap::map(&file) }.map_err(io("map", path))
+}
+
+/// The same as [`open`] for a file that is mapped.
+pub(super) fn list(path: &Path, map: Mmap) -> Result<Vec<TensorInfo>> {
+    let bad = |reason: String| Error::WeightFile { path: path.into(), reason };
+    if map.len() < LENGTH_BYTES {
+        return Err(bad(format!("has only {} bytes: it is truncated; copy or download it again", map.len())));
+    }
     let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| bad(explain(&map, &e)))?;
     let start = LENGTH_BYTES + header;
     let file = Arc::new(WeightFile { path: path.into(), map: Arc::new(map) });

@@ -152,6 +152,9 @@ impl Trainer {
     }
 }
 
+/// What hears of each step, with the trainer and the sampler as the step left them, and says whether the run goes on.
+pub type OnStep<'a> = dyn FnMut(&Trainer, &TrainSampler, StepRecord) -> Result<ControlFlow<()>> + 'a;
+
 impl Trainer {
     /// Takes the steps that are left of `config.steps`, on the windows of `seq_len` tokens of `stream` that `sampler` draws.
     /// `on_step` hears of each when it is done, and ends the run there if it says so.
@@ -164,7 +167,7 @@ impl Trainer {
         stream: &TokenStream,
         sampler: &mut TrainSampler,
         seq_len: usize,
-        on_step: &mut dyn FnMut(&Trainer, &TrainSampler, StepRecord) -> Result<ControlFlow<()>>,
+        on_step: &mut OnStep<'_>,
     ) -> Result<()> {
         while self.step < self.config.steps {
             let mut micro_batch = || {
