@@ -90,7 +90,7 @@ fn a_run_on_a_gpu_is_resumed_in_the_same_bits() {
             (written, files)
         };
         let (whole, files) = run();
-        // The newest is of the end; what it goes on from now is the last cycle's first step.
+        // Without the one of the end it goes on from the last cycle's first step.
         std::fs::remove_file(files.last().unwrap()).unwrap();
         let (resumed, again) = run();
         assert!(whole == resumed && files == again, "{flags:?}");
