@@ -5,129 +5,15 @@ mod cli_support;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 
+use cli_support::runs::{Place, stderr, uninterrupted};
 use cli_support::{Fixture, assert_fails, assert_succeeds, text};
 use serde_json::Value;
-use tempfile::TempDir;
 
 /// How often the test of random moments kills; 50 for a longer run.
 const KILLS: usize = 12;
-
-/// One run's places: the checkpoints, the model that it writes, its report.
-struct Place {
-    folder: TempDir,
-}
-
-impl Place {
-    fn new() -> Place {
-        Place { folder: TempDir::new().unwrap() }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn checkpoints(&self) -> PathBuf {
-        self.path("run")
-    }
-
-    /// Its checkpoints, the newest first.
-    fn files(&self) -> Vec<PathBuf> {
-        let mut files: Vec<PathBuf> = std::fs::read_dir(self.checkpoints())
-            .map(|entries| entries.map(|entry| entry.unwrap().path()).collect())
-            .unwrap_or_default();
-        files.retain(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
-        files.sort();
-        files.reverse();
-        files
-    }
-
-    /// `retrain` on the fixture, small and short, with more flags.
-    fn command(&self, flags: &[&str]) -> Command {
-        let fixture = Fixture::get();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_perp-engine"));
-        command.env("CUDA_VISIBLE_DEVICES", "").stderr(Stdio::piped()).stdout(Stdio::piped());
-        let path = |path: PathBuf| text(&path).to_string();
-        let defaults = [
-            ("--model", path(fixture.model())),
-            ("--train", path(fixture.train())),
-            ("--eval", path(fixture.eval())),
-            ("--out", path(self.path("out"))),
-            ("--report", path(self.path("run.json"))),
-            ("--steps", "24".into()),
-            ("--batch", "4".into()),
-            ("--accumulate", "2".into()),
-            ("--eval-windows", "16".into()),
-            ("--rank", "4".into()),
-            ("--lr", "2e-3".into()),
-            ("--sparsity", "0.6".into()),
-            ("--threads", "2".into()),
-        ];
-        command.arg("retrain");
-        for (flag, value) in defaults {
-            let excluded = flag == "--sparsity" && flags.contains(&"--pattern");
-            if !flags.contains(&flag) && !excluded {
-                command.args([flag, &value]);
-            }
-        }
-        command.args(flags);
-        command
-    }
-
-    /// The same with checkpoints.
-    fn kept(&self, flags: &[&str]) -> Command {
-        let mut command = self.command(flags);
-        command.arg("--checkpoints").arg(self.checkpoints());
-        command
-    }
-
-    fn run(&self, flags: &[&str]) -> Output {
-        self.kept(flags).output().unwrap()
-    }
-
-    /// Starts a run and waits until it has written the checkpoint `newest`, or is over.
-    fn start_until(&self, flags: &[&str], newest: &str) -> Child {
-        let mut child = self.kept(flags).spawn().unwrap();
-        let started = Instant::now();
-        while self.files().first().is_none_or(|path| path.file_name().unwrap().to_str().unwrap() < newest)
-            && child.try_wait().unwrap().is_none()
-        {
-            assert!(started.elapsed() < Duration::from_secs(120), "no checkpoint {newest}");
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        child
-    }
-
-    /// All that a run ends in: weights, adapter, and the report without what time and place it took.
-    fn result(&self) -> (Vec<Vec<u8>>, Value) {
-        let out = self.path("out");
-        let files = ["model.safetensors", "adapter/adapter_model.safetensors"].map(|file| out.join(file));
-        let bytes = files.iter().filter(|file| file.exists()).map(|file| std::fs::read(file).unwrap()).collect();
-        let mut report: Value = serde_json::from_slice(&std::fs::read(self.path("run.json")).unwrap()).unwrap();
-        for step in report["steps"].as_array_mut().unwrap() {
-            assert!(step["seconds"].as_f64().unwrap() > 0.0);
-            step.as_object_mut().unwrap().remove("seconds");
-        }
-        for measured in ["seconds", "tokens_per_second", "peak_bytes"] {
-            report.as_object_mut().unwrap().remove(measured);
-        }
-        (bytes, report)
-    }
-}
-
-/// What a run that nothing disturbs ends in.
-fn uninterrupted(flags: &[&str]) -> (Vec<Vec<u8>>, Value) {
-    let place = Place::new();
-    assert_succeeds(&place.command(flags).output().unwrap());
-    place.result()
-}
-
-/// The error line of a process.
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
 
 /// Splitmix64: moments that a seed repeats.
 struct Moments(u64);
