@@ -43,7 +43,8 @@ impl Console {
             bar.enable_steady_tick(Duration::from_millis(200));
             bar
         });
-        Task { name, total, bar, lines: !self.quiet && !self.terminal, start: Instant::now(), last: Instant::now() }
+        let now = Instant::now();
+        Task { name, total, done_before: 0, bar, lines: !self.quiet && !self.terminal, start: now, last: now }
     }
 }
 
@@ -51,6 +52,7 @@ impl Console {
 pub struct Task {
     name: &'static str,
     total: u64,
+    done_before: u64,
     bar: Option<ProgressBar>,
     lines: bool,
     start: Instant,
@@ -58,6 +60,15 @@ pub struct Task {
 }
 
 impl Task {
+    /// `done` units were done before it started: they say nothing of its speed.
+    pub fn begin_at(&mut self, done: u64) {
+        self.done_before = done;
+        if let Some(bar) = &self.bar {
+            bar.set_position(done);
+            bar.reset_eta();
+        }
+    }
+
     /// `done` units are done; `message` says how it goes.
     pub fn update(&mut self, done: u64, message: &str) {
         if let Some(bar) = &self.bar {
@@ -67,7 +78,8 @@ impl Task {
         if self.lines && self.last.elapsed() >= LINE_EVERY {
             self.last = Instant::now();
             let elapsed = self.start.elapsed().as_secs_f64();
-            let left = elapsed / done.max(1) as f64 * self.total.saturating_sub(done) as f64;
+            let since = done.saturating_sub(self.done_before).max(1);
+            let left = elapsed / since as f64 * self.total.saturating_sub(done) as f64;
             eprintln!("{:>10} {done}/{} {} eta {} {message}", self.name, self.total, clock(elapsed), clock(left));
         }
     }

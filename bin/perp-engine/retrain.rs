@@ -311,8 +311,10 @@ impl Run<'_> {
         let start = Instant::now();
         let mut trainer = Trainer::new(model, params, self.config.clone())?;
         let (stream, seq_len) = (&self.stream, self.shape.seq_len);
+        let mut task = self.console.task("retrain", self.config.steps as u64);
         match (resumed, keeper.as_mut()) {
             (Some(Resumed { checkpoint, state, .. }), _) => {
+                task.begin_at(state.step as u64);
                 trainer.restore(&checkpoint, &state)?;
                 *sampler =
                     TrainSampler::resume(stream.window_count(seq_len)?, self.args.optimizer.seed, state.sampler)?;
@@ -323,7 +325,6 @@ impl Run<'_> {
             }
             _ => {}
         }
-        let mut task = self.console.task("retrain", self.config.steps as u64);
         let mut last = String::new();
         let before = measured.seconds.retrain;
         let mut on_step = |trainer: &Trainer, sampler: &TrainSampler, record: StepRecord| {
