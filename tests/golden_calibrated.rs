@@ -122,6 +122,27 @@ fn neither_batches_nor_a_file_nor_threads_change_what_is_pruned() {
     }
 }
 
+#[test]
+fn activations_that_overflow_are_an_error_that_names_the_first_weight_to_read_them() {
+    for (criterion, scale) in [(Criterion::Wanda, f32::INFINITY), (Criterion::SparseGpt, 1e25)] {
+        let mut model = build(&Device::cpu(), "llama-gqa", None);
+        model
+            .visit(&mut |module| {
+                if let Module::Norm(norm) = module
+                    && norm.name == "model.layers.1.post_attention_layernorm"
+                {
+                    norm.weight.value_mut().f32_mut()[6] = scale;
+                }
+                Ok(())
+            })
+            .unwrap();
+        let pruning = Pruning { criterion, pattern: Pattern::Unstructured { sparsity: 0.5 }, seed: 0 };
+        let error = prune_model(&mut *model, &pruning, &calibration(8, u64::MAX), &mut |_| {}).unwrap_err().to_string();
+        let start = "model.layers.1.mlp.gate_proj.weight: its calibration inputs are not finite (feature 6)";
+        assert!(error.starts_with(start), "{criterion}: {error}");
+    }
+}
+
 /// Numbers in [-1, 1], as the script makes them.
 fn hashed(i: usize, j: usize, salt: usize) -> f64 {
     ((i * 7919 + j * 104_729 + i * j * 31 + salt) % 1009) as f64 / 504.0 - 1.0
