@@ -22,7 +22,7 @@ use crate::tables;
 #[command(next_help_heading = "Pruning")]
 pub struct CalibrationArgs {
     /// Text that --criterion wanda and sparsegpt show the model: .txt files (a document each) and .jsonl files (a document a
-    /// line, in the field "text") [default for the demo: its training text].
+    /// line, in the field "text"); retrain's demo shows its training text.
     #[arg(long, num_args = 1.., value_name = "FILE")]
     pub calibrate: Vec<PathBuf>,
     /// Windows of --seq-len tokens drawn from it. Their activations that do not fit in memory go to a temporary file, in the

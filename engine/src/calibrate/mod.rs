@@ -231,5 +231,5 @@ fn relative_change(input: &Tensor, dense: &Tensor, pruned: &Tensor) -> Result<f6
     let distance =
         |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>();
     let added = distance(&y, &x);
-    Ok(if added > 0.0 { distance(&pruned, &y) / added } else { 0.0 })
+    Ok(if added == 0.0 { 0.0 } else { distance(&pruned, &y) / added })
 }
