@@ -18,7 +18,7 @@ use crate::report::{Cycle, Perplexities, Seconds};
 #[derive(clap::Args, Clone, Debug)]
 #[command(next_help_heading = "Checkpoints")]
 pub struct CheckpointArgs {
-    /// Keep checkpoints of the run in this folder: after a crash, Ctrl-C or a power cut, --resume goes on from the newest.
+    /// Keep checkpoints of the run in this folder: after a crash, a kill or Ctrl-C, --resume goes on from the newest.
     #[arg(long, value_name = "DIR")]
     checkpoints: Option<PathBuf>,
     /// Steps from one checkpoint to the next; there is one at the start and at the end of each cycle, too.
