@@ -1,32 +1,29 @@
-//! `retrain`: prune, retrain a few parameters, measure what that wins back. What is told of a run stands in `outcome`.
+//! `retrain`: prune, retrain a few parameters, measure what that wins back. `prepare` makes a run of the flags,
+//! `execute` runs it, `outcome` tells of it.
 
+mod execute;
 mod outcome;
+mod prepare;
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::time::Instant;
 
 use engine::calibrate::Calibration;
-use engine::checkpoint::{ModelFolder, OutputFolder, Tokenizer};
-use engine::data::{TokenStream, TrainSampler};
-use engine::model::{self, Counts, Model, Sparsity};
-use engine::peft::{self, TrainSet};
+use engine::checkpoint::OutputFolder;
+use engine::data::TokenStream;
+use engine::peft::TrainSet;
 use engine::plan::StepShape;
-use engine::prune::{Criterion, Pattern, Pruning, imp_sparsity};
-use engine::retrain::{Config, StepRecord, Trainer};
+use engine::prune::Pattern;
+use engine::retrain::Config;
 use kernels::Device;
-use outcome::Outcome;
 
 use crate::args::{EvalArgs, MachineArgs, MethodArgs, OptimizerArgs, PruneArgs, StepArgs};
-use crate::calibration::{self, CalibrationArgs, load_pruned};
-use crate::checkpoints::{CheckpointArgs, Keeper, Measured, Resumed, Standing};
+use crate::calibration::CalibrationArgs;
+use crate::checkpoints::{CheckpointArgs, Keeper};
 use crate::error::{Failure, print};
-use crate::planned::{Planned, Target};
 use crate::progress::Console;
-use crate::report::{self, Cycle, Seconds};
-use crate::session::{self, Evaluation, Opened, demo};
-use crate::signals::{self, Signals};
-use crate::tables;
+use crate::report;
+use crate::session::Opened;
+use crate::signals::Signals;
 
 /// Prune a model, retrain a few of its parameters, and measure what that wins back. Without --model this is the demo: a
 /// small OPT trained on Jane Austen's novels.
@@ -59,20 +56,6 @@ pub struct Args {
     machine: MachineArgs,
 }
 
-/// What stands for flags that were not given.
-struct Defaults {
-    steps: usize,
-    batch: usize,
-    accumulate: usize,
-    lr: f64,
-    eval_windows: usize,
-}
-
-/// The paper's setting for models below 30B.
-const PAPER: Defaults = Defaults { steps: 1000, batch: 2, accumulate: 4, lr: 5e-4, eval_windows: 0 };
-/// Under a minute on two cores.
-const DEMO: Defaults = Defaults { steps: 120, batch: 8, accumulate: 1, lr: 5e-4, eval_windows: 128 };
-
 /// Everything a run knows before it touches a weight.
 struct Run<'a> {
     args: &'a Args,
@@ -100,7 +83,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     if let Some(report) = &args.machine.report {
         report::check("--report", report)?;
     }
-    let run = prepare(args)?;
+    let run = prepare::prepare(args)?;
     let mut keeper = Keeper::open(&args.checkpoints, run.console, run.device.name(), || run.identity())?;
     let (mut model, outcome) = run.execute(keeper.as_mut())?;
     if let Some(path) = &args.machine.report {
@@ -111,308 +94,4 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         run.write(&mut *model, out)?;
     }
     print(&run.summary(&outcome))
-}
-
-fn prepare(args: &Args) -> Result<Run<'_>, Failure> {
-    let console = Console::new(args.machine.quiet);
-    let device = session::device(&console, &args.machine)?;
-    let is_demo = args.model.is_none();
-    let defaults = if is_demo { DEMO } else { PAPER };
-    let model_path = args.model.clone().map_or_else(demo::model, Ok)?;
-    let train = match (&args.optimizer.train, is_demo) {
-        (files, true) if files.is_empty() => demo::train()?,
-        _ => args.optimizer.require_train()?.to_vec(),
-    };
-    let eval = match (&args.eval.eval, is_demo) {
-        (files, true) if files.is_empty() => demo::eval()?,
-        (files, _) => files.clone(),
-    };
-    let calibrate = args.calibration.files(args.pruning.criterion, if is_demo { &train } else { &[] })?;
-    let opened = session::open(&model_path)?;
-    let set = args.method.train_set();
-    let pattern = args.pruning.pattern();
-    if args.cycles > 1 && matches!(pattern, Pattern::NM { .. }) {
-        return Err(Failure::usage("--cycles above 1 goes with --sparsity: an n:m pattern has no steps between"));
-    }
-    if args.cycles > 1 && args.pruning.criterion.needs_calibration() && args.checkpoints.are_kept() {
-        return Err(Failure::usage(
-            "--checkpoints with --cycles above 1 goes with the criteria magnitude and random: a calibrated cycle prunes by \
-             what the one before trained, which its checkpoints do not hold",
-        ));
-    }
-    session::check_pattern(&*opened.architecture, pattern)?;
-    let shape = StepShape {
-        batch: args.step.batch.unwrap_or(defaults.batch),
-        accumulate: args.step.accumulate.unwrap_or(defaults.accumulate),
-        seq_len: session::sequence_length(args.step.seq_len, &*opened.architecture)?,
-        recompute: 0,
-    };
-    let planned = Planned {
-        architecture: &*opened.architecture,
-        dtype: session::weight_dtype(&opened.folder),
-        criterion: args.pruning.criterion,
-        pattern,
-        set: &set,
-        shape,
-        offload: 0,
-    };
-    let target = Target::of(&device, args.step.memory_budget)?;
-    let plan = planned.fit(args.step.saving, target)?;
-    let info = opened.architecture.info();
-    console.say(&format!(
-        "{} ({}, {} layers of {}) on {}; a step of {}×{} tokens needs {}{}",
-        model_path.display(),
-        info.architecture,
-        info.layers,
-        info.hidden,
-        session::title(&device),
-        shape.batch,
-        shape.seq_len,
-        tables::bytes(plan.needed()),
-        planned.measures(&plan),
-    ));
-    let tokenizer = Tokenizer::from_folder(&model_path)?;
-    let stream = session::training_stream(&console, &tokenizer, &train)?;
-    stream.window_count(shape.seq_len)?;
-    let calibration = {
-        let (batch, seed) = ((shape.batch, shape.seq_len), args.optimizer.seed);
-        args.calibration.read(&console, &model_path, &calibrate, batch, seed, target)?
-    };
-    let eval_tokens = if eval.is_empty() {
-        console.say("no --eval: perplexities are not measured");
-        None
-    } else {
-        Some(session::evaluation_tokens(&console, &tokenizer, &eval, shape.seq_len)?)
-    };
-    let config = Config {
-        steps: args.optimizer.steps.unwrap_or(defaults.steps),
-        batch: shape.batch,
-        accumulate: shape.accumulate,
-        lr: args.optimizer.lr.unwrap_or(defaults.lr),
-        warmup: args.optimizer.warmup,
-        clip: args.optimizer.clip(),
-        weight_decay: args.optimizer.weight_decay,
-        recompute: plan.recompute,
-    };
-    let eval_windows = args.eval.max_windows(defaults.eval_windows);
-    let (offload, signals) = (plan.offload, Signals::install()?);
-    Ok(Run {
-        args,
-        console,
-        signals,
-        device,
-        opened,
-        set,
-        pattern,
-        shape,
-        config,
-        offload,
-        stream,
-        calibrate,
-        calibration,
-        eval_tokens,
-        eval_windows,
-    })
-}
-
-impl Run<'_> {
-    fn execute(&self, mut keeper: Option<&mut Keeper<'_>>) -> Result<(Box<dyn Model>, Outcome), Failure> {
-        let mut resumed = keeper.as_mut().and_then(|keeper| keeper.take_resumed());
-        let (mut measured, records) = match &mut resumed {
-            Some(resumed) => (resumed.measured.clone(), std::mem::take(&mut resumed.records)),
-            None => (Measured::default(), Vec::new()),
-        };
-        if resumed.is_none() && self.eval_tokens.is_some() && self.dense_fits()? {
-            let model = session::load(&self.console, &self.device, &self.opened, None, 0)?;
-            measured.dense = self.evaluate("dense", &*model, &mut measured.seconds)?;
-        }
-        self.device.trim();
-        let cycles = self.args.cycles as usize;
-        let start = Instant::now();
-        let (pruning, calibration) = (self.pruning(1, cycles), self.calibration.as_ref());
-        let (mut model, mut layer_errors) =
-            load_pruned(&self.console, &self.device, &self.opened, &pruning, calibration, self.offload)?;
-        measured.seconds.prune += start.elapsed().as_secs_f64();
-        let mut outcome = Outcome {
-            measured,
-            records,
-            peak: self.device.memory().peak(),
-            counts: Counts::default(),
-            sparsity: Sparsity { weights: 0.0, with_adapters: 0.0 },
-        };
-        let mut sampler = TrainSampler::new(self.stream.window_count(self.shape.seq_len)?, self.args.optimizer.seed)?;
-        for cycle in 1..=cycles {
-            if cycle > 1 {
-                let start = Instant::now();
-                layer_errors =
-                    calibration::prune(&self.console, &mut *model, &self.pruning(cycle, cycles), calibration)?;
-                outcome.measured.seconds.prune += start.elapsed().as_secs_f64();
-            }
-            // Cycles that are over are pruned again, because their masks do not depend on what trained; what did, the
-            // checkpoint gives back. (Calibrated ones do depend on it: `prepare` refuses to keep checkpoints of several.)
-            if resumed.as_ref().is_none_or(|resumed| resumed.state.cycle == cycle) {
-                self.cycle(cycle, &mut *model, &mut sampler, &mut outcome, keeper.as_deref_mut(), resumed.take())?;
-                let done = outcome.measured.cycles.last_mut().expect("just run");
-                done.layer_errors = std::mem::take(&mut layer_errors);
-            }
-        }
-        if let Some(Resumed { checkpoint, state, .. }) = resumed {
-            let path = checkpoint.path().display();
-            return Err(Failure::failed(format!("{path}: is of cycle {}, and this run has {cycles}", state.cycle)));
-        }
-        outcome.counts = model::count(&mut *model);
-        outcome.sparsity = model::sparsity(&mut *model)?;
-        Ok((model, outcome))
-    }
-
-    /// Whether the model can be evaluated before it is pruned; says so where not. A processor's weights are the mapped file,
-    /// whose pages can go.
-    fn dense_fits(&self) -> Result<bool, Failure> {
-        let Some(gpu) = self.device.gpu() else { return Ok(true) };
-        let planned = Planned {
-            architecture: &*self.opened.architecture,
-            dtype: session::weight_dtype(&self.opened.folder),
-            criterion: Criterion::Magnitude,
-            pattern: Pattern::Unstructured { sparsity: 0.0 },
-            set: &self.set,
-            shape: self.shape,
-            offload: 0,
-        };
-        let target = Target::of(&self.device, None)?;
-        let needed = planned.evaluation(target)?;
-        if needed > target.limit {
-            self.console.say(&format!(
-                "the dense model needs {}, {} has {} left: its perplexity is not measured; eval --device cpu measures it",
-                tables::bytes(needed),
-                gpu.name(),
-                tables::bytes(target.limit)
-            ));
-        }
-        Ok(needed <= target.limit)
-    }
-
-    /// Evaluates, trains and evaluates the model as this cycle pruned it; or goes on where a checkpoint left the cycle.
-    fn cycle(
-        &self,
-        cycle: usize,
-        model: &mut dyn Model,
-        sampler: &mut TrainSampler,
-        outcome: &mut Outcome,
-        mut keeper: Option<&mut Keeper<'_>>,
-        resumed: Option<Resumed>,
-    ) -> Result<(), Failure> {
-        let Outcome { measured, records, .. } = outcome;
-        if resumed.is_none() {
-            measured.pruned = self.evaluate("pruned", model, &mut measured.seconds)?;
-        }
-        let params = peft::apply(model, &self.set, self.args.optimizer.seed)?;
-        self.device.trim();
-        self.device.memory().reset_peak();
-        let start = Instant::now();
-        let mut trainer = Trainer::new(model, params, self.config.clone())?;
-        let (stream, seq_len) = (&self.stream, self.shape.seq_len);
-        let mut task = self.console.task("retrain", self.config.steps as u64);
-        match (resumed, keeper.as_mut()) {
-            (Some(Resumed { checkpoint, state, .. }), _) => {
-                task.begin_at(state.step as u64);
-                trainer.restore(&checkpoint, &state)?;
-                *sampler =
-                    TrainSampler::resume(stream.window_count(seq_len)?, self.args.optimizer.seed, state.sampler)?;
-            }
-            // A later cycle begins with the checkpoint that ended the one before.
-            (None, Some(keeper)) if cycle == 1 => {
-                keeper.begin(&trainer, &Standing { cycle, step: 0, sampler: sampler.position(), records, measured })?;
-            }
-            _ => {}
-        }
-        let mut last = String::new();
-        let before = measured.seconds.retrain;
-        let mut on_step = |trainer: &Trainer, sampler: &TrainSampler, record: StepRecord| {
-            let rate = record.tokens as f64 / record.seconds;
-            last = format!("loss {:.3} lr {:.1e} {rate:.0} tok/s", record.loss, record.lr);
-            task.update(record.step as u64, &last);
-            let step = record.step;
-            records.push((cycle, record));
-            measured.seconds.retrain = before + start.elapsed().as_secs_f64();
-            let stop = self.signals.received().is_some();
-            if let Some(keeper) = &mut keeper {
-                let standing = Standing { cycle, step, sampler: sampler.position(), records, measured };
-                keeper.after_step(trainer, &standing, stop || step == self.config.steps)?;
-            }
-            Ok(if stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-        };
-        let ended = self.signals.deferred(|| trainer.run(model, stream, sampler, seq_len, &mut on_step));
-        let last_good = keeper.as_ref().and_then(|keeper| keeper.last());
-        ended.map_err(|error| match last_good {
-            Some(path) if error.is_divergence() => {
-                Failure::failed(format!("{error}; the last good checkpoint is {}", path.display()))
-            }
-            _ => error.into(),
-        })?;
-        if let Some(signal) = self.signals.received() {
-            let step = records.last().map_or(0, |(_, record)| record.step);
-            let how = match last_good {
-                Some(path) => format!("the same command with --resume goes on from {}", path.display()),
-                None => "nothing is kept; with --checkpoints DIR, --resume could go on".into(),
-            };
-            let message = format!(
-                "{} ended the run after step {step} of {} in cycle {cycle} of {}; {how}",
-                signals::name(signal),
-                self.config.steps,
-                self.args.cycles
-            );
-            return Err(Failure::Interrupted { signal, message });
-        }
-        task.finish(&format!("{} steps, {last}", self.config.steps));
-        outcome.peak = self.device.memory().peak();
-        self.device.trim();
-        let retrained = self.evaluate("retrained", model, &mut measured.seconds)?;
-        let pruned = measured.pruned;
-        measured.cycles.push(Cycle {
-            cycle,
-            sparsity: self.sparsity_after(cycle),
-            pruned,
-            retrained,
-            layer_errors: Vec::new(),
-        });
-        Ok(())
-    }
-
-    fn sparsity_after(&self, cycle: usize) -> f64 {
-        imp_sparsity(self.pattern.sparsity(), cycle, self.args.cycles as usize)
-    }
-
-    fn pruning(&self, cycle: usize, cycles: usize) -> Pruning {
-        let pattern = match self.pattern {
-            Pattern::Unstructured { sparsity } => {
-                Pattern::Unstructured { sparsity: imp_sparsity(sparsity, cycle, cycles) }
-            }
-            pattern => pattern,
-        };
-        Pruning { pattern, ..self.args.pruning.pruning(self.args.optimizer.seed) }
-    }
-
-    fn evaluate(&self, name: &str, model: &dyn Model, seconds: &mut Seconds) -> Result<Option<f64>, Failure> {
-        let Some(tokens) = &self.eval_tokens else { return Ok(None) };
-        let evaluation = Evaluation {
-            console: &self.console,
-            tokens,
-            seq_len: self.shape.seq_len,
-            batch: self.shape.batch,
-            max_windows: self.eval_windows,
-        };
-        evaluation.run(name, model, &mut seconds.eval).map(Some)
-    }
-
-    fn write(&self, model: &mut dyn Model, out: &std::path::Path) -> Result<(), Failure> {
-        let folder = OutputFolder::create(out)?;
-        let source: &ModelFolder = &self.opened.folder;
-        model::save(model, &folder, source.config(), Some(source), None)?;
-        let base = out.display().to_string();
-        let has_adapter = peft::save_adapter(model, &folder, Some("adapter"), &base)?;
-        folder.commit()?;
-        let adapter = if has_adapter { " with its LoRA in adapter/" } else { "" };
-        self.console.say(&format!("wrote {}{adapter}", out.display()));
-        Ok(())
-    }
 }

@@ -1,0 +1,224 @@
+//! The run itself: prune, measure, train, measure, in cycles, with checkpoints.
+
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use engine::checkpoint::{ModelFolder, OutputFolder};
+use engine::data::TrainSampler;
+use engine::model::{self, Counts, Model, Sparsity};
+use engine::peft;
+use engine::prune::{Criterion, Pattern, Pruning, imp_sparsity};
+use engine::retrain::{StepRecord, Trainer};
+
+use super::Run;
+use super::outcome::Outcome;
+use crate::calibration::{self, load_pruned};
+use crate::checkpoints::{Keeper, Measured, Resumed, Standing};
+use crate::error::Failure;
+use crate::planned::{Planned, Target};
+use crate::report::{Cycle, Seconds};
+use crate::session::{self, Evaluation};
+use crate::signals;
+use crate::tables;
+
+impl Run<'_> {
+    pub(super) fn execute(&self, mut keeper: Option<&mut Keeper<'_>>) -> Result<(Box<dyn Model>, Outcome), Failure> {
+        let mut resumed = keeper.as_mut().and_then(|keeper| keeper.take_resumed());
+        let (mut measured, records) = match &mut resumed {
+            Some(resumed) => (resumed.measured.clone(), std::mem::take(&mut resumed.records)),
+            None => (Measured::default(), Vec::new()),
+        };
+        if resumed.is_none() && self.eval_tokens.is_some() && self.dense_fits()? {
+            let model = session::load(&self.console, &self.device, &self.opened, None, 0)?;
+            measured.dense = self.evaluate("dense", &*model, &mut measured.seconds)?;
+        }
+        self.device.trim();
+        let cycles = self.args.cycles as usize;
+        let start = Instant::now();
+        let (pruning, calibration) = (self.pruning(1, cycles), self.calibration.as_ref());
+        let (mut model, mut layer_errors) =
+            load_pruned(&self.console, &self.device, &self.opened, &pruning, calibration, self.offload)?;
+        measured.seconds.prune += start.elapsed().as_secs_f64();
+        let mut outcome = Outcome {
+            measured,
+            records,
+            peak: self.device.memory().peak(),
+            counts: Counts::default(),
+            sparsity: Sparsity { weights: 0.0, with_adapters: 0.0 },
+        };
+        let mut sampler = TrainSampler::new(self.stream.window_count(self.shape.seq_len)?, self.args.optimizer.seed)?;
+        for cycle in 1..=cycles {
+            if cycle > 1 {
+                let start = Instant::now();
+                layer_errors =
+                    calibration::prune(&self.console, &mut *model, &self.pruning(cycle, cycles), calibration)?;
+                outcome.measured.seconds.prune += start.elapsed().as_secs_f64();
+            }
+            // Cycles that are over are pruned again, because their masks do not depend on what trained; what did, the
+            // checkpoint gives back. (Calibrated ones do depend on it: `prepare` refuses to keep checkpoints of several.)
+            if resumed.as_ref().is_none_or(|resumed| resumed.state.cycle == cycle) {
+                self.cycle(cycle, &mut *model, &mut sampler, &mut outcome, keeper.as_deref_mut(), resumed.take())?;
+                let done = outcome.measured.cycles.last_mut().expect("just run");
+                done.layer_errors = std::mem::take(&mut layer_errors);
+            }
+        }
+        if let Some(Resumed { checkpoint, state, .. }) = resumed {
+            let path = checkpoint.path().display();
+            return Err(Failure::failed(format!("{path}: is of cycle {}, and this run has {cycles}", state.cycle)));
+        }
+        outcome.counts = model::count(&mut *model);
+        outcome.sparsity = model::sparsity(&mut *model)?;
+        Ok((model, outcome))
+    }
+
+    /// Whether the model can be evaluated before it is pruned; says so where not. A processor's weights are the mapped file,
+    /// whose pages can go.
+    fn dense_fits(&self) -> Result<bool, Failure> {
+        let Some(gpu) = self.device.gpu() else { return Ok(true) };
+        let planned = Planned {
+            architecture: &*self.opened.architecture,
+            dtype: session::weight_dtype(&self.opened.folder),
+            criterion: Criterion::Magnitude,
+            pattern: Pattern::Unstructured { sparsity: 0.0 },
+            set: &self.set,
+            shape: self.shape,
+            offload: 0,
+        };
+        let target = Target::of(&self.device, None)?;
+        let needed = planned.evaluation(target)?;
+        if needed > target.limit {
+            self.console.say(&format!(
+                "the dense model needs {}, {} has {} left: its perplexity is not measured; eval --device cpu measures it",
+                tables::bytes(needed),
+                gpu.name(),
+                tables::bytes(target.limit)
+            ));
+        }
+        Ok(needed <= target.limit)
+    }
+
+    /// Evaluates, trains and evaluates the model as this cycle pruned it; or goes on where a checkpoint left the cycle.
+    fn cycle(
+        &self,
+        cycle: usize,
+        model: &mut dyn Model,
+        sampler: &mut TrainSampler,
+        outcome: &mut Outcome,
+        mut keeper: Option<&mut Keeper<'_>>,
+        resumed: Option<Resumed>,
+    ) -> Result<(), Failure> {
+        let Outcome { measured, records, .. } = outcome;
+        if resumed.is_none() {
+            measured.pruned = self.evaluate("pruned", model, &mut measured.seconds)?;
+        }
+        let params = peft::apply(model, &self.set, self.args.optimizer.seed)?;
+        self.device.trim();
+        self.device.memory().reset_peak();
+        let start = Instant::now();
+        let mut trainer = Trainer::new(model, params, self.config.clone())?;
+        let (stream, seq_len) = (&self.stream, self.shape.seq_len);
+        let mut task = self.console.task("retrain", self.config.steps as u64);
+        match (resumed, keeper.as_mut()) {
+            (Some(Resumed { checkpoint, state, .. }), _) => {
+                task.begin_at(state.step as u64);
+                trainer.restore(&checkpoint, &state)?;
+                *sampler =
+                    TrainSampler::resume(stream.window_count(seq_len)?, self.args.optimizer.seed, state.sampler)?;
+            }
+            // A later cycle begins with the checkpoint that ended the one before.
+            (None, Some(keeper)) if cycle == 1 => {
+                keeper.begin(&trainer, &Standing { cycle, step: 0, sampler: sampler.position(), records, measured })?;
+            }
+            _ => {}
+        }
+        let mut last = String::new();
+        let before = measured.seconds.retrain;
+        let mut on_step = |trainer: &Trainer, sampler: &TrainSampler, record: StepRecord| {
+            let rate = record.tokens as f64 / record.seconds;
+            last = format!("loss {:.3} lr {:.1e} {rate:.0} tok/s", record.loss, record.lr);
+            task.update(record.step as u64, &last);
+            let step = record.step;
+            records.push((cycle, record));
+            measured.seconds.retrain = before + start.elapsed().as_secs_f64();
+            let stop = self.signals.received().is_some();
+            if let Some(keeper) = &mut keeper {
+                let standing = Standing { cycle, step, sampler: sampler.position(), records, measured };
+                keeper.after_step(trainer, &standing, stop || step == self.config.steps)?;
+            }
+            Ok(if stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        };
+        let ended = self.signals.deferred(|| trainer.run(model, stream, sampler, seq_len, &mut on_step));
+        let last_good = keeper.as_ref().and_then(|keeper| keeper.last());
+        ended.map_err(|error| match last_good {
+            Some(path) if error.is_divergence() => {
+                Failure::failed(format!("{error}; the last good checkpoint is {}", path.display()))
+            }
+            _ => error.into(),
+        })?;
+        if let Some(signal) = self.signals.received() {
+            let step = records.last().map_or(0, |(_, record)| record.step);
+            let how = match last_good {
+                Some(path) => format!("the same command with --resume goes on from {}", path.display()),
+                None => "nothing is kept; with --checkpoints DIR, --resume could go on".into(),
+            };
+            let message = format!(
+                "{} ended the run after step {step} of {} in cycle {cycle} of {}; {how}",
+                signals::name(signal),
+                self.config.steps,
+                self.args.cycles
+            );
+            return Err(Failure::Interrupted { signal, message });
+        }
+        task.finish(&format!("{} steps, {last}", self.config.steps));
+        outcome.peak = self.device.memory().peak();
+        self.device.trim();
+        let retrained = self.evaluate("retrained", model, &mut measured.seconds)?;
+        let pruned = measured.pruned;
+        measured.cycles.push(Cycle {
+            cycle,
+            sparsity: self.sparsity_after(cycle),
+            pruned,
+            retrained,
+            layer_errors: Vec::new(),
+        });
+        Ok(())
+    }
+
+    fn sparsity_after(&self, cycle: usize) -> f64 {
+        imp_sparsity(self.pattern.sparsity(), cycle, self.args.cycles as usize)
+    }
+
+    fn pruning(&self, cycle: usize, cycles: usize) -> Pruning {
+        let pattern = match self.pattern {
+            Pattern::Unstructured { sparsity } => {
+                Pattern::Unstructured { sparsity: imp_sparsity(sparsity, cycle, cycles) }
+            }
+            pattern => pattern,
+        };
+        Pruning { pattern, ..self.args.pruning.pruning(self.args.optimizer.seed) }
+    }
+
+    fn evaluate(&self, name: &str, model: &dyn Model, seconds: &mut Seconds) -> Result<Option<f64>, Failure> {
+        let Some(tokens) = &self.eval_tokens else { return Ok(None) };
+        let evaluation = Evaluation {
+            console: &self.console,
+            tokens,
+            seq_len: self.shape.seq_len,
+            batch: self.shape.batch,
+            max_windows: self.eval_windows,
+        };
+        evaluation.run(name, model, &mut seconds.eval).map(Some)
+    }
+
+    pub(super) fn write(&self, model: &mut dyn Model, out: &std::path::Path) -> Result<(), Failure> {
+        let folder = OutputFolder::create(out)?;
+        let source: &ModelFolder = &self.opened.folder;
+        model::save(model, &folder, source.config(), Some(source), None)?;
+        let base = out.display().to_string();
+        let has_adapter = peft::save_adapter(model, &folder, Some("adapter"), &base)?;
+        folder.commit()?;
+        let adapter = if has_adapter { " with its LoRA in adapter/" } else { "" };
+        self.console.say(&format!("wrote {}{adapter}", out.display()));
+        Ok(())
+    }
+}

@@ -1,0 +1,130 @@
+//! From flags to a run: files opened, the step planned, text tokenised, before a weight is touched.
+
+use engine::checkpoint::Tokenizer;
+use engine::plan::StepShape;
+use engine::prune::Pattern;
+use engine::retrain::Config;
+
+use super::{Args, Run};
+use crate::error::Failure;
+use crate::planned::{Planned, Target};
+use crate::progress::Console;
+use crate::session::{self, demo};
+use crate::signals::Signals;
+use crate::tables;
+
+/// What stands for flags that were not given.
+struct Defaults {
+    steps: usize,
+    batch: usize,
+    accumulate: usize,
+    lr: f64,
+    eval_windows: usize,
+}
+
+/// The paper's setting for models below 30B.
+const PAPER: Defaults = Defaults { steps: 1000, batch: 2, accumulate: 4, lr: 5e-4, eval_windows: 0 };
+/// Under a minute on two cores.
+const DEMO: Defaults = Defaults { steps: 120, batch: 8, accumulate: 1, lr: 5e-4, eval_windows: 128 };
+
+pub(super) fn prepare(args: &Args) -> Result<Run<'_>, Failure> {
+    let console = Console::new(args.machine.quiet);
+    let device = session::device(&console, &args.machine)?;
+    let is_demo = args.model.is_none();
+    let defaults = if is_demo { DEMO } else { PAPER };
+    let model_path = args.model.clone().map_or_else(demo::model, Ok)?;
+    let train = match (&args.optimizer.train, is_demo) {
+        (files, true) if files.is_empty() => demo::train()?,
+        _ => args.optimizer.require_train()?.to_vec(),
+    };
+    let eval = match (&args.eval.eval, is_demo) {
+        (files, true) if files.is_empty() => demo::eval()?,
+        (files, _) => files.clone(),
+    };
+    let calibrate = args.calibration.files(args.pruning.criterion, if is_demo { &train } else { &[] })?;
+    let opened = session::open(&model_path)?;
+    let set = args.method.train_set();
+    let pattern = args.pruning.pattern();
+    if args.cycles > 1 && matches!(pattern, Pattern::NM { .. }) {
+        return Err(Failure::usage("--cycles above 1 goes with --sparsity: an n:m pattern has no steps between"));
+    }
+    if args.cycles > 1 && args.pruning.criterion.needs_calibration() && args.checkpoints.are_kept() {
+        return Err(Failure::usage(
+            "--checkpoints with --cycles above 1 goes with the criteria magnitude and random: a calibrated cycle prunes by \
+             what the one before trained, which its checkpoints do not hold",
+        ));
+    }
+    session::check_pattern(&*opened.architecture, pattern)?;
+    let shape = StepShape {
+        batch: args.step.batch.unwrap_or(defaults.batch),
+        accumulate: args.step.accumulate.unwrap_or(defaults.accumulate),
+        seq_len: session::sequence_length(args.step.seq_len, &*opened.architecture)?,
+        recompute: 0,
+    };
+    let planned = Planned {
+        architecture: &*opened.architecture,
+        dtype: session::weight_dtype(&opened.folder),
+        criterion: args.pruning.criterion,
+        pattern,
+        set: &set,
+        shape,
+        offload: 0,
+    };
+    let target = Target::of(&device, args.step.memory_budget)?;
+    let plan = planned.fit(args.step.saving, target)?;
+    let info = opened.architecture.info();
+    console.say(&format!(
+        "{} ({}, {} layers of {}) on {}; a step of {}×{} tokens needs {}{}",
+        model_path.display(),
+        info.architecture,
+        info.layers,
+        info.hidden,
+        session::title(&device),
+        shape.batch,
+        shape.seq_len,
+        tables::bytes(plan.needed()),
+        planned.measures(&plan),
+    ));
+    let tokenizer = Tokenizer::from_folder(&model_path)?;
+    let stream = session::training_stream(&console, &tokenizer, &train)?;
+    stream.window_count(shape.seq_len)?;
+    let calibration = {
+        let (batch, seed) = ((shape.batch, shape.seq_len), args.optimizer.seed);
+        args.calibration.read(&console, &model_path, &calibrate, batch, seed, target)?
+    };
+    let eval_tokens = if eval.is_empty() {
+        console.say("no --eval: perplexities are not measured");
+        None
+    } else {
+        Some(session::evaluation_tokens(&console, &tokenizer, &eval, shape.seq_len)?)
+    };
+    let config = Config {
+        steps: args.optimizer.steps.unwrap_or(defaults.steps),
+        batch: shape.batch,
+        accumulate: shape.accumulate,
+        lr: args.optimizer.lr.unwrap_or(defaults.lr),
+        warmup: args.optimizer.warmup,
+        clip: args.optimizer.clip(),
+        weight_decay: args.optimizer.weight_decay,
+        recompute: plan.recompute,
+    };
+    let eval_windows = args.eval.max_windows(defaults.eval_windows);
+    let (offload, signals) = (plan.offload, Signals::install()?);
+    Ok(Run {
+        args,
+        console,
+        signals,
+        device,
+        opened,
+        set,
+        pattern,
+        shape,
+        config,
+        offload,
+        stream,
+        calibrate,
+        calibration,
+        eval_tokens,
+        eval_windows,
+    })
+}
