@@ -95,6 +95,12 @@ impl BlockWeight {
         }
     }
 
+    /// True where an entry of a weight in host memory is stored.
+    pub(super) fn is_kept(&self, row: usize, col: usize) -> bool {
+        let (tile, block, bit) = self.tiles().locate(row, col);
+        self.bits.as_slice::<u64>()[tile * MASKS + block] >> bit & 1 == 1
+    }
+
     /// All entries in their own element type, row-major.
     pub(super) fn to_bytes(&self) -> Result<Vec<u8>> {
         let bits = self.bits.download::<u64>()?;

@@ -5,6 +5,7 @@
 //! copy serves both directions. The device decides the packed form: rows for the CPU, blocks for a GPU, and there another one
 //! for what is pruned 2:4.
 
+mod adapted;
 mod block;
 mod dense;
 mod offloaded;
@@ -15,6 +16,7 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
+pub use adapted::{Adapted, Form, Kept, merge};
 pub use block::BlockWeight;
 #[doc(hidden)]
 pub use block::{MASKS, Tiles};
@@ -229,6 +231,39 @@ impl FrozenWeight {
         })
     }
 
+    /// Which of at most 64 entries of a row of a packed weight in host memory are stored: bit j stands for column
+    /// `cols.start + j`. Nothing of a dense one.
+    fn kept(&self, row: usize, cols: Range<usize>) -> Option<u64> {
+        let each = |kept: &dyn Fn(usize) -> bool| {
+            cols.clone().enumerate().fold(0, |mask, (j, col)| mask | u64::from(kept(col)) << j)
+        };
+        match self {
+            FrozenWeight::Dense(_) => None,
+            FrozenWeight::Sparse(w) => Some(w.find(row, &cols).0),
+            FrozenWeight::Blocks(w) => Some(each(&|col| w.is_kept(row, col))),
+            FrozenWeight::TwoFour(w) => Some(each(&|col| w.is_kept(row, col))),
+        }
+    }
+
+    /// Writes entries (`rows`, `cols`), at most 64 columns, as f32: row by row, 64 places each, zeros past `cols`.
+    fn read_block(&self, isa: Isa, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
+        if let FrozenWeight::Sparse(w) = self {
+            return w.read_block(isa, rows, cols, out);
+        }
+        for (row, out) in rows.zip(out.chunks_exact_mut(BLOCK)) {
+            self.read(row, cols.clone(), &mut out[..cols.len()]);
+            out[cols.len()..].fill(0.0);
+        }
+    }
+
+    /// Entries that a product of the CPU multiplies; a GPU multiplies blocks as if they were dense.
+    fn multiplied(&self) -> usize {
+        match self {
+            FrozenWeight::Sparse(w) => w.values.len(),
+            _ => self.rows() * self.cols(),
+        }
+    }
+
     /// Entries that are zero.
     ///
     /// # Errors
@@ -261,6 +296,8 @@ pub enum WeightRef<'a> {
         /// Input features.
         cols: usize,
     },
+    /// A frozen weight with an adapter inside.
+    Adapted(Adapted<'a>),
 }
 
 impl<'a> WeightRef<'a> {
@@ -269,6 +306,7 @@ impl<'a> WeightRef<'a> {
         match self {
             WeightRef::Frozen(w) => w.rows(),
             WeightRef::Trainable { rows, .. } => *rows,
+            WeightRef::Adapted(w) => w.weight.rows(),
         }
     }
 
@@ -277,6 +315,7 @@ impl<'a> WeightRef<'a> {
         match self {
             WeightRef::Frozen(w) => w.cols(),
             WeightRef::Trainable { cols, .. } => *cols,
+            WeightRef::Adapted(w) => w.weight.cols(),
         }
     }
 
@@ -285,6 +324,7 @@ impl<'a> WeightRef<'a> {
         match self {
             WeightRef::Frozen(w) => w.size_bytes(),
             WeightRef::Trainable { value, .. } => value.size_bytes(),
+            WeightRef::Adapted(w) => w.size_bytes(),
         }
     }
 
@@ -295,34 +335,42 @@ impl<'a> WeightRef<'a> {
             WeightRef::Trainable { value, cols: width, .. } => {
                 out[..cols.len()].copy_from_slice(&value.f32()[row * width..][cols]);
             }
+            WeightRef::Adapted(w) => w.read(row, cols, out),
         }
     }
 
-    /// Writes entries (`rows`, `cols`), at most 64 columns, as f32: row by row, 64 places each, zeros past `cols`.
-    fn read_block(&self, isa: Isa, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
-        if let WeightRef::Frozen(FrozenWeight::Sparse(w)) = self {
-            return w.read_block(isa, rows, cols, out);
-        }
-        for (row, out) in rows.zip(out.chunks_exact_mut(BLOCK)) {
-            self.read(row, cols.clone(), &mut out[..cols.len()]);
-            out[cols.len()..].fill(0.0);
+    /// Writes entries (`rows`, `cols`), at most 64 by 64, as f32: row by row, 64 places each, zeros past `cols`. `spare` is
+    /// scratch of 64 by 64.
+    fn read_block(&self, isa: Isa, rows: Range<usize>, cols: Range<usize>, out: &mut [f32], spare: &mut [f32]) {
+        match self {
+            WeightRef::Frozen(w) => w.read_block(isa, rows, cols, out),
+            WeightRef::Trainable { .. } => {
+                for (row, out) in rows.zip(out.chunks_exact_mut(BLOCK)) {
+                    self.read(row, cols.clone(), &mut out[..cols.len()]);
+                    out[cols.len()..].fill(0.0);
+                }
+            }
+            WeightRef::Adapted(w) => w.read_block(isa, rows, cols, out, spare),
         }
     }
 
     /// Floating-point operations of a product with `n` rows. On the CPU only stored entries are multiplied; blocks are, on a
-    /// GPU, as if they were dense.
+    /// GPU, as if they were dense. What is adapted is formed first.
     pub fn product_flops(&self, n: usize) -> usize {
-        let multiplied = match self {
-            WeightRef::Frozen(FrozenWeight::Sparse(w)) => w.values.len(),
-            _ => self.rows() * self.cols(),
-        };
-        2 * n * multiplied
+        match self {
+            WeightRef::Frozen(w) => 2 * n * w.multiplied(),
+            WeightRef::Trainable { rows, cols, .. } => 2 * n * rows * cols,
+            WeightRef::Adapted(w) => 2 * n * w.weight.multiplied() + w.flops(),
+        }
     }
 
     /// Those of x·Wᵀ: sparse tensor cores skip the zeros of 2:4 weights, in this direction alone.
     pub fn forward_flops(&self, n: usize) -> usize {
         match self {
             WeightRef::Frozen(FrozenWeight::TwoFour(_)) => self.product_flops(n) / 2,
+            WeightRef::Adapted(w) if matches!(w.weight, FrozenWeight::TwoFour(_)) => {
+                n * w.weight.multiplied() + w.flops()
+            }
             _ => self.product_flops(n),
         }
     }
@@ -348,9 +396,9 @@ pub struct WeightColumns<'a> {
 impl Columns for WeightColumns<'_> {
     fn read(&self, isa: Isa, k: Range<usize>, n: Range<usize>, out: &mut [f32], spare: &mut [f32]) {
         if self.transposed {
-            self.weight.read_block(isa, n, k, out);
+            self.weight.read_block(isa, n, k, out, spare);
         } else {
-            self.weight.read_block(isa, k.clone(), n.clone(), spare);
+            self.weight.read_block(isa, k.clone(), n.clone(), spare, out);
             if k.len() < BLOCK {
                 out.fill(0.0);
             }
@@ -361,10 +409,12 @@ impl Columns for WeightColumns<'_> {
     fn prefetch(&self, k: Range<usize>, n: Range<usize>) {
         let (rows, cols) = if self.transposed { (n, k) } else { (k, n) };
         let (values, width) = match self.weight {
-            WeightRef::Frozen(FrozenWeight::Dense(w)) => (&w.values, w.cols),
             WeightRef::Trainable { value, cols, .. } => (value, cols),
-            // Where its values lie is known only by counting; `read` asks for them itself.
-            WeightRef::Frozen(FrozenWeight::Sparse(_) | FrozenWeight::Blocks(_) | FrozenWeight::TwoFour(_)) => return,
+            WeightRef::Frozen(weight) | WeightRef::Adapted(Adapted { weight, .. }) => match weight {
+                FrozenWeight::Dense(w) => (&w.values, w.cols),
+                // Where its values lie is known only by counting; `read` asks for them itself.
+                FrozenWeight::Sparse(_) | FrozenWeight::Blocks(_) | FrozenWeight::TwoFour(_) => return,
+            },
         };
         let (bytes, size) = (values.bytes(), values.dtype().size());
         for row in rows {

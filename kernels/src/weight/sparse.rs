@@ -147,7 +147,7 @@ impl SparseWeight {
     }
 
     /// The mask of at most 64 columns of a row, and the index of their first value.
-    fn find(&self, row: usize, cols: &Range<usize>) -> (u64, usize) {
+    pub(super) fn find(&self, row: usize, cols: &Range<usize>) -> (u64, usize) {
         let (word, span, shift) = (cols.start / WORD, cols.start / SPAN, cols.start % WORD);
         let bits = self.row_bits(row);
         let before: u32 = bits[span * (SPAN / WORD)..word].iter().map(|word| word.count_ones()).sum();

@@ -94,6 +94,11 @@ impl TwoFourWeight {
         }
     }
 
+    /// True where an entry of a weight in host memory is stored.
+    pub(super) fn is_kept(&self, row: usize, col: usize) -> bool {
+        self.groups().group(row, col / GROUP).places(self.places.as_slice::<u32>()).contains(&(col % GROUP))
+    }
+
     /// All entries in their own element type, row-major.
     pub(super) fn to_bytes(&self) -> Result<Vec<u8>> {
         let places = self.places.download::<u32>()?;

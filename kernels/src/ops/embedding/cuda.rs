@@ -22,6 +22,7 @@ pub(super) fn entries<'a>(op: &'static str, table: WeightRef<'a>) -> Result<&'a 
             Err(Error::Unsupported { op, what: "a packed sparse table".into(), device: "cuda" })
         }
         WeightRef::Trainable { value, .. } => Ok(value),
+        WeightRef::Adapted(_) => Err(Error::Unsupported { op, what: "an adapted table".into(), device: "cuda" }),
     }
 }
 

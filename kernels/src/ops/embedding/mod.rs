@@ -113,6 +113,9 @@ fn check_table(op: &'static str, table: WeightRef<'_>) -> Result<()> {
         expect_len(op, "table", value.len(), rows * cols)?;
         expect_dtype(op, "table", value.dtype(), DType::F32)?;
     }
+    if let WeightRef::Adapted(adapted) = table {
+        adapted.check(op)?;
+    }
     expect_rows(op, "table", table.rows() * table.cols(), table.cols()).map(drop)
 }
 

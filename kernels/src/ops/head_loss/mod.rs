@@ -285,6 +285,9 @@ fn check(op: &'static str, hidden: &Buffer, head: &Head<'_>, targets: &[u32]) ->
     if let WeightRef::Trainable { value, .. } = head.weight {
         expect_buffer(op, "W", value, DType::F32, vocab * dim)?;
     }
+    if let WeightRef::Adapted(adapted) = head.weight {
+        adapted.check(op)?;
+    }
     match targets.iter().position(|target| *target != IGNORED && *target as usize >= vocab) {
         None => Ok(()),
         Some(row) => {

@@ -11,12 +11,14 @@
 //! | dB | dyᵀ·u | [`lora_gradients`] |
 //! | dW | dyᵀ·x | [`weight_gradient`] |
 //!
-//! (Hu et al. 2021, "LoRA", equation 3.) Only u and v, r numbers a token, are ever stored for the adapter.
+//! (Hu et al. 2021, "LoRA", equation 3.) Only u and v, r numbers a token, are ever stored for the adapter. An adapter may also lie inside
+//! the weight, masked or scaled: W is then [`WeightRef::Adapted`], there is no u and no v, and [`adapted_gradients`] gives dA and dB.
 //!
 //! On a GPU x may be bf16, f16 or f32. In 16 bits tensor cores multiply, where all features are multiples of 8: weights of
 //! another type are then rounded to x's, and zeros of 2:4 weights are skipped forward. Factors of the adapter stay f32; in f16
 //! they lose what is below 2⁻²⁵.
 
+mod adapted;
 mod bias_gradient;
 mod cpu;
 pub(super) mod cuda;
@@ -24,6 +26,7 @@ mod epilogue;
 #[doc(hidden)]
 pub mod reference;
 
+pub use adapted::adapted_gradients;
 pub use epilogue::Epilogue;
 
 use crate::device::{Backend, Buffer, Category, Cost, DType, Device};
@@ -67,6 +70,7 @@ fn check_weight(op: &'static str, weight: WeightRef<'_>) -> Result<()> {
     match weight {
         WeightRef::Trainable { value, .. } => expect_dtype(op, "weight", value.dtype(), DType::F32),
         WeightRef::Frozen(_) => Ok(()),
+        WeightRef::Adapted(adapted) => adapted.check(op),
     }
 }
 

@@ -29,6 +29,21 @@ impl Operands<'_> {
         self.w[row * self.cols + col] + self.scale * update
     }
 
+    /// An adapter inside the weight instead, where `kept` says that W has an entry: w + s·p, or w·p where `scaled`.
+    pub fn adapted(&self, kept: &[bool], scaled: bool) -> Vec<f64> {
+        (0..self.rows * self.cols)
+            .map(|i| {
+                let (row, col) = (i / self.cols, i % self.cols);
+                let p: f64 = (0..self.rank).map(|r| self.b[row * self.rank + r] * self.a[r * self.cols + col]).sum();
+                match (kept[i], scaled) {
+                    (false, _) => 0.0,
+                    (true, true) => self.w[i] * p,
+                    (true, false) => self.w[i] + self.scale * p,
+                }
+            })
+            .collect()
+    }
+
     /// y `[n, rows]`.
     pub fn forward(&self, x: &[f64]) -> Vec<f64> {
         let mut y = vec![0.0; self.n * self.rows];

@@ -45,6 +45,9 @@ impl<'a> Weight<'a> {
             WeightRef::Frozen(FrozenWeight::Blocks(packed)) => Ok(Weight::Packed(packed)),
             WeightRef::Frozen(FrozenWeight::TwoFour(packed)) => Ok(Weight::TwoFour(packed)),
             WeightRef::Trainable { value, .. } => Ok(Weight::Dense(value)),
+            WeightRef::Adapted(_) => {
+                Err(Error::Unsupported { op: "linear", what: "an adapter inside a weight".into(), device: "cuda" })
+            }
             // Packed on the CPU: no launch takes its address.
             WeightRef::Frozen(FrozenWeight::Sparse(_)) => {
                 Err(Error::Unsupported { op: "linear", what: "a weight packed for the CPU".into(), device: "cuda" })
