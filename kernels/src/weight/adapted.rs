@@ -143,7 +143,7 @@ impl Kept<'_> {
 pub fn merge(w: &mut [f32], cols: usize, kept: Kept<'_>, (a, b, rank): (&[f32], &[f32], usize), form: Form) {
     /// Rows of a task.
     const ROWS: usize = 16;
-    let rows = if cols == 0 { 0 } else { w.len() / cols };
+    let rows = w.len().checked_div(cols).unwrap_or(0);
     assert!(w.len() == rows * cols && a.len() == rank * cols && b.len() == rows * rank, "W, A and B fit each other");
     w.par_chunks_mut((ROWS * cols).max(1)).enumerate().for_each(|(task, w)| {
         let (first, mut spare) = (task * ROWS, vec![0.0; BLOCK * COLUMNS]);
@@ -238,12 +238,12 @@ fn form_some<const ROWS: usize, const FMA: bool>(
             }
         }
         for row in 0..ROWS {
-            for half in 0..2 {
+            for (half, sums) in sums[row].iter().enumerate() {
                 let first = at + half * LANES;
                 let kept = (masks[row] >> first) as u32;
                 let out = &mut block[row * BLOCK + first..][..LANES];
                 for (lane, out) in out.iter_mut().enumerate() {
-                    let p = sums[row][half].0[lane];
+                    let p = sums.0[lane];
                     let formed = match form {
                         Form::Add { scale } => madd::<FMA>(p, scale, *out),
                         Form::Scale => *out * p,
