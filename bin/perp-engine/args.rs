@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
+use engine::data::Packing;
 use engine::peft::{Method, TrainSet};
 use engine::prune::{Criterion, Pattern, Pruning};
 
@@ -133,8 +134,8 @@ pub struct WindowArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Evaluation")]
 pub struct EvalArgs {
-    /// Evaluation text: .txt files (a document each) and .jsonl files (a document a line, in the field "text").
-    #[arg(long, num_args = 1.., value_name = "FILE")]
+    /// Evaluation text, in the forms that --train takes.
+    #[arg(long, num_args = 1.., value_name = "TEXT")]
     pub eval: Vec<PathBuf>,
     /// Evaluate at most this many windows; 0 for all [default: 0; the demo: 128].
     #[arg(long, value_name = "N")]
@@ -246,9 +247,14 @@ pub struct StepArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Training")]
 pub struct OptimizerArgs {
-    /// Training text: .txt files (a document each) and .jsonl files (a document a line, in the field "text").
-    #[arg(long, num_args = 1.., value_name = "FILE")]
+    /// Training text: .txt files (a document each), .jsonl or .json files (a document a line, in the field "text"), these also
+    /// as .gz or .zst, .parquet files (a document a row, in the column "text"), or quoted patterns such as 'c4/*.json.gz'.
+    #[arg(long, num_args = 1.., value_name = "TEXT")]
     pub train: Vec<PathBuf>,
+    /// How documents fill sequences: pack (end to end, cut into sequences), or pad (each in a sequence of its own, cut off or
+    /// padded; pads have no loss).
+    #[arg(long, value_parser = |s: &str| s.parse::<Packing>(), default_value = "pack", value_name = "HOW")]
+    pub packing: Packing,
     /// Optimizer steps (of each cycle) [default: 1000; the demo: 120].
     #[arg(long, value_parser = positive, value_name = "N")]
     pub steps: Option<usize>,
@@ -279,7 +285,9 @@ impl OptimizerArgs {
     /// Fails where no training text is named.
     pub fn require_train(&self) -> Result<&[PathBuf], Failure> {
         if self.train.is_empty() {
-            return Err(Failure::usage("--train is missing: name .txt or .jsonl files to train on"));
+            return Err(Failure::usage(
+                "--train is missing: name text to train on, such as files of .txt, .jsonl or .parquet",
+            ));
         }
         Ok(&self.train)
     }

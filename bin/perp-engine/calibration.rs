@@ -1,11 +1,10 @@
 //! Pruning that must see a model's inputs: the text it is shown, and how it goes.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use engine::calibrate::{self, Calibration, Progress, sample_windows};
 use engine::checkpoint::Tokenizer;
-use engine::data;
 use engine::model::Model;
 use engine::prune::{self, Criterion, Pruning};
 use kernels::Device;
@@ -16,14 +15,16 @@ use crate::planned::Target;
 use crate::progress::Console;
 use crate::session::{self, Opened};
 use crate::tables;
+use crate::text::Texts;
 
 /// Calibration text.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Pruning")]
 pub struct CalibrationArgs {
-    /// Text that --criterion wanda and sparsegpt show the model: .txt files (a document each) and .jsonl files (a document a
-    /// line, in the field "text"); retrain's demo shows its training text.
-    #[arg(long, num_args = 1.., value_name = "FILE")]
+    /// Text that --criterion wanda and sparsegpt show the model: .txt files (a document each), .jsonl or .json files (a document
+    /// a line, in the field "text"), these also as .gz or .zst, .parquet files (a document a row, in the column "text"), or
+    /// quoted patterns; retrain's demo shows its training text.
+    #[arg(long, num_args = 1.., value_name = "TEXT")]
     pub calibrate: Vec<PathBuf>,
     /// Windows of --seq-len tokens drawn from it. Their activations that do not fit in memory go to a temporary file, in the
     /// folder that TMPDIR names.
@@ -41,7 +42,7 @@ impl CalibrationArgs {
             ))),
             (true, false) => Ok(self.calibrate.clone()),
             (true, true) if default.is_empty() => Err(Failure::usage(format!(
-                "--criterion {criterion} needs calibration text: name .txt or .jsonl files with --calibrate"
+                "--criterion {criterion} needs calibration text: name text with --calibrate, such as files of .txt, .jsonl or .parquet"
             ))),
             (true, true) => Ok(default.to_vec()),
         }
@@ -50,8 +51,8 @@ impl CalibrationArgs {
     /// Draws the windows from `files`, if there are any.
     pub fn read(
         &self,
-        console: &Console,
-        model: &Path,
+        texts: &Texts<'_>,
+        tokenizer: &Tokenizer,
         files: &[PathBuf],
         (batch, seq_len): (usize, usize),
         seed: u64,
@@ -60,14 +61,8 @@ impl CalibrationArgs {
         if files.is_empty() {
             return Ok(None);
         }
-        let tokenizer = Tokenizer::from_folder(model)?;
-        let count = self.calibration_samples;
-        let mut task = console.task("calibrate", count as u64);
-        let documents = data::read_documents(files)?;
-        let windows = sample_windows(documents, &tokenizer, count, seq_len, seed, &mut |drawn| {
-            task.update(drawn as u64, "windows");
-        })?;
-        task.finish(&format!("{count} windows of {seq_len} tokens drawn"));
+        let stream = texts.stream(tokenizer, files, "calibration")?;
+        let windows = sample_windows(&stream, self.calibration_samples, seq_len, seed)?;
         Ok(Some(Calibration { windows, batch, limit: target.limit }))
     }
 }

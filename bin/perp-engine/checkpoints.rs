@@ -13,6 +13,7 @@ use crate::args::positive;
 use crate::error::Failure;
 use crate::progress::Console;
 use crate::report::{Cycle, Perplexities, Seconds};
+use crate::validation::Validated;
 
 /// Checkpoints of the run.
 #[derive(clap::Args, Clone, Debug)]
@@ -48,10 +49,19 @@ pub struct Measured {
     pub pruned: Option<f64>,
     /// Those that are over.
     pub cycles: Vec<Cycle>,
+    /// While it trained, so far.
+    #[serde(default)]
+    pub validation: Vec<Validated>,
     pub seconds: Seconds,
 }
 
 impl Measured {
+    /// Takes in a validation perplexity.
+    pub fn add(&mut self, validated: Validated) {
+        self.seconds.eval += validated.seconds;
+        self.validation.push(validated);
+    }
+
     /// Of the dense model, and of the last cycle that is over.
     pub fn perplexities(&self) -> Perplexities {
         let last = self.cycles.last();

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use engine::checkpoint::{Adapter, Tokenizer};
+use engine::checkpoint::Adapter;
 use engine::{model, peft};
 use serde_json::json;
 
@@ -12,6 +12,7 @@ use crate::progress::Console;
 use crate::report;
 use crate::session::{self, Evaluation};
 use crate::tables;
+use crate::text::{self, TextArgs, Texts};
 
 /// Measure a model's perplexity: exp of the mean over windows of each window's mean next-token loss.
 #[derive(clap::Args, Debug)]
@@ -27,12 +28,16 @@ pub struct Args {
     #[command(flatten)]
     windows: WindowArgs,
     #[command(flatten)]
+    text: TextArgs,
+    #[command(flatten)]
     machine: MachineArgs,
 }
 
 pub fn run(args: &Args) -> Result<(), Failure> {
     if args.eval.eval.is_empty() {
-        return Err(Failure::usage("--eval is missing: name .txt or .jsonl files to evaluate on"));
+        return Err(Failure::usage(
+            "--eval is missing: name text to evaluate on, such as files of .txt, .jsonl or .parquet",
+        ));
     }
     args.machine.report.as_deref().map_or(Ok(()), |path| report::check("--report", path))?;
     let console = Console::new(args.machine.quiet);
@@ -40,14 +45,16 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let opened = session::open(&args.model)?;
     let seq_len = session::sequence_length(args.windows.seq_len, &*opened.architecture)?;
     let adapter = args.adapter.as_ref().map(Adapter::open).transpose()?;
-    let tokenizer = Tokenizer::from_folder(&args.model)?;
-    let tokens = session::evaluation_tokens(&console, &tokenizer, &args.eval.eval, seq_len)?;
+    let texts = Texts::new(&console, &args.text);
+    let eval = texts.files(&args.eval.eval)?;
+    let stream = texts.evaluation_tokens(&text::tokenizer(&args.model)?, &eval, seq_len)?;
+    let tokens = stream.tokens();
     let mut model = session::load(&console, &device, &opened, None, 0)?;
     if let Some(adapter) = &adapter {
         peft::attach(&mut *model, adapter)?;
     }
     let max_windows = args.eval.max_windows(0);
-    let evaluation = Evaluation { console: &console, tokens: &tokens, seq_len, batch: args.windows.batch, max_windows };
+    let evaluation = Evaluation { console: &console, tokens, seq_len, batch: args.windows.batch, max_windows };
     let mut seconds = 0.0;
     let perplexity = evaluation.run("model", &*model, &mut seconds)?;
     let sparsity = model::sparsity(&mut *model)?;

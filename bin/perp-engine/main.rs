@@ -19,6 +19,8 @@ mod run_config;
 mod session;
 mod signals;
 mod tables;
+mod text;
+mod validation;
 
 use std::process::ExitCode;
 
@@ -49,7 +51,7 @@ Exit codes: 0 success, 1 failure, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM.";
 #[derive(Subcommand)]
 enum Command {
     /// Prune a model, retrain a few of its parameters, and measure what that wins back.
-    Retrain(retrain::Args),
+    Retrain(Box<retrain::Args>),
     /// Train a model from scratch from its configuration.
     Pretrain(pretrain::Args),
     /// Prune a model and write it, without retraining.

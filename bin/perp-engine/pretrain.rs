@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use clap::ValueEnum;
 use engine::checkpoint::{BpeSettings, ModelFolder, OutputFolder, Tokenizer, train_bpe};
-use engine::data::{self, TrainSampler};
+use engine::data::{self, TrainSampler, Windows};
 use engine::model::{self, Loader, Model, Source};
 use engine::peft::{self, Method, TrainSet};
 use engine::plan::StepShape;
@@ -21,6 +21,7 @@ use crate::progress::Console;
 use crate::report::{self, PeakBytes, Perplexities, Report, Seconds, SparsityReport, Step, Trainable};
 use crate::session::{self, Evaluation};
 use crate::tables;
+use crate::text::{TextArgs, Texts};
 
 /// The element type of the weights that are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -46,6 +47,8 @@ pub struct Args {
     step: StepArgs,
     #[command(flatten)]
     eval: EvalArgs,
+    #[command(flatten)]
+    text: TextArgs,
     /// Write the model to this new folder.
     #[arg(long, value_name = "DIR", help_heading = "Machine and output")]
     out: PathBuf,
@@ -61,9 +64,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     args.machine.report.as_deref().map_or(Ok(()), |path| report::check("--report", path))?;
     let train = args.optimizer.require_train()?;
     let console = Console::new(args.machine.quiet);
+    let texts = Texts::new(&console, &args.text);
+    let (train, eval) = (texts.files(train)?, texts.files(&args.eval.eval)?);
     let device = session::device(&console, &args.machine)?;
     let mut config = ModelFolder::read_config(&args.model)?;
-    let tokenizer = tokenizer(args, &mut config, &console)?;
+    let tokenizer = tokenizer(args, &train, &mut config, &console)?;
     let architecture =
         models::from_config(&config).map_err(|e| Failure::failed(format!("{}: {e}", args.model.display())))?;
     let shape = StepShape {
@@ -84,11 +89,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         offload: 0,
     };
     let plan = planned.fit(args.step.saving, Target::of(&device, args.step.memory_budget)?)?;
-    let stream = session::training_stream(&console, &tokenizer, train)?;
-    let windows = stream.window_count(shape.seq_len)?;
-    let eval_tokens = match args.eval.eval.as_slice() {
+    let stream = texts.stream(&tokenizer, &train, "training")?;
+    let windows = Windows::new(stream, args.optimizer.packing, shape.seq_len)?;
+    let eval_tokens = match eval.as_slice() {
         [] => None,
-        files => Some(session::evaluation_tokens(&console, &tokenizer, files, shape.seq_len)?),
+        _ => Some(texts.evaluation_tokens(&tokenizer, &eval, shape.seq_len)?),
     };
 
     let seed = args.optimizer.seed;
@@ -123,16 +128,17 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         let rate = record.tokens as f64 / record.seconds;
         task.update(record.step as u64, &format!("loss {smooth:.3} lr {:.1e} {rate:.0} tok/s", record.lr));
     };
-    let mut sampler = TrainSampler::new(windows, seed)?;
-    let records = retrain::train(&*model, params, &stream, &mut sampler, shape.seq_len, &training, &mut on_step)?;
+    let mut sampler = TrainSampler::new(windows.count(), seed)?;
+    let records = retrain::train(&*model, params, &windows, &mut sampler, &training, &mut on_step)?;
     task.finish(&format!("{} steps, loss {smooth:.3}", training.steps));
     let peak = device.memory().peak();
     let mut seconds = Seconds { retrain: start.elapsed().as_secs_f64(), ..Seconds::default() };
     device.trim();
     let perplexity = match &eval_tokens {
         None => None,
-        Some(tokens) => {
+        Some(stream) => {
             let max_windows = args.eval.max_windows(0);
+            let tokens = stream.tokens();
             let evaluation =
                 Evaluation { console: &console, tokens, seq_len: shape.seq_len, batch: shape.batch, max_windows };
             Some(evaluation.run("pretrained", &*model, &mut seconds.eval)?)
@@ -152,13 +158,14 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             pattern: None,
             seed,
             perplexity: Perplexities { dense: perplexity, ..Perplexities::default() },
-            eval_windows: eval_tokens.as_ref().map(|tokens| tokens.len() / shape.seq_len),
+            eval_windows: eval_tokens.as_ref().map(|tokens| tokens.tokens().len() / shape.seq_len),
             sparsity: SparsityReport { weights: 0.0, with_adapters: 0.0 },
             trainable: Trainable { count: counts.trainable, percent: counts.trainable_percent() },
             tokens_per_second: rate,
             seconds,
             peak_bytes: PeakBytes::of(&peak),
             cycles: Vec::new(),
+            validation: Vec::new(),
             steps: records.iter().map(|record| Step::of(record, 1)).collect(),
             config: configuration(args, shape, &training),
         };
@@ -178,6 +185,7 @@ fn configuration(args: &Args, shape: StepShape, training: &Config) -> Value {
         "model": args.model,
         "train": args.optimizer.train,
         "eval": args.eval.eval,
+        "packing": args.optimizer.packing.to_string(),
         "steps": training.steps,
         "batch": shape.batch,
         "accumulate": shape.accumulate,
@@ -193,7 +201,7 @@ fn configuration(args: &Args, shape: StepShape, training: &Config) -> Value {
 }
 
 /// The folder's tokenizer, or one trained on the training text; the configuration's vocabulary then is the tokenizer's.
-fn tokenizer(args: &Args, config: &mut Value, console: &Console) -> Result<Tokenizer, Failure> {
+fn tokenizer(args: &Args, train: &[PathBuf], config: &mut Value, console: &Console) -> Result<Tokenizer, Failure> {
     let has = |file: &str| args.model.join(file).is_file();
     if has("tokenizer.json") || has("vocab.json") {
         return Ok(Tokenizer::from_folder(&args.model)?);
@@ -203,9 +211,6 @@ fn tokenizer(args: &Args, config: &mut Value, console: &Console) -> Result<Token
         return Err(Failure::usage("--vocab-size is missing: the configuration has no vocab_size"));
     };
     let task = console.task("tokenizer", 1);
-    let texts = data::read_documents(&args.optimizer.train)?
-        .map(|document| document.map(|document| document.text))
-        .collect::<Result<Vec<_>, _>>()?;
     let end = "</s>".to_string();
     let settings = BpeSettings {
         vocab_size,
@@ -214,7 +219,15 @@ fn tokenizer(args: &Args, config: &mut Value, console: &Console) -> Result<Token
         eos: Some(end),
         pad: None,
     };
-    let tokenizer = train_bpe(texts.into_iter(), &settings)?;
+    // Words are counted as documents come; an error ends them, and is told below.
+    let mut failed = None;
+    let documents = data::read_documents(train)?;
+    let texts = documents.map_while(|document| document.map_err(|error| failed = Some(error)).ok());
+    let trained = train_bpe(texts.map(|document| document.text), &settings);
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
+    let tokenizer = trained?;
     task.finish(&format!("{} tokens", tokenizer.vocab_size()));
     for (field, value) in [("vocab_size", tokenizer.vocab_size()), ("bos_token_id", 0), ("eos_token_id", 0)] {
         config[field] = json!(value);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use engine::checkpoint::{OutputFolder, Tokenizer};
+use engine::checkpoint::OutputFolder;
 use engine::model;
 use serde_json::json;
 
@@ -15,6 +15,7 @@ use crate::progress::Console;
 use crate::report;
 use crate::session::{self, Evaluation};
 use crate::tables;
+use crate::text::{self, TextArgs, Texts};
 
 /// Prune a model and write it, without retraining.
 #[derive(clap::Args, Debug)]
@@ -33,6 +34,8 @@ pub struct Args {
     eval: EvalArgs,
     #[command(flatten)]
     windows: WindowArgs,
+    #[command(flatten)]
+    text: TextArgs,
     /// The most memory that calibration may plan for, such as 8GiB or 500MB [default: what the machine has left].
     #[arg(long, value_parser = bytes, value_name = "SIZE", help_heading = "Pruning")]
     memory_budget: Option<u64>,
@@ -58,16 +61,20 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let pattern = args.pruning.pattern();
     session::check_pattern(&*opened.architecture, pattern)?;
     let seq_len = session::sequence_length(args.windows.seq_len, &*opened.architecture)?;
-    let eval_tokens = match args.eval.eval.as_slice() {
+    let texts = Texts::new(&console, &args.text);
+    let eval = texts.files(&args.eval.eval)?;
+    let files = texts.files(&files)?;
+    let tokenizer = || text::tokenizer(&args.model);
+    let eval_tokens = match eval.as_slice() {
         [] => None,
-        files => {
-            let tokenizer = Tokenizer::from_folder(&args.model)?;
-            Some(session::evaluation_tokens(&console, &tokenizer, files, seq_len)?)
-        }
+        _ => Some(texts.evaluation_tokens(&tokenizer()?, &eval, seq_len)?),
     };
     let shape = (args.windows.batch, seq_len);
     let target = Target::of(&device, args.memory_budget)?;
-    let calibration = args.calibration.read(&console, &args.model, &files, shape, args.seed, target)?;
+    let calibration = match files.as_slice() {
+        [] => None,
+        files => args.calibration.read(&texts, &tokenizer()?, files, shape, args.seed, target)?,
+    };
     let start = Instant::now();
     let pruning = args.pruning.pruning(args.seed);
     let (mut model, layer_errors) = load_pruned(&console, &device, &opened, &pruning, calibration.as_ref(), 0)?;
@@ -76,8 +83,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let mut eval_seconds = 0.0;
     let perplexity = match &eval_tokens {
         None => None,
-        Some(tokens) => {
+        Some(stream) => {
             let max_windows = args.eval.max_windows(0);
+            let tokens = stream.tokens();
             let evaluation = Evaluation { console: &console, tokens, seq_len, batch: args.windows.batch, max_windows };
             Some(evaluation.run("pruned", &*model, &mut eval_seconds)?)
         }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::Failure;
+use crate::validation::Validated;
 
 /// Perplexities; null where nothing was evaluated.
 #[derive(Debug, Default, Serialize)]
@@ -104,6 +105,8 @@ pub struct Report {
     pub seconds: Seconds,
     pub peak_bytes: PeakBytes,
     pub cycles: Vec<Cycle>,
+    /// Perplexities of the validation sequences while it trained.
+    pub validation: Vec<Validated>,
     pub steps: Vec<Step>,
     pub config: Value,
 }

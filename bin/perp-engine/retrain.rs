@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use engine::calibrate::Calibration;
 use engine::checkpoint::OutputFolder;
-use engine::data::TokenStream;
+use engine::data::{TokenStream, Windows};
 use engine::peft::TrainSet;
 use engine::plan::StepShape;
 use engine::prune::Pattern;
@@ -24,6 +24,8 @@ use crate::progress::Console;
 use crate::report;
 use crate::session::Opened;
 use crate::signals::Signals;
+use crate::text::TextArgs;
+use crate::validation::{Validation, ValidationArgs};
 
 /// Prune a model, retrain a few of its parameters, and measure what that wins back. Without --model this is the demo: a
 /// small OPT trained on Jane Austen's novels.
@@ -48,6 +50,10 @@ pub struct Args {
     #[command(flatten)]
     eval: EvalArgs,
     #[command(flatten)]
+    validation: ValidationArgs,
+    #[command(flatten)]
+    text: TextArgs,
+    #[command(flatten)]
     checkpoints: CheckpointArgs,
     /// Write the retrained model (and its LoRA adapter, in the subfolder adapter) to this new folder.
     #[arg(long, value_name = "DIR", help_heading = "Machine and output")]
@@ -69,11 +75,14 @@ struct Run<'a> {
     config: Config,
     /// Layers whose weights stay in the host's memory.
     offload: usize,
-    stream: TokenStream,
+    train: Vec<PathBuf>,
+    windows: Windows,
     calibrate: Vec<PathBuf>,
     calibration: Option<Calibration>,
-    eval_tokens: Option<Vec<u32>>,
+    eval: Vec<PathBuf>,
+    eval_tokens: Option<TokenStream>,
     eval_windows: Option<usize>,
+    validation: Option<Validation>,
 }
 
 pub fn run(args: &Args) -> Result<(), Failure> {

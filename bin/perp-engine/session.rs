@@ -3,8 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use engine::checkpoint::{ModelFolder, Tokenizer};
-use engine::data::{self, TokenStream};
+use engine::checkpoint::ModelFolder;
 use engine::evaluate;
 use engine::model::{Loader, Model, Module, Offload, Source};
 use engine::prune::{Pattern, Pruning, prune_linear};
@@ -123,33 +122,6 @@ pub fn sequence_length(asked: Option<usize>, architecture: &dyn Architecture) ->
         Some(length) => Ok(length),
         None => Ok(context),
     }
-}
-
-/// Tokenises training text.
-pub fn training_stream(console: &Console, tokenizer: &Tokenizer, files: &[PathBuf]) -> Result<TokenStream, Failure> {
-    let documents = data::read_documents(files)?;
-    let task = std::sync::Mutex::new(console.task("tokenise", documents.total_bytes()));
-    let stream = TokenStream::build(documents, tokenizer, |progress| {
-        let message = format!("{} tokens", progress.tokens);
-        task.lock().expect("no panic while locked").update(progress.file_bytes, &message);
-    })?;
-    let message = format!("{} training tokens", tables::count(stream.tokens.len()));
-    task.into_inner().expect("no panic while locked").finish(&message);
-    Ok(stream)
-}
-
-/// Tokenises evaluation text; fails where it is shorter than one window.
-pub fn evaluation_tokens(
-    console: &Console,
-    tokenizer: &Tokenizer,
-    files: &[PathBuf],
-    seq_len: usize,
-) -> Result<Vec<u32>, Failure> {
-    let task = console.task("tokenise", 1);
-    let tokens = data::evaluation_tokens(data::read_documents(files)?, tokenizer)?;
-    let _fits = data::windows(&tokens, seq_len)?;
-    task.finish(&format!("{} evaluation tokens", tables::count(tokens.len())));
-    Ok(tokens)
 }
 
 /// The GPU's name, for reports.

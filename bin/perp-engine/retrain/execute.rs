@@ -46,7 +46,7 @@ impl Run<'_> {
             counts: Counts::default(),
             sparsity: Sparsity { weights: 0.0, with_adapters: 0.0 },
         };
-        let mut sampler = TrainSampler::new(self.stream.window_count(self.shape.seq_len)?, self.args.optimizer.seed)?;
+        let mut sampler = TrainSampler::new(self.windows.count(), self.args.optimizer.seed)?;
         for cycle in 1..=cycles {
             if cycle > 1 {
                 let start = Instant::now();
@@ -112,18 +112,21 @@ impl Run<'_> {
             measured.pruned = self.evaluate("pruned", model, &mut measured.seconds)?;
         }
         let params = peft::apply(model, &self.set, self.args.optimizer.seed)?;
+        if let Some(validation) = self.validation.as_ref().filter(|_| resumed.is_none()) {
+            let validated = validation.measure(model, self.shape.batch, cycle, 0)?;
+            self.console.say(&format!("{:>10} {validated}", "validate"));
+            measured.add(validated);
+        }
         self.device.trim();
         self.device.memory().reset_peak();
         let start = Instant::now();
         let mut trainer = Trainer::new(model, params, self.config.clone())?;
-        let (stream, seq_len) = (&self.stream, self.shape.seq_len);
         let mut task = self.console.task("retrain", self.config.steps as u64);
         match (resumed, keeper.as_mut()) {
             (Some(Resumed { checkpoint, state, .. }), _) => {
                 task.begin_at(state.step as u64);
                 trainer.restore(&checkpoint, &state)?;
-                *sampler =
-                    TrainSampler::resume(stream.window_count(seq_len)?, self.args.optimizer.seed, state.sampler)?;
+                *sampler = TrainSampler::resume(self.windows.count(), self.args.optimizer.seed, state.sampler)?;
             }
             // A later cycle begins with the checkpoint that ended the one before.
             (None, Some(keeper)) if cycle == 1 => {
@@ -132,14 +135,23 @@ impl Run<'_> {
             _ => {}
         }
         let mut last = String::new();
+        let mut validated = measured.validation.last().map_or(String::new(), |last| format!(" {last}"));
         let before = measured.seconds.retrain;
+        let mut validating = 0.0;
+        let model: &dyn Model = model;
         let mut on_step = |trainer: &Trainer, sampler: &TrainSampler, record: StepRecord| {
             let rate = record.tokens as f64 / record.seconds;
-            last = format!("loss {:.3} lr {:.1e} {rate:.0} tok/s", record.loss, record.lr);
-            task.update(record.step as u64, &last);
             let step = record.step;
+            if let Some(validation) = self.validation.as_ref().filter(|all| all.is_due(step, self.config.steps)) {
+                let new = validation.measure(model, self.shape.batch, cycle, step)?;
+                validated = format!(" {new}");
+                validating += new.seconds;
+                measured.add(new);
+            }
+            last = format!("loss {:.3} lr {:.1e} {rate:.0} tok/s{validated}", record.loss, record.lr);
+            task.update(step as u64, &last);
             records.push((cycle, record));
-            measured.seconds.retrain = before + start.elapsed().as_secs_f64();
+            measured.seconds.retrain = before + start.elapsed().as_secs_f64() - validating;
             let stop = self.signals.received().is_some();
             if let Some(keeper) = &mut keeper {
                 let standing = Standing { cycle, step, sampler: sampler.position(), records, measured };
@@ -147,7 +159,7 @@ impl Run<'_> {
             }
             Ok(if stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         };
-        let ended = self.signals.deferred(|| trainer.run(model, stream, sampler, seq_len, &mut on_step));
+        let ended = self.signals.deferred(|| trainer.run(model, &self.windows, sampler, &mut on_step));
         let last_good = keeper.as_ref().and_then(|keeper| keeper.last());
         ended.map_err(|error| match last_good {
             Some(path) if error.is_divergence() => {
@@ -199,10 +211,10 @@ impl Run<'_> {
     }
 
     fn evaluate(&self, name: &str, model: &dyn Model, seconds: &mut Seconds) -> Result<Option<f64>, Failure> {
-        let Some(tokens) = &self.eval_tokens else { return Ok(None) };
+        let Some(stream) = &self.eval_tokens else { return Ok(None) };
         let evaluation = Evaluation {
             console: &self.console,
-            tokens,
+            tokens: stream.tokens(),
             seq_len: self.shape.seq_len,
             batch: self.shape.batch,
             max_windows: self.eval_windows,

@@ -1,6 +1,6 @@
 //! What is told of a run: its configuration, its report, its summary.
 
-use engine::data;
+use engine::data::{self, TokenStream};
 use engine::model::{Counts, Sparsity};
 use engine::retrain::StepRecord;
 use kernels::device::MemoryReport;
@@ -9,8 +9,9 @@ use serde_json::{Map, Value, json};
 use super::{Args, Run};
 use crate::checkpoints::Measured;
 use crate::report::{self, PeakBytes, Report, SparsityReport, Step, Trainable};
-use crate::session::{self, demo};
+use crate::session;
 use crate::tables;
+use crate::validation::Validation;
 
 /// What a run measured.
 pub struct Outcome {
@@ -26,12 +27,11 @@ impl Run<'_> {
         let Args { pruning, method, optimizer, .. } = self.args;
         json!({
             "model": self.opened.path,
-            "train": if optimizer.train.is_empty() { demo::train().unwrap_or_default() } else { optimizer.train.clone() },
-            "eval": if self.args.eval.eval.is_empty() && self.args.model.is_none() {
-                demo::eval().unwrap_or_default()
-            } else {
-                self.args.eval.eval.clone()
-            },
+            "train": self.train,
+            "eval": self.eval,
+            "packing": optimizer.packing.to_string(),
+            "eval_every": self.args.validation.eval_every,
+            "validation_windows": self.validation.as_ref().map(Validation::sequences),
             "criterion": pruning.criterion.name(),
             "pattern": self.pattern.to_string(),
             "calibrate": self.calibrate,
@@ -63,10 +63,11 @@ impl Run<'_> {
         for place in ["model", "train", "eval", "calibrate", "recomputed_layers", "offloaded_layers", "threads"] {
             identity.shift_remove(place);
         }
-        let evaluated = self.eval_tokens.as_deref().map(data::hash);
+        let evaluated = self.eval_tokens.as_ref().map(TokenStream::hash);
         identity.insert("evaluation text".into(), json!(evaluated));
         identity.insert("evaluation windows".into(), json!(self.eval_windows));
-        identity.insert("training text".into(), json!(data::hash(&self.stream.tokens)));
+        identity.insert("training text".into(), json!(self.windows.stream().hash()));
+        identity.insert("validation text".into(), json!(self.validation.as_ref().map(Validation::hash)));
         let calibration = self.calibration.as_ref().map(|calibration| data::hash(&calibration.windows.concat()));
         identity.insert("calibration windows".into(), json!(calibration));
         identity.insert("base model".into(), json!(self.opened.folder.hash()));
@@ -75,7 +76,7 @@ impl Run<'_> {
 
     pub fn report(&self, outcome: &Outcome) -> Report {
         let records: Vec<StepRecord> = outcome.records.iter().map(|(_, record)| *record).collect();
-        let windows = self.eval_tokens.as_ref().map(|tokens| tokens.len() / self.shape.seq_len);
+        let windows = self.eval_tokens.as_ref().map(|tokens| tokens.tokens().len() / self.shape.seq_len);
         let Outcome { measured, counts, sparsity, .. } = outcome;
         Report {
             version: env!("CARGO_PKG_VERSION"),
@@ -94,6 +95,7 @@ impl Run<'_> {
             seconds: measured.seconds,
             peak_bytes: PeakBytes::of(&outcome.peak),
             cycles: measured.cycles.clone(),
+            validation: measured.validation.clone(),
             steps: outcome.records.iter().map(|(cycle, record)| Step::of(record, *cycle)).collect(),
             config: self.configuration(),
         }

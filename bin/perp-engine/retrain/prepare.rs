@@ -1,6 +1,6 @@
 //! From flags to a run: files opened, the step planned, text tokenised, before a weight is touched.
 
-use engine::checkpoint::Tokenizer;
+use engine::data::Windows;
 use engine::plan::StepShape;
 use engine::prune::Pattern;
 use engine::retrain::Config;
@@ -12,6 +12,8 @@ use crate::progress::Console;
 use crate::session::{self, demo};
 use crate::signals::Signals;
 use crate::tables;
+use crate::text::{self, Texts};
+use crate::validation::Validation;
 
 /// What stands for flags that were not given.
 struct Defaults {
@@ -42,6 +44,17 @@ pub(super) fn prepare(args: &Args) -> Result<Run<'_>, Failure> {
         (files, _) => files.clone(),
     };
     let calibrate = args.calibration.files(args.pruning.criterion, if is_demo { &train } else { &[] })?;
+    let texts = Texts::new(&console, &args.text);
+    let (train, eval) = (texts.files(&train)?, texts.files(&eval)?);
+    let calibrate = texts.files(&calibrate)?;
+    let validation = match (args.validation.validation.as_slice(), args.validation.eval_every) {
+        (_, None) => None,
+        ([], Some(_)) if eval.is_empty() => {
+            return Err(Failure::usage("--eval-every needs text to validate on: name it with --validation or --eval"));
+        }
+        ([], Some(_)) => Some(eval.clone()),
+        (named, Some(_)) => Some(texts.files(named)?),
+    };
     let opened = session::open(&model_path)?;
     let set = args.method.train_set();
     let pattern = args.pruning.pattern();
@@ -85,18 +98,23 @@ pub(super) fn prepare(args: &Args) -> Result<Run<'_>, Failure> {
         tables::bytes(plan.needed()),
         planned.measures(&plan),
     ));
-    let tokenizer = Tokenizer::from_folder(&model_path)?;
-    let stream = session::training_stream(&console, &tokenizer, &train)?;
-    stream.window_count(shape.seq_len)?;
-    let calibration = {
-        let (batch, seed) = ((shape.batch, shape.seq_len), args.optimizer.seed);
-        args.calibration.read(&console, &model_path, &calibrate, batch, seed, target)?
-    };
+    let tokenizer = text::tokenizer(&model_path)?;
+    let (packing, seed) = (args.optimizer.packing, args.optimizer.seed);
+    let windows = Windows::new(texts.stream(&tokenizer, &train, "training")?, packing, shape.seq_len)?;
+    let batch = (shape.batch, shape.seq_len);
+    let calibration = args.calibration.read(&texts, &tokenizer, &calibrate, batch, seed, target)?;
     let eval_tokens = if eval.is_empty() {
         console.say("no --eval: perplexities are not measured");
         None
     } else {
-        Some(session::evaluation_tokens(&console, &tokenizer, &eval, shape.seq_len)?)
+        Some(texts.evaluation_tokens(&tokenizer, &eval, shape.seq_len)?)
+    };
+    let validation = match validation {
+        None => None,
+        Some(files) => {
+            let stream = texts.stream(&tokenizer, &files, "validation")?;
+            Some(Validation::new(&args.validation, stream, packing, shape.seq_len, seed)?)
+        }
     };
     let config = Config {
         steps: args.optimizer.steps.unwrap_or(defaults.steps),
@@ -121,10 +139,13 @@ pub(super) fn prepare(args: &Args) -> Result<Run<'_>, Failure> {
         shape,
         config,
         offload,
-        stream,
+        train,
+        windows,
         calibrate,
         calibration,
+        eval,
         eval_tokens,
         eval_windows,
+        validation,
     })
 }

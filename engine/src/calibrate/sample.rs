@@ -1,70 +1,48 @@
-//! Calibration windows out of documents, as Wanda, SparseGPT and GPTQ take them from C4: a document at random, drawn again while
-//! it is shorter than a window, and of its tokens a window at a random place.
-
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+//! Calibration windows out of a text, as Wanda, SparseGPT and GPTQ take them from C4: a document of those that are long enough
+//! at random, and of its tokens a window at a random place.
 
 use rand::Rng;
 
-use crate::checkpoint::Tokenizer;
-use crate::data::{Document, Error, Result, encode};
+use crate::data::{Error, Result, TokenStream};
 use crate::model::named_rng;
 
-/// Special tokens that a tokenizer may add to a document.
-const SPECIAL_TOKENS: usize = 4;
-
 /// `count` windows of `length` tokens, each within one document; documents and places are drawn uniformly, with replacement,
-/// from the seed. `progress` hears of windows drawn. Only documents that are drawn are tokenised.
+/// from the seed.
 ///
 /// # Errors
-/// The documents' own errors; [`Error::NoWindow`] where every document is shorter than a window; [`Error::WindowLength`];
-/// [`Error::Tokenizer`].
-pub fn sample_windows(
-    documents: impl IntoIterator<Item = Result<Document>>,
-    tokenizer: &Tokenizer,
-    count: usize,
-    length: usize,
-    seed: u64,
-    progress: &mut dyn FnMut(usize),
-) -> Result<Vec<Vec<u32>>> {
+/// [`Error::NoWindow`] where every document is shorter than a window; [`Error::WindowLength`].
+pub fn sample_windows(stream: &TokenStream, count: usize, length: usize, seed: u64) -> Result<Vec<Vec<u32>>> {
     if length < 2 {
         return Err(Error::WindowLength(length));
     }
-    // A token takes at least a byte, so most short documents are told without a tokenizer, and are not kept.
-    let mut all = 0;
-    let mut candidates: Vec<Document> = Vec::new();
-    for document in documents {
-        let document = document?;
-        all += 1;
-        if document.text.len() + SPECIAL_TOKENS >= length {
-            candidates.push(document);
-        }
+    let lengths = || (0..stream.documents()).map(|index| stream.document(index).len());
+    let open = lengths().filter(|tokens| *tokens >= length).count();
+    if open == 0 {
+        let longest = lengths().max().unwrap_or(0);
+        return Err(Error::NoWindow { window: length, documents: stream.documents(), longest });
     }
     let mut rng = named_rng(seed, "calibration");
     // The high half of a 128-bit product: uniform up to a bias of n/2⁶⁴.
     let mut below = |n: usize| ((u128::from(rng.next_u64()) * n as u128) >> 64) as usize;
-    let mut open: Vec<usize> = (0..candidates.len()).collect();
-    let mut tokens: HashMap<usize, Vec<u32>> = HashMap::new();
-    let mut longest = 0;
-    let mut windows = Vec::with_capacity(count);
-    while windows.len() < count {
-        if open.is_empty() {
-            return Err(Error::NoWindow { window: length, documents: all, longest });
+    // Which of the open documents, in the order of drawing; then one pass finds them all.
+    let ranks: Vec<usize> = (0..count).map(|_| below(open)).collect();
+    let mut order: Vec<usize> = (0..count).collect();
+    order.sort_by_key(|draw| ranks[*draw]);
+    let mut documents = vec![0; count];
+    let mut rank = 0;
+    let mut wanted = order.into_iter().peekable();
+    for (index, tokens) in lengths().enumerate() {
+        if tokens >= length {
+            while let Some(draw) = wanted.next_if(|draw| ranks[*draw] == rank) {
+                documents[draw] = index;
+            }
+            rank += 1;
         }
-        let place = below(open.len());
-        let index = open[place];
-        let ids = match tokens.entry(index) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(encode(tokenizer, &candidates[index])?),
-        };
-        if ids.len() < length {
-            longest = longest.max(ids.len());
-            open.swap_remove(place);
-            continue;
-        }
-        let first = below(ids.len() - length + 1);
-        windows.push(ids[first..first + length].to_vec());
-        progress(windows.len());
     }
-    Ok(windows)
+    let windows = documents.into_iter().map(|index| {
+        let tokens = stream.document(index);
+        let first = below(tokens.len() - length + 1);
+        tokens[first..first + length].to_vec()
+    });
+    Ok(windows.collect())
 }

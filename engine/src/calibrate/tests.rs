@@ -5,7 +5,7 @@ use kernels::{Category, DType, Device};
 use super::collect::Sums;
 use super::*;
 use crate::checkpoint::{BpeSettings, Tokenizer, train_bpe};
-use crate::data::{self, Document};
+use crate::data::{self, Document, TokenStream};
 use crate::model::{Linear, Weight};
 
 fn tokenizer() -> Tokenizer {
@@ -19,7 +19,7 @@ fn documents(texts: &[&str]) -> Vec<data::Result<Document>> {
 }
 
 fn sample(texts: &[&str], count: usize, length: usize, seed: u64) -> data::Result<Vec<Vec<u32>>> {
-    sample_windows(documents(texts), &tokenizer(), count, length, seed, &mut |_| {})
+    sample_windows(&TokenStream::build(documents(texts), &tokenizer(), |_| ())?, count, length, seed)
 }
 
 #[test]

@@ -11,7 +11,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No file was named.
-    #[error("no text was given; name one or more .txt or .jsonl files")]
+    #[error("no text was given; name one or more files of text (.txt, .jsonl, .parquet)")]
     NoFiles,
     /// The system refused to read.
     #[error("cannot read {}: {source}", path.display())]
@@ -22,10 +22,52 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A file of a kind that is not supported.
-    #[error("{}: not a supported kind of text; .txt (one document) and .jsonl (a document a line) are", path.display())]
+    #[error(
+        "{}: not a supported kind of text; .txt (one document), .jsonl and .json (a document a line), each also with .gz or .zst, \
+         and .parquet (a document a row) are",
+        path.display()
+    )]
     Extension {
         /// The file.
         path: PathBuf,
+    },
+    /// A folder where a file must be.
+    #[error("{}: is a folder, not a regular file; name its files, such as '{}/*.jsonl'", path.display(), path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A pattern without a file.
+    #[error("{pattern}: {reason}")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A compressed or Parquet file that cannot be unpacked, or holds something else.
+    #[error("{}: {reason}; get or make the file anew", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A Parquet file of other columns or rows.
+    #[error("{}: {reason}", path.display())]
+    Rows {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and in which row where it is in one.
+        reason: String,
+    },
+    /// A document too long to be held.
+    #[error("{document}: the text is longer than {} MiB; divide it into documents, such as lines of a .jsonl file", limit >> 20)]
+    TooLong {
+        /// Its file.
+        document: String,
+        /// The most bytes, unpacked.
+        limit: usize,
     },
     /// A file without any text.
     #[error("{}: the file holds no text", path.display())]
@@ -59,6 +101,29 @@ pub enum Error {
         /// The tokenizer's error.
         cause: checkpoint::Error,
     },
+    /// Evaluation text too long to be tokenised as one.
+    #[error(
+        "{document}: with it the evaluation text, which is tokenised as one, is longer than {} MiB; evaluate on fewer files",
+        limit >> 20
+    )]
+    Joined {
+        /// The first document that is too much.
+        document: String,
+        /// The most bytes.
+        limit: usize,
+    },
+    /// A file that changed between its hash and its tokens.
+    #[error("{}: changed while it was read; run again when nobody writes it", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// No room for the tokens.
+    #[error(
+        "cannot write the tokens: {0}; free space, or name another folder for them: --token-cache DIR, or --token-cache off and \
+         TMPDIR"
+    )]
+    Tokens(std::io::Error),
     /// A text shorter than one window.
     #[error("the text has {tokens} tokens, but one window takes {window}: give more text or a shorter sequence length")]
     TooShort {

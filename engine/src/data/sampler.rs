@@ -5,6 +5,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
+use crate::model::named_rng;
 
 /// Where a sampler stands: all that is needed to go on from there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +64,20 @@ impl TrainSampler {
         }
         window
     }
+}
+
+/// `count` different windows of 0 .. `windows`, or all where there are no more, ascending; drawn uniformly from the seed.
+pub fn sample(windows: usize, count: usize, seed: u64) -> Vec<usize> {
+    let mut rng = named_rng(seed, "validation");
+    // Floyd's algorithm: each j of the last `count` brings itself where what is drawn below it is there already.
+    let mut drawn = std::collections::BTreeSet::new();
+    for j in windows.saturating_sub(count)..windows {
+        let below = ((u128::from(rng.next_u64()) * (j as u128 + 1)) >> 64) as usize;
+        if !drawn.insert(below) {
+            drawn.insert(j);
+        }
+    }
+    drawn.into_iter().collect()
 }
 
 /// A uniform permutation of 0 .. `n` (Fisher–Yates). The generator and the draws are fixed here, so that a seed means

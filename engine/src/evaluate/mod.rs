@@ -1,12 +1,12 @@
 //! Perplexity.
 //!
 //! The tokens are cut into ⌊tokens/L⌋ windows of L, the tail dropped; the perplexity is exp of the mean over windows of
-//! each window's mean next-token loss over its L−1 predictions.
+//! each window's mean next-token loss over its L−1 predictions. [`validation`] is the same over chosen sequences of a text.
 
 use kernels::ops::head_loss::IGNORED;
 
 use crate::autograd::{Tape, head_loss_values};
-use crate::data;
+use crate::data::{self, Windows};
 use crate::error::Result;
 use crate::model::{self, Model, TokenBatch};
 
@@ -44,6 +44,19 @@ pub fn perplexity(
     Ok(Perplexity { value: (total / windows as f64).exp(), windows })
 }
 
+/// The perplexity of the sequences `chosen` of `windows`, `batch` at a time: exp of the mean of their mean losses.
+///
+/// # Errors
+/// A token outside the vocabulary, or no memory.
+pub fn validation(model: &dyn Model, windows: &Windows, chosen: &[usize], batch: usize) -> Result<Perplexity> {
+    let mut total = 0.0;
+    for chosen in chosen.chunks(batch) {
+        let sequences: Vec<&[u32]> = chosen.iter().map(|index| windows.tokens(*index)).collect();
+        total += window_losses(model, TokenBatch::padded(&sequences))?.iter().sum::<f64>();
+    }
+    Ok(Perplexity { value: (total / chosen.len() as f64).exp(), windows: chosen.len() })
+}
+
 /// The mean next-token loss of each sequence of a batch.
 fn window_losses(model: &dyn Model, batch: TokenBatch) -> Result<Vec<f64>> {
     let device = model::device_of(model);
@@ -51,12 +64,9 @@ fn window_losses(model: &dyn Model, batch: TokenBatch) -> Result<Vec<f64>> {
     let hidden = model.forward(&mut tape, &batch)?;
     let targets = batch.targets();
     let losses = head_loss_values(model.head(), hidden.tensor(), &targets)?.read()?;
-    Ok(losses
-        .chunks(batch.seq_len())
-        .zip(targets.chunks(batch.seq_len()))
-        .map(|(losses, targets)| {
-            let counted = losses.iter().zip(targets).filter(|(_, target)| **target != IGNORED);
-            counted.map(|(loss, _)| f64::from(*loss)).sum::<f64>() / (batch.seq_len() - 1) as f64
-        })
-        .collect())
+    let mean = |(losses, targets): (&[f32], &[u32])| {
+        let counted = || losses.iter().zip(targets).filter(|(_, target)| **target != IGNORED);
+        counted().map(|(loss, _)| f64::from(*loss)).sum::<f64>() / counted().count() as f64
+    };
+    Ok(losses.chunks(batch.seq_len()).zip(targets.chunks(batch.seq_len())).map(mean).collect())
 }

@@ -25,12 +25,17 @@ use crate::autograd::{Tape, Var};
 use crate::error::Result;
 use crate::tensor::Param;
 
-/// Token sequences of one length: `tokens[b·seq_len + t]`.
+/// Token sequences, padded on the right to one length: `tokens[b·seq_len + t]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenBatch {
     tokens: Arc<[u32]>,
     seq_len: usize,
+    /// Of each sequence, without its pads.
+    lengths: Arc<[usize]>,
 }
+
+/// What stands in a pad. Attention is causal, so no token before it sees it, and it has no loss: any id of the vocabulary would do.
+const PAD: u32 = 0;
 
 impl TokenBatch {
     /// Whole sequences of `seq_len` tokens, one after the other.
@@ -39,15 +44,29 @@ impl TokenBatch {
     /// If the tokens are not whole sequences.
     pub fn new(tokens: Vec<u32>, seq_len: usize) -> TokenBatch {
         assert!(seq_len > 0 && tokens.len().is_multiple_of(seq_len), "a batch is whole sequences");
-        TokenBatch { tokens: tokens.into(), seq_len }
+        let lengths = vec![seq_len; tokens.len() / seq_len].into();
+        TokenBatch { tokens: tokens.into(), seq_len, lengths }
     }
 
-    /// All tokens.
+    /// Sequences of any length from 1, padded to that of the longest.
+    ///
+    /// # Panics
+    /// If there is none, or an empty one.
+    pub fn padded(sequences: &[&[u32]]) -> TokenBatch {
+        let lengths: Arc<[usize]> = sequences.iter().map(|tokens| tokens.len()).collect();
+        let seq_len = lengths.iter().copied().max().expect("a batch has sequences");
+        assert!(!lengths.contains(&0), "a sequence has tokens");
+        let pads = |tokens: &[u32]| std::iter::repeat_n(PAD, seq_len - tokens.len());
+        let tokens = sequences.iter().flat_map(|tokens| tokens.iter().copied().chain(pads(tokens))).collect();
+        TokenBatch { tokens, seq_len, lengths }
+    }
+
+    /// All tokens, pads too.
     pub fn tokens(&self) -> &Arc<[u32]> {
         &self.tokens
     }
 
-    /// T.
+    /// T: tokens of a sequence and its pads.
     pub fn seq_len(&self) -> usize {
         self.seq_len
     }
@@ -57,15 +76,23 @@ impl TokenBatch {
         self.tokens.len() / self.seq_len
     }
 
-    /// For each token the one after it in its sequence, [`IGNORED`](kernels::ops::head_loss::IGNORED) for the last.
+    /// For each token the one after it in its sequence, [`IGNORED`](kernels::ops::head_loss::IGNORED) for the last and for pads.
     pub fn targets(&self) -> Vec<u32> {
-        let last = kernels::ops::head_loss::IGNORED;
-        self.tokens.chunks(self.seq_len).flat_map(|row| row[1..].iter().copied().chain(std::iter::once(last))).collect()
+        let row = |(tokens, length): (&[u32], &usize)| {
+            let next = tokens[1..*length].iter().copied();
+            next.chain(std::iter::repeat(kernels::ops::head_loss::IGNORED)).take(self.seq_len).collect::<Vec<_>>()
+        };
+        self.tokens.chunks(self.seq_len).zip(self.lengths.iter()).flat_map(row).collect()
     }
 
-    /// Predictions: B·(T−1).
+    /// Predictions: Σ(length − 1), which is B·(T−1) without pads.
     pub fn predictions(&self) -> usize {
-        self.sequences() * (self.seq_len - 1)
+        self.lengths.iter().map(|length| length - 1).sum()
+    }
+
+    /// Tokens that are no pads.
+    pub fn real_tokens(&self) -> usize {
+        self.lengths.iter().sum()
     }
 }
 

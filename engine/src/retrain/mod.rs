@@ -11,7 +11,7 @@ use kernels::Device;
 use kernels::ops::head_loss::RowLosses;
 
 use crate::autograd::{Tape, head_loss};
-use crate::data::{TokenStream, TrainSampler};
+use crate::data::{TrainSampler, Windows};
 use crate::error::{Error, Result};
 use crate::model::{self, Model, TokenBatch};
 use crate::optim::{self, AdamW, AdamWConfig, LinearSchedule, ParamStep, PendingStep};
@@ -50,7 +50,7 @@ pub struct StepRecord {
     pub lr: f64,
     /// The gradient norm before clipping.
     pub grad_norm: f64,
-    /// Tokens it trained on.
+    /// Tokens it trained on, without pads.
     pub tokens: usize,
     /// Wall seconds.
     pub seconds: f64,
@@ -121,7 +121,7 @@ impl Trainer {
             loss,
             lr,
             grad_norm: report.grad_norm,
-            tokens: micro_batches.iter().map(|batch| batch.tokens().len()).sum(),
+            tokens: micro_batches.iter().map(|batch| batch.real_tokens()).sum(),
             seconds: start.elapsed().as_secs_f64(),
         })
     }
@@ -156,7 +156,7 @@ impl Trainer {
 pub type OnStep<'a> = dyn FnMut(&Trainer, &TrainSampler, StepRecord) -> Result<ControlFlow<()>> + 'a;
 
 impl Trainer {
-    /// Takes the steps that are left of `config.steps`, on the windows of `seq_len` tokens of `stream` that `sampler` draws.
+    /// Takes the steps that are left of `config.steps`, on the sequences that `sampler` draws.
     /// `on_step` hears of each when it is done, and ends the run there if it says so.
     ///
     /// # Errors
@@ -164,16 +164,14 @@ impl Trainer {
     pub fn run(
         &mut self,
         model: &dyn Model,
-        stream: &TokenStream,
+        windows: &Windows,
         sampler: &mut TrainSampler,
-        seq_len: usize,
         on_step: &mut OnStep<'_>,
     ) -> Result<()> {
         while self.step < self.config.steps {
             let mut micro_batch = || {
-                let windows = sampler.next_batch(self.config.batch);
-                let tokens = windows.iter().flat_map(|window| stream.window(*window, seq_len)).copied().collect();
-                TokenBatch::new(tokens, seq_len)
+                let drawn = sampler.next_batch(self.config.batch);
+                TokenBatch::padded(&drawn.iter().map(|window| windows.tokens(*window)).collect::<Vec<_>>())
             };
             let micro_batches: Vec<TokenBatch> = (0..self.config.accumulate).map(|_| micro_batch()).collect();
             let record = self.step(model, &micro_batches)?;
@@ -192,15 +190,14 @@ impl Trainer {
 pub fn train(
     model: &dyn Model,
     params: Vec<Arc<Param>>,
-    stream: &TokenStream,
+    windows: &Windows,
     sampler: &mut TrainSampler,
-    seq_len: usize,
     config: &Config,
     on_step: &mut dyn FnMut(&StepRecord),
 ) -> Result<Vec<StepRecord>> {
     let mut trainer = Trainer::new(model, params, config.clone())?;
     let mut records = Vec::with_capacity(config.steps);
-    trainer.run(model, stream, sampler, seq_len, &mut |_, _, record| {
+    trainer.run(model, windows, sampler, &mut |_, _, record| {
         on_step(&record);
         records.push(record);
         Ok(ControlFlow::Continue(()))

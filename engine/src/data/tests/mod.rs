@@ -7,6 +7,11 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
+
+mod cache;
+mod forms;
+mod packing;
+
 use crate::checkpoint::{BpeSettings, Tokenizer, train_bpe};
 
 fn files(contents: &[(&str, &[u8])]) -> (TempDir, Vec<PathBuf>) {
@@ -73,7 +78,7 @@ fn a_txt_file_is_one_document_and_a_jsonl_file_one_a_line() {
 fn bad_files_are_named() {
     assert_message(read_documents::<&str>(&[]), &["no text was given", ".jsonl"]);
     assert_message(read_documents(&["no/such.txt"]), &["cannot read no/such.txt"]);
-    assert_message(texts(&[("a.pdf", b"x")]), &["a.pdf", ".txt", ".jsonl"]);
+    assert_message(texts(&[("a.pdf", b"x")]), &["a.pdf", ".txt", ".jsonl", ".parquet", ".zst"]);
     assert_message(texts(&[("noextension", b"x")]), &["noextension", "not a supported kind"]);
     assert_message(texts(&[("a.txt", b"")]), &["a.txt", "no text"]);
     assert_message(texts(&[("a.txt", b" \n ")]), &["a.txt", "no text"]);
@@ -118,7 +123,12 @@ fn a_stream_is_every_document_with_its_bos_in_order() {
     let stream =
         TokenStream::build(texts.iter().map(|t| Ok(document(t))), &tokenizer, |p| seen.lock().unwrap().push(p));
     let stream = stream.unwrap();
-    assert_eq!(stream.tokens, expected);
+    assert_eq!(stream.tokens(), expected);
+    assert_eq!(stream.hash(), hash(&expected));
+    assert_eq!(stream.documents(), 100);
+    for (index, text) in texts[..100].iter().enumerate() {
+        assert_eq!(stream.document(index), tokenizer.encode(text).unwrap());
+    }
     assert_eq!(expected.iter().filter(|&&id| id == 0).count(), 100, "one BOS a document, none for the empty one");
 
     let seen = seen.into_inner().unwrap();
@@ -138,8 +148,16 @@ fn an_error_among_the_documents_ends_the_stream() {
 #[test]
 fn evaluation_joins_rows_and_tokenises_once() {
     let tokenizer = tokenizer();
-    let rows = ["", "a", "", "b c"].map(|t| Ok(document(t)));
-    assert_eq!(evaluation_tokens(rows, &tokenizer).unwrap(), tokenizer.encode("\n\na\n\n\n\nb c").unwrap());
+    let rows = || ["", "a", "", "b c"].map(|t| Ok(document(t)));
+    assert_eq!(join(rows(), Joining::LINES).unwrap().text, "\n\na\n\n\n\nb c");
+    assert_eq!(join(rows(), Joining { separator: " ", documents: Some(3) }).unwrap().text, " a ");
+    let stream = TokenStream::build([join(rows(), Joining::LINES)], &tokenizer, |_| ()).unwrap();
+    assert_eq!(stream.tokens(), tokenizer.encode("\n\na\n\n\n\nb c").unwrap());
+    assert_message(join([], Joining::LINES), &["no text was given"]);
+    let long = "x".repeat(200 << 20);
+    let rows =
+        [("a", &long), ("b", &long)].map(|(source, text)| Ok(Document { source: source.into(), ..document(text) }));
+    assert_message(join(rows, Joining::LINES), &["b: ", "longer than 256 MiB", "fewer files"]);
 }
 
 #[test]
@@ -152,14 +170,12 @@ fn text_shorter_than_a_window_says_what_it_has_and_needs() {
 proptest! {
     #[test]
     fn windows_are_the_stream_without_its_tail(n in 2usize..500, length in 2usize..60) {
-        let stream = TokenStream { tokens: (0..n as u32).collect() };
-        match windows(&stream.tokens, length) {
+        let tokens: Vec<u32> = (0..n as u32).collect();
+        match windows(&tokens, length) {
             Err(_) => prop_assert!(n < length),
             Ok(cut) => {
                 prop_assert_eq!(cut.len(), n / length);
-                prop_assert_eq!(stream.window_count(length).unwrap(), n / length);
                 for (i, window) in cut.enumerate() {
-                    prop_assert_eq!(window, stream.window(i, length));
                     prop_assert_eq!(window[0] as usize, i * length);
                     prop_assert_eq!(window.len(), length);
                 }
@@ -182,6 +198,14 @@ proptest! {
     }
 
     #[test]
+    fn a_sample_is_of_different_windows_and_belongs_to_its_seed(n in 0usize..300, count in 0usize..120, seed: u64) {
+        let drawn = sample(n, count, seed);
+        prop_assert_eq!(drawn.len(), count.min(n));
+        prop_assert!(drawn.windows(2).all(|pair| pair[0] < pair[1]) && drawn.iter().all(|window| *window < n));
+        prop_assert_eq!(drawn, sample(n, count, seed));
+    }
+
+    #[test]
     fn a_saved_position_goes_on_where_it_was(n in 1usize..50, before in 0usize..120, seed: u64) {
         let mut sampler = TrainSampler::new(n, seed).unwrap();
         sampler.next_batch(before);
@@ -199,6 +223,15 @@ fn epochs_and_seeds_differ_and_a_seed_repeats() {
     assert_ne!(one, draw(2));
     assert_ne!(one[..64], one[64..]);
     assert_ne!(one[..64], (0..64).collect::<Vec<_>>());
+}
+
+/// Each of 10 windows is in a sample of 4 with probability 0.4: 1,600 of 4,000 times, give or take √(4000·0.4·0.6) = 31. Six
+/// times that is a chance of 2e-9.
+#[test]
+fn a_sample_prefers_no_window() {
+    let mut counts = [0; 10];
+    (0..4000).flat_map(|seed| sample(10, 4, seed)).for_each(|window| counts[window] += 1);
+    assert!(counts.iter().all(|count| (1600i32 - count).abs() < 6 * 31), "{counts:?}");
 }
 
 #[test]
