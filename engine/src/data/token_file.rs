@@ -75,6 +75,9 @@ impl TokenFile {
         if sum.as_bytes()[..] != head[96..] || tokens_sum.as_bytes()[..] != head[64..96] {
             return Err("is damaged: its checksum is another");
         }
+        if body[4 * tokens..tokens_end].iter().any(|pad| *pad != 0) {
+            return Err("is damaged: what stands between tokens and ends is not zero");
+        }
         let file = TokenFile { map, tokens, documents };
         let ordered = file.ends().is_sorted_by(|a, b| a < b);
         if !ordered || file.ends().last().copied().unwrap_or(0) != tokens as u64 {

@@ -91,6 +91,15 @@ impl ParquetRows {
             }
             let group = self.reader.get_row_group(self.next_group).map_err(fail)?;
             self.next_group += 1;
+            // The crate takes these for granted, and panics where they are not.
+            let chunk = group.metadata().column(self.column);
+            let places = [chunk.data_page_offset(), chunk.compressed_size(), chunk.uncompressed_size()];
+            if places.into_iter().chain(chunk.dictionary_page_offset()).any(|at| at < 0) {
+                return Err(fail(ParquetError::General(format!(
+                    "row group {}: a negative offset or size",
+                    self.next_group
+                ))));
+            }
             match group.get_column_reader(self.column).map_err(fail)? {
                 ColumnReader::ByteArrayColumnReader(values) => self.values = Some(values),
                 _ => unreachable!("the column's type was checked"),
