@@ -47,15 +47,20 @@ pub(super) struct Scratch<'a> {
 }
 
 /// Elements of workspace for the CPU alone: the statistics of each block of logits, what the largest of a chunk's products
-/// packs its A operand into, and for the gradients what comes out of a product before it goes where it belongs.
-pub(super) fn work_len(chunk: usize, head: &Head<'_>, gradients: bool) -> usize {
-    let (dim, rank, block) = (head.dim(), head.rank(), head.vocab().min(VOCAB_BLOCK));
-    let forward = statistics_len(chunk, head) + tokens_workspace_len(chunk, dim + rank);
-    if !gradients {
-        return forward;
-    }
-    let backward = tokens_workspace_len(chunk, head.vocab().max(dim + rank));
-    statistics_len(chunk, head) + product_len(chunk, head) + backward.max(features_workspace_len(block.max(dim), chunk))
+/// packs its A operand into, and for the gradients what comes out of a product before it goes where it belongs. The last
+/// chunk of `n` rows has fewer than the others, but may end in a strip that must be packed where they have none.
+pub(super) fn work_len(n: usize, chunk: usize, head: &Head<'_>, gradients: bool) -> usize {
+    let (vocab, dim, rank) = (head.vocab(), head.dim(), head.rank());
+    let packed = |rows: usize| {
+        if gradients {
+            let of_features = features_workspace_len(vocab.min(VOCAB_BLOCK).max(dim), rows);
+            of_features.max(tokens_workspace_len(rows, vocab.max(dim + rank)))
+        } else {
+            tokens_workspace_len(rows, dim + rank)
+        }
+    };
+    let product_len = if gradients { product_len(chunk, head) } else { 0 };
+    statistics_len(chunk, head) + product_len + packed(chunk).max(packed(n % chunk))
 }
 
 /// The largest logit and the sum of exponentials of each block and row.

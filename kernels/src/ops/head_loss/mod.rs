@@ -194,7 +194,7 @@ fn run(
         return Ok(losses);
     }
     let chunk = chunk_rows(targets.len(), 4 * head.vocab(), chunk_bytes.unwrap_or(CHUNK_BYTES), STRIP);
-    let mut scratch = Scratch::new(device, &head, chunk, gradients.is_some())?;
+    let mut scratch = Scratch::new(device, &head, (targets.len(), chunk), gradients.is_some())?;
     device.run(cost, || {
         let gradients = gradients.map(|wanted| cpu::Gradients {
             scale: wanted.scale,
@@ -226,12 +226,12 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn new(device: &Device, head: &Head<'_>, chunk: usize, gradients: bool) -> Result<Scratch> {
+    fn new(device: &Device, head: &Head<'_>, (n, chunk): (usize, usize), gradients: bool) -> Result<Scratch> {
         Ok(Scratch {
             chunk,
             logits: device.alloc(Category::Workspace, DType::F32, chunk * head.vocab())?,
             low_rank: device.alloc(Category::Workspace, DType::F32, 2 * chunk * head.rank())?,
-            work: device.cpu_workspace(cpu::work_len(chunk, head, gradients))?,
+            work: device.cpu_workspace(cpu::work_len(n, chunk, head, gradients))?,
         })
     }
 

@@ -63,7 +63,7 @@ impl Case {
         let device = Device::cpu();
         let operands = self.on(&device);
         let head = operands.head();
-        let mut scratch = Scratch::new(&device, &head, chunk, true).unwrap();
+        let mut scratch = Scratch::new(&device, &head, (self.targets.len(), chunk), true).unwrap();
         let mut losses = vec![f32::NAN; self.targets.len()];
         let mut d_hidden = vec![f32::NAN; self.hidden.len()];
         let [mut d_a, mut d_b, mut d_w] = [&self.a, &self.b, &self.weight].map(|x| vec![1.0; x.len()]);
@@ -184,6 +184,15 @@ fn the_loss_alone_equals_the_loss_with_gradients() {
     let want = case.operands().gradients(1.0);
     close("dA", d_a.f32(), &want.a, 4.0 * case.tolerance());
     close("dB", d_b.f32(), &want.b, 4.0 * case.tolerance());
+}
+
+/// Chunks of 384 and 316 rows: only the second ends in a strip of no whole vectors.
+#[test]
+fn a_last_chunk_that_ends_within_a_vector_has_room() {
+    let case = Case::new(700, 50_000, 1, 1);
+    let operands = case.on(&Device::cpu());
+    let got = loss(&operands.hidden, operands.head(), &case.targets).unwrap().read().unwrap();
+    close("loss", &got, &case.operands().losses(), case.tolerance());
 }
 
 #[test]
