@@ -132,6 +132,39 @@ fn cycles_prune_step_by_step_and_keep_every_zero() {
 }
 
 #[test]
+fn rows_are_padded_and_validated_and_tokens_kept() {
+    let folder = TempDir::new().unwrap();
+    for (name, from) in [("a", 0), ("b", 9)] {
+        let rows: String =
+            (from..from + 9).map(|i| format!("{{\"text\": \"{}\"}}\n", "It was so. ".repeat(i + 1))).collect();
+        std::fs::write(folder.path().join(format!("{name}.jsonl")), rows).unwrap();
+    }
+    let (pattern, cache) = (folder.path().join("*.jsonl"), folder.path().join("tokens"));
+    let flags = ["--train", text(&pattern), "--packing", "pad", "--token-cache", text(&cache), "--eval-every", "8"];
+    let report = {
+        let fixture = Fixture::get();
+        let (model, eval, report) = (fixture.model(), fixture.eval(), folder.path().join("run.json"));
+        let common = ["retrain", "--model", text(&model), "--eval", text(&eval), "--report", text(&report)];
+        let args = [&common[..], &flags, &["--steps", "20", "--validation-windows", "3"]].concat();
+        let run = || {
+            let output = program(&args).output().unwrap();
+            assert_succeeds(&output);
+            (String::from_utf8(output.stderr).unwrap(), json(&report))
+        };
+        let (first, second) = (run(), run());
+        assert!(!first.0.contains("kept from before") && second.0.contains("kept from before"), "{}", second.0);
+        for field in ["perplexity", "config"] {
+            assert_eq!(first.1[field], second.1[field], "tokens made and tokens kept");
+        }
+        second.1
+    };
+    let steps: Vec<_> = report["validation"].as_array().unwrap().iter().map(|one| one["step"].clone()).collect();
+    assert_eq!(steps, [0, 8, 16, 20], "before the first step, every eighth, and the last");
+    assert!(report["validation"].as_array().unwrap().iter().all(|one| number(&one["perplexity"]) > 1.0));
+    assert_eq!(report["config"]["packing"], "pad");
+}
+
+#[test]
 fn the_same_seed_gives_the_same_run_whatever_checkpointing_and_another_seed_another() {
     let folder = TempDir::new().unwrap();
     let losses = |flags: &[&str]| -> Vec<f64> {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use engine::checkpoint::Adapter;
+use engine::checkpoint::{Adapter, Tokenizer};
 use engine::{model, peft};
 use serde_json::json;
 
@@ -12,7 +12,7 @@ use crate::progress::Console;
 use crate::report;
 use crate::session::{self, Evaluation};
 use crate::tables;
-use crate::text::{self, TextArgs, Texts};
+use crate::text::{TextArgs, Texts};
 
 /// Measure a model's perplexity: exp of the mean over windows of each window's mean next-token loss.
 #[derive(clap::Args, Debug)]
@@ -47,7 +47,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let adapter = args.adapter.as_ref().map(Adapter::open).transpose()?;
     let texts = Texts::new(&console, &args.text);
     let eval = texts.files(&args.eval.eval)?;
-    let stream = texts.evaluation_tokens(&text::tokenizer(&args.model)?, &eval, seq_len)?;
+    let stream = texts.evaluation_tokens(&Tokenizer::from_folder(&args.model)?, &eval, seq_len)?;
     let tokens = stream.tokens();
     let mut model = session::load(&console, &device, &opened, None, 0)?;
     if let Some(adapter) = &adapter {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use engine::checkpoint::OutputFolder;
+use engine::checkpoint::{OutputFolder, Tokenizer};
 use engine::model;
 use serde_json::json;
 
@@ -15,7 +15,7 @@ use crate::progress::Console;
 use crate::report;
 use crate::session::{self, Evaluation};
 use crate::tables;
-use crate::text::{self, TextArgs, Texts};
+use crate::text::{TextArgs, Texts};
 
 /// Prune a model and write it, without retraining.
 #[derive(clap::Args, Debug)]
@@ -64,7 +64,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let texts = Texts::new(&console, &args.text);
     let eval = texts.files(&args.eval.eval)?;
     let files = texts.files(&files)?;
-    let tokenizer = || text::tokenizer(&args.model);
+    let tokenizer = || Tokenizer::from_folder(&args.model);
     let eval_tokens = match eval.as_slice() {
         [] => None,
         _ => Some(texts.evaluation_tokens(&tokenizer()?, &eval, seq_len)?),

@@ -1,11 +1,11 @@
 //! Text on its way to tokens: what names it, where its tokens are kept.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Mutex;
 
 use engine::checkpoint::Tokenizer;
-use engine::data::{self, Corpus, Joining, Origin, TokenCache, TokenStream};
+use engine::data::{self, Corpus, Origin, TokenCache, TokenStream};
 
 use crate::error::Failure;
 use crate::progress::Console;
@@ -14,8 +14,6 @@ use crate::tables;
 /// Where tokens are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenCacheChoice {
-    /// In the user's cache folder.
-    Default,
     /// Nowhere.
     Off,
     /// In this folder.
@@ -46,10 +44,10 @@ pub struct TextArgs {
 
 impl TextArgs {
     fn cache(&self) -> TokenCache {
-        match self.token_cache.as_ref().unwrap_or(&TokenCacheChoice::Default) {
-            TokenCacheChoice::Off => TokenCache::off(),
-            TokenCacheChoice::Folder(folder) => TokenCache::at(folder),
-            TokenCacheChoice::Default => {
+        match &self.token_cache {
+            Some(TokenCacheChoice::Off) => TokenCache::off(),
+            Some(TokenCacheChoice::Folder(folder)) => TokenCache::at(folder),
+            None => {
                 default_cache().map_or_else(TokenCache::off, |folder| TokenCache::at(folder.join("perp-engine/tokens")))
             }
         }
@@ -80,7 +78,7 @@ impl<'a> Texts<'a> {
 
     /// The tokens of documents, packed end to end; `what` they are for.
     pub fn stream(&self, tokenizer: &Tokenizer, files: &[PathBuf], what: &str) -> Result<TokenStream, Failure> {
-        self.tokens(tokenizer, Corpus { files: files.to_vec(), joining: None }, what)
+        self.tokens(tokenizer, Corpus { files: files.to_vec(), joined: false }, what)
     }
 
     /// The tokens of an evaluation text; fails where they are fewer than one window.
@@ -90,7 +88,7 @@ impl<'a> Texts<'a> {
         files: &[PathBuf],
         seq_len: usize,
     ) -> Result<TokenStream, Failure> {
-        let corpus = Corpus { files: files.to_vec(), joining: Some(Joining::LINES) };
+        let corpus = Corpus { files: files.to_vec(), joined: true };
         let stream = self.tokens(tokenizer, corpus, "evaluation")?;
         let _fits = data::windows(stream.tokens(), seq_len)?;
         Ok(stream)
@@ -114,9 +112,4 @@ impl<'a> Texts<'a> {
         task.into_inner().expect("no panic while locked").finish(&format!("{count} {what} tokens{cached}"));
         Ok(found.stream)
     }
-}
-
-/// A tokenizer of a model folder.
-pub fn tokenizer(model: &Path) -> Result<Tokenizer, Failure> {
-    Ok(Tokenizer::from_folder(model)?)
 }

@@ -12,6 +12,9 @@ use std::sync::OnceLock;
 use assert_cmd::Command;
 use tempfile::TempDir;
 
+/// Where tests keep tokens: not in the user's cache.
+pub const CACHE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/cache");
+
 /// The program with arguments.
 pub fn program(args: &[&str]) -> Command {
     let mut command = bare(args);
@@ -22,7 +25,7 @@ pub fn program(args: &[&str]) -> Command {
 /// The program with nothing added, on a machine without a GPU.
 pub fn bare(args: &[&str]) -> Command {
     let mut command = Command::cargo_bin("perp-engine").expect("the binary is built");
-    command.args(args).env("CUDA_VISIBLE_DEVICES", "");
+    command.args(args).env("CUDA_VISIBLE_DEVICES", "").env("XDG_CACHE_HOME", CACHE);
     command
 }
 

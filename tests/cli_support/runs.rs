@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Fixture, assert_succeeds, text};
+use super::{CACHE, Fixture, assert_succeeds, text};
 
 /// One run's places: the checkpoints, the model that it writes, its report.
 pub struct Place {
@@ -43,7 +43,11 @@ impl Place {
     pub fn command(&self, flags: &[&str]) -> Command {
         let fixture = Fixture::get();
         let mut command = Command::new(env!("CARGO_BIN_EXE_perp-engine"));
-        command.env("CUDA_VISIBLE_DEVICES", "").stderr(Stdio::piped()).stdout(Stdio::piped());
+        command
+            .env("CUDA_VISIBLE_DEVICES", "")
+            .env("XDG_CACHE_HOME", CACHE)
+            .stderr(Stdio::piped())
+            .stdout(Stdio::piped());
         let path = |path: PathBuf| text(&path).to_string();
         let defaults = [
             ("--model", path(fixture.model())),
@@ -101,9 +105,11 @@ impl Place {
         let files = ["model.safetensors", "adapter/adapter_model.safetensors"].map(|file| out.join(file));
         let bytes = files.iter().filter(|file| file.exists()).map(|file| std::fs::read(file).unwrap()).collect();
         let mut report: Value = serde_json::from_slice(&std::fs::read(self.path("run.json")).unwrap()).unwrap();
-        for step in report["steps"].as_array_mut().unwrap() {
-            assert!(step["seconds"].as_f64().unwrap() > 0.0);
-            step.as_object_mut().unwrap().remove("seconds");
+        for list in ["steps", "validation"] {
+            for one in report[list].as_array_mut().unwrap() {
+                assert!(one["seconds"].as_f64().unwrap() > 0.0);
+                one.as_object_mut().unwrap().remove("seconds");
+            }
         }
         for measured in ["seconds", "tokens_per_second", "peak_bytes"] {
             report.as_object_mut().unwrap().remove(measured);

@@ -1,5 +1,6 @@
 //! From flags to a run: files opened, the step planned, text tokenised, before a weight is touched.
 
+use engine::checkpoint::Tokenizer;
 use engine::data::Windows;
 use engine::plan::StepShape;
 use engine::prune::Pattern;
@@ -12,7 +13,7 @@ use crate::progress::Console;
 use crate::session::{self, demo};
 use crate::signals::Signals;
 use crate::tables;
-use crate::text::{self, Texts};
+use crate::text::Texts;
 use crate::validation::Validation;
 
 /// What stands for flags that were not given.
@@ -98,7 +99,7 @@ pub(super) fn prepare(args: &Args) -> Result<Run<'_>, Failure> {
         tables::bytes(plan.needed()),
         planned.measures(&plan),
     ));
-    let tokenizer = text::tokenizer(&model_path)?;
+    let tokenizer = Tokenizer::from_folder(&model_path)?;
     let (packing, seed) = (args.optimizer.packing, args.optimizer.seed);
     let windows = Windows::new(texts.stream(&tokenizer, &train, "training")?, packing, shape.seq_len)?;
     let batch = (shape.batch, shape.seq_len);

@@ -2,7 +2,7 @@
 //!
 //! * [`read_documents`] reads text files of several forms, compressed or not, one [`Document`] at a time.
 //! * [`TokenStream`] has their tokens end to end, in a mapped file; [`TokenCache`] keeps it for the next run. For evaluation
-//!   documents are first joined to one ([`Joining`]).
+//!   documents are first joined to one ([`join`]).
 //! * [`Windows`] are the sequences that training takes, and [`TrainSampler`] says in which order; [`windows`] are those of
 //!   evaluation.
 
@@ -18,8 +18,8 @@ mod token_file;
 mod tests;
 
 pub use cache::{Corpus, Origin, TokenCache, Tokenized};
-pub use documents::{Document, Documents, expand_patterns, is_text_path, read_documents};
+pub use documents::{Document, Documents, expand_patterns, read_documents};
 pub use error::{Error, Result};
 pub use packing::{Packing, Windows};
 pub use sampler::{SamplerPosition, TrainSampler, sample};
-pub use stream::{Joining, Progress, TokenStream, hash, join, windows};
+pub use stream::{Progress, TokenStream, hash, join, windows};

@@ -133,35 +133,24 @@ pub(super) fn write(
     out.finish(key).map_err(Error::Tokens)
 }
 
-/// How the documents of an evaluation corpus become one text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Joining {
-    /// What stands between them.
-    pub separator: &'static str,
-    /// The most documents, from the first.
-    pub documents: Option<usize>,
-}
+/// What stands between joined documents, as perplexity on WikiText is defined.
+const SEPARATOR: &str = "\n\n";
 
-impl Joining {
-    /// Two newlines between all of them, as perplexity on WikiText is defined.
-    pub const LINES: Joining = Joining { separator: "\n\n", documents: None };
-}
-
-/// The documents of an evaluation corpus as one.
+/// The documents of an evaluation corpus as one, two newlines between them.
 ///
 /// # Errors
 /// The documents' own errors, [`Error::NoFiles`] where there are none, [`Error::TooLong`].
-pub fn join(documents: impl IntoIterator<Item = Result<Document>>, joining: Joining) -> Result<Document> {
+pub fn join(documents: impl IntoIterator<Item = Result<Document>>) -> Result<Document> {
     let mut joined: Option<Document> = None;
-    for document in documents.into_iter().take(joining.documents.unwrap_or(usize::MAX)) {
+    for document in documents {
         let document = document?;
         match &mut joined {
             None => joined = Some(document),
             Some(joined) => {
-                if joined.text.len() + joining.separator.len() + document.text.len() > TEXT_LIMIT {
+                if joined.text.len() + SEPARATOR.len() + document.text.len() > TEXT_LIMIT {
                     return Err(Error::Joined { document: document.source, limit: TEXT_LIMIT });
                 }
-                joined.text += joining.separator;
+                joined.text += SEPARATOR;
                 joined.text += &document.text;
                 joined.file_bytes += document.file_bytes;
             }

@@ -368,9 +368,6 @@ impl<'a> WeightRef<'a> {
     pub fn forward_flops(&self, n: usize) -> usize {
         match self {
             WeightRef::Frozen(FrozenWeight::TwoFour(_)) => self.product_flops(n) / 2,
-            WeightRef::Adapted(w) if matches!(w.weight, FrozenWeight::TwoFour(_)) => {
-                n * w.weight.multiplied() + w.flops()
-            }
             _ => self.product_flops(n),
         }
     }

@@ -22,7 +22,7 @@ use self::json_lines::JsonLines;
 use self::parquet::ParquetRows;
 use super::error::{Error, Result};
 
-pub use self::paths::{expand_patterns, is_text_path};
+pub use self::paths::expand_patterns;
 pub(super) use self::text::TEXT_LIMIT;
 
 /// A text, and where it came from.

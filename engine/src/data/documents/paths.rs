@@ -3,12 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use super::super::error::{Error, Result};
-use super::form::Form;
-
-/// Whether a name has the extensions of a form that can be read, whatever is there.
-pub fn is_text_path(path: &Path) -> bool {
-    Form::of(path).is_ok()
-}
 
 /// Puts the files that a pattern (`*`, `?`, `[…]`, `**`) matches in its place, sorted by name. What is there under its very
 /// name is no pattern.

@@ -17,7 +17,7 @@ impl Setup {
             ("a.txt", b"a document"),
             ("b.jsonl", b"{\"text\": \"one\"}\n{\"text\": \"\"}\n{\"text\": \"two\"}\n"),
         ]);
-        let corpus = Corpus { files: paths, joining: None };
+        let corpus = Corpus { files: paths, joined: false };
         Setup { dir, corpus, tokenizer: tokenizer(), encoded: AtomicUsize::new(0) }
     }
 
@@ -78,11 +78,9 @@ fn other_text_tokenizer_form_order_or_joining_is_another_entry_and_another_name_
     assert!(made(&setup), "of as many bytes, but others");
     setup.corpus.files.reverse();
     assert!(made(&setup));
-    setup.corpus.joining = Some(Joining::LINES);
+    setup.corpus.joined = true;
     assert!(made(&setup));
     assert_eq!(setup.cached().stream.documents(), 1);
-    setup.corpus.joining = Some(Joining { separator: " ", documents: Some(2) });
-    assert!(made(&setup));
     let settings = BpeSettings { vocab_size: 256, ..BpeSettings::default() };
     setup.tokenizer = train_bpe(["other"].iter(), &settings).unwrap();
     assert!(made(&setup));
@@ -91,7 +89,7 @@ fn other_text_tokenizer_form_order_or_joining_is_another_entry_and_another_name_
     std::fs::copy(&setup.corpus.files[0], &line).unwrap();
     setup.corpus.files[0] = line;
     assert!(made(&setup));
-    assert_eq!(setup.kept().len(), 7);
+    assert_eq!(setup.kept().len(), 6);
 }
 
 #[test]
