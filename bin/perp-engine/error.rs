@@ -57,6 +57,42 @@ impl<E: Into<Error>> From<E> for Failure {
     }
 }
 
+/// The most characters of an error line.
+const LINE: usize = 2000;
+
+/// A message as one line that does nothing to a terminal: what files say may be quoted in it, whatever that is.
+pub fn one_line(message: &str) -> String {
+    let mut line = String::new();
+    for (i, c) in message.chars().enumerate() {
+        match c {
+            _ if i == LINE => return line + "…",
+            c if c.is_control() => line.extend(c.escape_default()),
+            c => line.push(c),
+        }
+    }
+    line
+}
+
+/// What is wrong with the flags, in one line. Help and the version are no failures: they are printed, and the program ends.
+pub fn usage(error: clap::Error) -> Failure {
+    use clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if !error.use_stderr() || error.kind() == DisplayHelpOnMissingArgumentOrSubcommand {
+        error.exit();
+    }
+    let text = error.to_string();
+    let lines = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !(line.is_empty() || line.starts_with("Usage: ") || line.starts_with("For more information, ")));
+    let mut message = String::new();
+    for line in lines {
+        let between = if line.starts_with("tip: ") { "; " } else { " " };
+        message += if message.is_empty() { "" } else { between };
+        message += line;
+    }
+    Failure::Usage(message.strip_prefix("error: ").unwrap_or(&message).into())
+}
+
 /// Writes to standard output; a reader that has gone away ends the command without a complaint.
 pub fn print(text: &str) -> Result<(), Failure> {
     use std::io::{ErrorKind, Write};
@@ -65,5 +101,17 @@ pub fn print(text: &str) -> Result<(), Failure> {
         Ok(()) => Ok(()),
         Err(e) if e.kind() == ErrorKind::BrokenPipe => Err(Failure::Quiet),
         Err(e) => Err(Failure::failed(format!("cannot write to standard output: {e}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_one_line_whatever_it_quotes() {
+        assert_eq!(one_line("a\nerror: b\u{1b}[31m\tc é"), "a\\nerror: b\\u{1b}[31m\\tc é");
+        assert_eq!(one_line(&"x".repeat(LINE)), "x".repeat(LINE));
+        assert_eq!(one_line(&"é".repeat(LINE + 1)), "é".repeat(LINE) + "…");
     }
 }

@@ -6,7 +6,7 @@ use engine::checkpoint::{ModelFolder, TensorInfo};
 use rayon::prelude::*;
 use serde_json::json;
 
-use crate::error::{Failure, print};
+use crate::error::{Failure, one_line, print};
 use crate::tables;
 
 /// List a model's tensors: element type, shape, bytes, and the share of zeros in each.
@@ -77,7 +77,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         let shape = info.shape().iter().map(usize::to_string).collect::<Vec<_>>().join("×");
         let zeros = zeros.map_or("–".into(), |zeros| format!("{:.2} %", 100.0 * share(zeros, info.len())));
         let size = tables::bytes(info.size_bytes() as u64);
-        table.push(vec![info.name().into(), info.dtype_name(), shape, size, zeros]);
+        table.push(vec![one_line(info.name()), info.dtype_name(), shape, size, zeros]);
     }
     print(&format!(
         "{}\n{}{} tensors, {} parameters, {}; {:.2} % zeros in the {} weights of linear layers inside decoder layers\n",
