@@ -105,7 +105,7 @@ pub struct MachineArgs {
     #[arg(long, value_parser = |s: &str| s.parse::<DeviceChoice>(), default_value = "auto", value_name = "DEVICE")]
     pub device: DeviceChoice,
     /// Processor threads [default: all].
-    #[arg(long, value_parser = positive, value_name = "N")]
+    #[arg(long, value_parser = threads, value_name = "N")]
     pub threads: Option<usize>,
     /// Read flags from a TOML file: the names of the flags without dashes. Flags given here win over the file.
     #[arg(long, value_name = "FILE")]
@@ -158,7 +158,7 @@ pub struct PruneArgs {
     #[arg(long, default_value = "magnitude", value_parser = |s: &str| s.parse::<Criterion>(), value_name = "NAME")]
     pub criterion: Criterion,
     /// Share of each matrix's weights to remove, in [0, 1) [default: 0.5].
-    #[arg(long, value_parser = sparsity, allow_negative_numbers = true, conflicts_with = "pattern", value_name = "SHARE")]
+    #[arg(long, value_parser = sparsity, conflicts_with = "pattern", value_name = "SHARE")]
     pub sparsity: Option<f64>,
     /// Keep n of every m consecutive weights of a row, such as 2:4 or 4:8.
     #[arg(long, value_parser = |s: &str| s.parse::<Pattern>(), value_name = "N:M")]
@@ -189,10 +189,10 @@ pub struct MethodArgs {
     #[arg(long, value_delimiter = ',', value_parser = ["biases", "norms", "head", "lora"], value_name = "PART,…")]
     pub parts: Vec<String>,
     /// Rank of the LoRA matrices.
-    #[arg(long, default_value_t = 16, value_parser = positive, value_name = "R")]
+    #[arg(long, default_value_t = 16, value_parser = small, value_name = "R")]
     pub rank: usize,
     /// LoRA's α: the update is scaled by α/rank.
-    #[arg(long, default_value_t = 32.0, value_parser = above_zero, allow_negative_numbers = true, value_name = "ALPHA")]
+    #[arg(long, default_value_t = 32.0, value_parser = above_zero, value_name = "ALPHA")]
     pub alpha: f64,
     /// Linear layers with LoRA, by name (q_proj, fc1, …), or all-linear.
     #[arg(long, value_delimiter = ',', default_value = "q_proj,v_proj", value_name = "NAME,…")]
@@ -231,7 +231,7 @@ pub struct StepArgs {
     #[arg(long, value_parser = positive, value_name = "N")]
     pub batch: Option<usize>,
     /// Micro-batches whose gradients add up to one step [default: 4; pretrain and the demo: 1].
-    #[arg(long, value_parser = positive, value_name = "N")]
+    #[arg(long, value_parser = small, value_name = "N")]
     pub accumulate: Option<usize>,
     /// Tokens of a sequence, and of an evaluation window [default: the model's context].
     #[arg(long, value_parser = sequence, value_name = "N")]
@@ -259,16 +259,16 @@ pub struct OptimizerArgs {
     #[arg(long, value_parser = positive, value_name = "N")]
     pub steps: Option<usize>,
     /// Largest learning rate of AdamW [default: 5e-4].
-    #[arg(long, value_parser = at_least_zero, allow_negative_numbers = true, value_name = "RATE")]
+    #[arg(long, value_parser = at_least_zero, value_name = "RATE")]
     pub lr: Option<f64>,
     /// Share of the steps over which the learning rate rises from 0; then it falls linearly to 0.
-    #[arg(long, default_value_t = 0.1, value_parser = share, allow_negative_numbers = true, value_name = "SHARE")]
+    #[arg(long, default_value_t = 0.1, value_parser = share, value_name = "SHARE")]
     pub warmup: f64,
     /// Largest L2 norm of all gradients together; 0 for no clipping.
-    #[arg(long, default_value_t = 1.0, value_parser = at_least_zero, allow_negative_numbers = true, value_name = "NORM")]
+    #[arg(long, default_value_t = 1.0, value_parser = at_least_zero, value_name = "NORM")]
     pub clip: f64,
     /// Decoupled weight decay.
-    #[arg(long, default_value_t = 0.0, value_parser = at_least_zero, allow_negative_numbers = true, value_name = "RATE")]
+    #[arg(long, default_value_t = 0.0, value_parser = at_least_zero, value_name = "RATE")]
     pub weight_decay: f64,
     /// Seed of everything random: the order of the training windows, LoRA's start, random pruning, calibration
     /// windows.
@@ -293,9 +293,10 @@ impl OptimizerArgs {
     }
 }
 
+/// A number that f32 can hold, since kernels compute in it.
 fn number(text: &str, range: &str, fits: impl Fn(f64) -> bool) -> Result<f64, String> {
     match text.parse::<f64>() {
-        Ok(value) if value.is_finite() && fits(value) => Ok(value),
+        Ok(value) if (value as f32).is_finite() && fits(value) => Ok(value),
         _ => Err(format!("expected a number {range}")),
     }
 }
@@ -316,18 +317,43 @@ fn at_least_zero(text: &str) -> Result<f64, String> {
     number(text, "of at least 0", |x| x >= 0.0)
 }
 
-fn whole(text: &str, least: usize) -> Result<usize, String> {
-    text.parse().ok().filter(|n| *n >= least).ok_or_else(|| format!("expected a whole number of at least {least}"))
+/// The most of anything that is counted: products of a few such numbers stay within 64 bits.
+const MOST: usize = u32::MAX as usize;
+/// The most of what a step repeats, a matrix has, or calibration keeps; far beyond use.
+const MANY: usize = 1 << 16;
+/// More threads than machines have.
+const MOST_THREADS: usize = 1 << 12;
+/// The largest vocabulary that a configuration may have.
+const MOST_TOKENS: usize = 1 << 21;
+
+fn whole(text: &str, least: usize, most: usize) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|n| (least..=most).contains(n));
+    number.ok_or_else(|| format!("expected a whole number of at least {least}, and at most {most}"))
 }
 
 /// A whole number of at least 1.
 pub fn positive(text: &str) -> Result<usize, String> {
-    whole(text, 1)
+    whole(text, 1, MOST)
+}
+
+/// A LoRA rank, or a number of micro-batches or calibration windows.
+pub fn small(text: &str) -> Result<usize, String> {
+    whole(text, 1, MANY)
+}
+
+/// A number of threads.
+pub fn threads(text: &str) -> Result<usize, String> {
+    whole(text, 1, MOST_THREADS)
+}
+
+/// A number of tokens in a vocabulary.
+pub fn vocabulary(text: &str) -> Result<usize, String> {
+    whole(text, 1, MOST_TOKENS)
 }
 
 /// A sequence length: a prediction needs two tokens.
 pub fn sequence(text: &str) -> Result<usize, String> {
-    whole(text, 2)
+    whole(text, 2, MOST)
 }
 
 /// A size in bytes, with or without a unit.

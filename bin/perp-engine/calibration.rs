@@ -9,7 +9,7 @@ use engine::model::Model;
 use engine::prune::{self, Criterion, Pruning};
 use kernels::Device;
 
-use crate::args::positive;
+use crate::args::small;
 use crate::error::Failure;
 use crate::planned::Target;
 use crate::progress::Console;
@@ -28,7 +28,7 @@ pub struct CalibrationArgs {
     pub calibrate: Vec<PathBuf>,
     /// Windows of --seq-len tokens drawn from it. Their activations that do not fit in memory go to a temporary file, in the
     /// folder that TMPDIR names.
-    #[arg(long, default_value_t = 128, value_parser = positive, value_name = "N")]
+    #[arg(long, default_value_t = 128, value_parser = small, value_name = "N")]
     pub calibration_samples: usize,
 }
 

@@ -106,6 +106,7 @@ impl Planned<'_> {
     /// # Errors
     /// Layers to be offloaded from a processor, or where every weight trains.
     pub fn choose(&self, saving: SavingArgs, target: Target) -> Result<Plan, Failure> {
+        self.check_tokens(target)?;
         let asked = match saving.offload {
             args::Offload::Layers(layers) => layers.min(self.layers()),
             args::Offload::Off | args::Offload::Auto => 0,
@@ -125,6 +126,27 @@ impl Planned<'_> {
             return Ok(plan);
         }
         fewest(1, self.layers(), target, |offload| self.with(most, offload).measure(target))
+    }
+
+    /// Fails where not even a step's tokens, or one hidden state of each token of a micro-batch, have room: planning such a
+    /// step would take as much.
+    fn check_tokens(&self, target: Target) -> Result<(), Failure> {
+        let StepShape { batch, accumulate, seq_len, .. } = self.shape;
+        let tokens = batch as u128 * seq_len as u128;
+        let ids = tokens * accumulate as u128 * size_of::<u32>() as u128;
+        let states = tokens * self.architecture.info().hidden as u128 * target.backend.compute_dtype().size() as u128;
+        for (what, flag, bytes) in [("hidden states", "--batch", states), ("token ids", "--batch or --accumulate", ids)]
+        {
+            if bytes > u128::from(target.limit) {
+                return Err(Failure::failed(format!(
+                    "the plan does not fit: the {what} alone of {accumulate}×{batch}×{seq_len} tokens take {}, {} are \
+                     available: a smaller {flag} takes less",
+                    tables::bytes(bytes.try_into().unwrap_or(u64::MAX)),
+                    tables::bytes(target.limit)
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// What a run says of the layers it recomputes and offloads.

@@ -14,7 +14,7 @@ use engine::retrain::{self, Config, StepRecord};
 use kernels::DType;
 use serde_json::{Value, json};
 
-use crate::args::{EvalArgs, MachineArgs, OptimizerArgs, StepArgs};
+use crate::args::{EvalArgs, MachineArgs, OptimizerArgs, StepArgs, vocabulary};
 use crate::error::{Failure, print};
 use crate::planned::{Planned, Target};
 use crate::progress::Console;
@@ -39,7 +39,7 @@ pub struct Args {
     model: PathBuf,
     /// Tokens of the BPE tokenizer that is trained on the text where the folder has none [default: the
     /// configuration's vocab_size].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_parser = vocabulary, value_name = "N")]
     vocab_size: Option<usize>,
     #[command(flatten)]
     optimizer: OptimizerArgs,

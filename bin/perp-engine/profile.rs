@@ -9,7 +9,7 @@ use engine::plan::{self, GPUS, Gpu, StepShape};
 use kernels::{Backend, DType, Device};
 use serde_json::{Value, json};
 
-use crate::args::{MethodArgs, PruneArgs, SavingArgs, positive, sequence};
+use crate::args::{MethodArgs, PruneArgs, SavingArgs, positive, sequence, small, threads};
 use crate::error::{Failure, print};
 use crate::planned::{Plan, Planned, Target};
 use crate::session;
@@ -41,7 +41,7 @@ pub struct Args {
     #[arg(long, default_value_t = 1, value_parser = positive, value_name = "N")]
     batch: usize,
     /// Micro-batches of a step.
-    #[arg(long, default_value_t = 1, value_parser = positive, value_name = "N")]
+    #[arg(long, default_value_t = 1, value_parser = small, value_name = "N")]
     accumulate: usize,
     /// Tokens of a sequence [default: the model's context].
     #[arg(long, value_parser = sequence, value_name = "N")]
@@ -52,7 +52,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "f16", value_name = "TYPE")]
     dtype: Stored,
     /// Processor threads to plan for [default: all].
-    #[arg(long, value_parser = positive, value_name = "N")]
+    #[arg(long, value_parser = threads, value_name = "N")]
     threads: Option<usize>,
     /// Print JSON.
     #[arg(long)]

@@ -9,6 +9,9 @@ type Result<T> = std::result::Result<T, ConfigError>;
 /// Sizes above this are a damaged file, not a model; products of three of them stay within u64.
 const LARGEST: u64 = 1 << 21;
 
+/// More decoder layers than models have: each takes some kilobytes of a plan before anything is loaded.
+const MOST_LAYERS: usize = 1 << 12;
+
 /// A configuration's fields.
 #[derive(Clone, Copy)]
 pub struct Fields<'a>(pub &'a Value);
@@ -31,6 +34,15 @@ impl<'a> Fields<'a> {
                 Some(size) if (1..=LARGEST).contains(&size) => Ok(Some(size as usize)),
                 _ => Err(ConfigError(format!("{name} is {value}, expected a whole number from 1 to {LARGEST}"))),
             },
+        }
+    }
+
+    /// The number of decoder layers, from 1 to 4096.
+    pub fn layers(&self) -> Result<usize> {
+        const NAME: &str = "num_hidden_layers";
+        match self.size(NAME)? {
+            layers if layers <= MOST_LAYERS => Ok(layers),
+            layers => Err(ConfigError(format!("{NAME} is {layers}, expected a whole number from 1 to {MOST_LAYERS}"))),
         }
     }
 

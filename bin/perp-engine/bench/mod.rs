@@ -14,7 +14,7 @@ use kernels::{DType, Device};
 use models::Architecture;
 use serde::Serialize;
 
-use crate::args::{MachineArgs, MethodArgs, PruneArgs, SavingArgs, bytes, positive, sequence};
+use crate::args::{MachineArgs, MethodArgs, PruneArgs, SavingArgs, bytes, positive, sequence, small};
 use crate::error::{Failure, print};
 use crate::planned::{Planned, Target};
 use crate::progress::Console;
@@ -36,7 +36,7 @@ pub struct Args {
     #[arg(long, default_value_t = 2, value_parser = positive, value_name = "N")]
     batch: usize,
     /// Micro-batches of a step.
-    #[arg(long, default_value_t = 1, value_parser = positive, value_name = "N")]
+    #[arg(long, default_value_t = 1, value_parser = small, value_name = "N")]
     accumulate: usize,
     /// Tokens of a sequence.
     #[arg(long, default_value_t = 512, value_parser = sequence, value_name = "N")]

@@ -86,13 +86,14 @@ impl Accountant {
     pub(super) fn take(&self, category: Category, bytes: u64) -> Result<()> {
         let mut state = self.state.lock().expect("no panic while locked");
         let in_use: u64 = state.current.iter().sum();
-        if let Some(limit) = self.limit
-            && in_use + bytes > limit
-        {
+        // A configuration may describe more than 64 bits count; on Meta nothing else stops it.
+        let total = in_use.checked_add(bytes);
+        let limit = self.limit.unwrap_or(u64::MAX);
+        let Some(total) = total.filter(|total| *total <= limit) else {
             return Err(Error::OutOfMemory { requested: bytes, category: category.name(), in_use, limit });
-        }
+        };
         state.current[category as usize] += bytes;
-        if in_use + bytes > state.peak.iter().sum() {
+        if total > state.peak.iter().sum() {
             state.peak = state.current;
         }
         Ok(())

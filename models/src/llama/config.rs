@@ -52,7 +52,7 @@ impl LlamaConfig {
             other => return Err(ConfigError(format!("hidden_act '{other}' is not supported; supported is silu"))),
         }
         let attention_bias = family == "llama" && fields.flag("attention_bias", false)?;
-        let layers = fields.size("num_hidden_layers")?;
+        let layers = fields.layers()?;
         let context = fields.size("max_position_embeddings")?;
         Ok(LlamaConfig {
             info: ModelInfo { architecture: family.into(), layers, hidden, vocab: fields.size("vocab_size")?, context },

@@ -52,7 +52,7 @@ impl OptConfig {
         Ok(OptConfig {
             info: ModelInfo {
                 architecture: "opt".into(),
-                layers: fields.size("num_hidden_layers")?,
+                layers: fields.layers()?,
                 hidden,
                 vocab: fields.size("vocab_size")?,
                 context: fields.size("max_position_embeddings")?,
