@@ -49,6 +49,10 @@ impl Rope {
                 return Err(ConfigError(format!("rope_type '{other}' is not supported; {supported}")));
             }
         };
+        if !frequencies.iter().chain([&factor]).all(|number| number.is_finite()) {
+            let reason = "the rotary frequencies that rope_theta and rope_scaling give are not finite numbers";
+            return Err(ConfigError(reason.into()));
+        }
         Ok(Rope { frequencies, factor })
     }
 }
