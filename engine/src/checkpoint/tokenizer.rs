@@ -1,7 +1,10 @@
 //! Tokenizers: read from a model folder, or trained.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
+use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
+use std::sync::Once;
 
 use serde_json::{Map, Value, json};
 use tokenizers::decoders::byte_level::ByteLevel as ByteLevelDecoder;
@@ -42,10 +45,14 @@ impl Tokenizer {
         let json = file("tokenizer.json");
         let inner = if json.is_file() {
             let bytes = read_limited(&json, TOKENIZER_LIMIT)?;
-            let mut inner = Inner::from_bytes(&bytes).map_err(|e| bad(&json, &*e))?;
-            inner.with_truncation(None).map_err(|e| bad(&json, &*e))?;
-            inner.with_padding(None);
-            inner
+            check_growth(&json, &bytes)?;
+            let read = || {
+                let mut inner = Inner::from_bytes(&bytes)?;
+                inner.with_truncation(None)?;
+                inner.with_padding(None);
+                Ok(inner)
+            };
+            guarded(read).map_err(|e| bad(&json, &*e))?
         } else if file("vocab.json").is_file() && file("merges.txt").is_file() {
             from_vocab_and_merges(path, &config)?
         } else {
@@ -63,7 +70,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenize`].
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, true).map_err(|e| Error::Tokenize(one_line(&*e)))?;
+        let encoding = guarded(|| self.inner.encode_fast(text, true)).map_err(|e| Error::Tokenize(one_line(&*e)))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -72,7 +79,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenize`].
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.inner.decode(ids, false).map_err(|e| Error::Tokenize(one_line(&*e)))
+        guarded(|| self.inner.decode(ids, false)).map_err(|e| Error::Tokenize(one_line(&*e)))
     }
 
     /// Its number of tokens, special ones included. A model's embedding may be larger, never smaller.
@@ -104,6 +111,63 @@ impl Tokenizer {
 }
 
 type Cause = dyn std::error::Error + Send + Sync;
+
+/// How many times longer a tokenizer may make a text before it cuts it: SentencePiece's makes three bytes of a space.
+const MOST_GROWTH: u64 = 1024;
+
+/// Refuses a normalizer that makes a short text a long one: its replacements are few bytes for few.
+fn check_growth(path: &Path, bytes: &[u8]) -> Result<()> {
+    // What is no JSON is told by who reads all of it.
+    let Ok(json) = serde_json::from_slice::<Map<String, Value>>(bytes) else { return Ok(()) };
+    let growth = json.get("normalizer").map_or(1, growth);
+    if growth > MOST_GROWTH {
+        let reason = format!(
+            "its normalizer could make a text {growth} times as long, and no more than {MOST_GROWTH} is sensible"
+        );
+        return Err(Error::Tokenizer { path: path.into(), reason });
+    }
+    Ok(())
+}
+
+/// The most bytes that a normalizer makes of one.
+fn growth(normalizer: &Value) -> u64 {
+    if let Some(all) = normalizer["normalizers"].as_array() {
+        return all.iter().map(growth).fold(1, u64::saturating_mul);
+    }
+    let len = |value: &Value| value.as_str().map_or(0, str::len) as u64;
+    match normalizer["type"].as_str() {
+        // An expression may match nothing at all, before each byte; so does the empty string.
+        Some("Replace") => match len(&normalizer["pattern"]["String"]) {
+            0 => 1 + len(&normalizer["content"]),
+            pattern => len(&normalizer["content"]).div_ceil(pattern).max(1),
+        },
+        Some("Prepend") => 1 + len(&normalizer["prepend"]),
+        _ => 1,
+    }
+}
+
+thread_local! {
+    /// True while the library runs, whose panics are errors and are not printed.
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Calls the tokenizer library, which panics on some files that it reads without complaint.
+fn guarded<T>(run: impl FnOnce() -> std::result::Result<T, Box<Cause>>) -> std::result::Result<T, Box<Cause>> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let others = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if !GUARDED.get() {
+                others(info);
+            }
+        }));
+    });
+    GUARDED.set(true);
+    // What a panic could leave half-changed is a cache of the library's, of whole entries.
+    let result = panic::catch_unwind(AssertUnwindSafe(run));
+    GUARDED.set(false);
+    result.unwrap_or_else(|_| Err("the tokenizer library broke down over it: the file contradicts itself".into()))
+}
 
 fn one_line(error: &Cause) -> String {
     error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
@@ -238,6 +302,9 @@ pub struct BpeSettings {
 impl BpeSettings {
     fn check(&self) -> std::result::Result<(), String> {
         let least = self.special_tokens.len() + BYTES;
+        if self.vocab_size > MOST_TOKENS {
+            return Err(format!("a vocabulary of {} is too large; at most {MOST_TOKENS} tokens are", self.vocab_size));
+        }
         if self.vocab_size < least {
             let special = self.special_tokens.len();
             return Err(format!(
@@ -270,6 +337,9 @@ impl BpeSettings {
         config
     }
 }
+
+/// The largest vocabulary: eight times those of today's models.
+const MOST_TOKENS: usize = 1 << 21;
 
 /// Symbols that a byte-level vocabulary starts from.
 const BYTES: usize = 256;
