@@ -1,10 +1,14 @@
 //! One safetensors file: mapped, validated, listed.
 
+use std::collections::HashSet;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use memmap2::Mmap;
 use safetensors::tensor::{Metadata, SafeTensorError, SafeTensors};
+use serde::Deserializer;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
 
 use super::error::{Error, Result, io};
 use super::files::open_regular;
@@ -39,6 +43,9 @@ pub(super) fn list(path: &Path, map: Mmap) -> Result<Vec<TensorInfo>> {
         return Err(bad(format!("has only {} bytes: it is truncated; copy or download it again", map.len())));
     }
     let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| bad(explain(&map, &e)))?;
+    if let Some(name) = duplicate(&map[LENGTH_BYTES..][..header]) {
+        return Err(bad(format!("its header has tensor {name} twice; only one of them can be meant")));
+    }
     let start = LENGTH_BYTES + header;
     let file = Arc::new(WeightFile { path: path.into(), map: Arc::new(map) });
     let names = metadata.offset_keys();
@@ -46,6 +53,32 @@ pub(super) fn list(path: &Path, map: Mmap) -> Result<Vec<TensorInfo>> {
         .into_iter()
         .filter_map(|name| metadata.info(&name).map(|info| TensorInfo::new(name.clone(), info, file.clone(), start)))
         .collect())
+}
+
+/// A name that stands twice in a header. The library keeps the last of them and says nothing.
+fn duplicate(header: &[u8]) -> Option<String> {
+    struct Names;
+    impl<'de> Visitor<'de> for Names {
+        type Value = Option<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Option<String>, A::Error> {
+            let (mut seen, mut twice) = (HashSet::new(), None);
+            while let Some((name, _)) = map.next_entry::<String, IgnoredAny>()? {
+                if twice.is_none() && seen.contains(&name) {
+                    twice = Some(name);
+                } else {
+                    seen.insert(name);
+                }
+            }
+            Ok(twice)
+        }
+    }
+    // It is valid JSON, or it would not have come so far.
+    serde_json::Deserializer::from_slice(header).deserialize_map(Names).ok().flatten()
 }
 
 /// Says in one line what is wrong with a file whose header was refused.
@@ -56,6 +89,9 @@ fn explain(bytes: &[u8], error: &SafeTensorError) -> String {
     let length: [u8; LENGTH_BYTES] = bytes[..LENGTH_BYTES].try_into().expect("checked to be there");
     let header = u64::from_le_bytes(length);
     match error {
+        SafeTensorError::HeaderTooLarge => {
+            format!("is not a safetensors file: its first 8 bytes give its header {header} bytes, more than any has")
+        }
         SafeTensorError::InvalidHeaderLength => format!(
             "its header should have {header} bytes, but the file has only {}: \
              it is truncated (copy or download it again) or not a safetensors file",
