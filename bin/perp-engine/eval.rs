@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use engine::checkpoint::{Adapter, Tokenizer};
+use engine::checkpoint::{Adapter, ModelFolder, Tokenizer};
 use engine::{model, peft};
 use serde_json::json;
 
@@ -33,6 +33,15 @@ pub struct Args {
     machine: MachineArgs,
 }
 
+/// Why a perplexity is no number.
+fn not_a_number(folder: &ModelFolder, adapter: Option<&Adapter>) -> String {
+    let why = match folder.first_not_finite().or_else(|| adapter.and_then(Adapter::first_not_finite)) {
+        Some(info) => format!("{} in {} holds a value that is not finite", info.name(), info.file().display()),
+        None => "all weights are finite, and activations overflow".into(),
+    };
+    format!("the perplexity is not a number: {why}")
+}
+
 pub fn run(args: &Args) -> Result<(), Failure> {
     if args.eval.eval.is_empty() {
         return Err(Failure::usage(
@@ -57,6 +66,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let evaluation = Evaluation { console: &console, tokens, seq_len, batch: args.windows.batch, max_windows };
     let mut seconds = 0.0;
     let perplexity = evaluation.run("model", &*model, &mut seconds)?;
+    if perplexity.is_nan() {
+        return Err(Failure::failed(not_a_number(&opened.folder, adapter.as_ref())));
+    }
     let sparsity = model::sparsity(&mut *model)?;
     let windows = (tokens.len() / seq_len).min(max_windows.unwrap_or(usize::MAX));
     if let Some(path) = &args.machine.report {

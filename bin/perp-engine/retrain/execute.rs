@@ -161,11 +161,16 @@ impl Run<'_> {
         };
         let ended = self.signals.deferred(|| trainer.run(model, &self.windows, sampler, &mut on_step));
         let last_good = keeper.as_ref().and_then(|keeper| keeper.last());
-        ended.map_err(|error| match last_good {
-            Some(path) if error.is_divergence() => {
-                Failure::failed(format!("{error}; the last good checkpoint is {}", path.display()))
+        ended.map_err(|error| {
+            if !error.is_divergence() {
+                return error.into();
             }
-            _ => error.into(),
+            // What is frozen does not change: a value that is not finite was in the file.
+            let damaged = self.opened.folder.first_not_finite();
+            let damaged =
+                damaged.map(|info| format!("; {} of the model holds a value that is not finite", info.name()));
+            let good = last_good.map(|path| format!("; the last good checkpoint is {}", path.display()));
+            Failure::failed(format!("{error}{}{}", damaged.unwrap_or_default(), good.unwrap_or_default()))
         })?;
         if let Some(signal) = self.signals.received() {
             let step = records.last().map_or(0, |(_, record)| record.step);

@@ -74,7 +74,7 @@ impl AdapterConfig {
     fn from_json(json: &Value) -> std::result::Result<AdapterConfig, String> {
         refuse_unsupported(json)?;
         let rank = positive_integer(&json["r"]).ok_or("\"r\" must be a positive integer")?;
-        let alpha = json["lora_alpha"].as_f64().ok_or("\"lora_alpha\" must be a number")?;
+        let alpha = scale(&json["lora_alpha"]).ok_or("\"lora_alpha\" must be a number that f32 can hold")?;
         let target_modules = match &json["target_modules"] {
             Value::String(one) => Some(vec![one.clone()]),
             Value::Array(many) => many.iter().map(|m| m.as_str().map(str::to_owned)).collect::<Option<_>>(),
@@ -87,7 +87,7 @@ impl AdapterConfig {
             target_modules,
             base_model: json["base_model_name_or_path"].as_str().unwrap_or_default().into(),
             rank_pattern: pattern(json, "rank_pattern", positive_integer)?,
-            alpha_pattern: pattern(json, "alpha_pattern", Value::as_f64)?,
+            alpha_pattern: pattern(json, "alpha_pattern", scale)?,
         })
     }
 }
@@ -131,6 +131,11 @@ fn refuse_unsupported(json: &Value) -> std::result::Result<(), String> {
         return Err(format!("\"init_lora_weights\" is {start:?}: convert the adapter to plain LoRA with PEFT first"));
     }
     Ok(())
+}
+
+/// Kernels scale in f32.
+fn scale(value: &Value) -> Option<f64> {
+    value.as_f64().filter(|alpha| (*alpha as f32).is_finite())
 }
 
 fn positive_integer(value: &Value) -> Option<usize> {
@@ -246,6 +251,11 @@ pub struct Adapter {
 }
 
 impl Adapter {
+    /// The first matrix, by its module's name, that holds an infinity or a NaN.
+    pub fn first_not_finite(&self) -> Option<&TensorInfo> {
+        self.modules.values().flat_map(|pair| [&pair.a, &pair.b]).find(|info| !info.is_finite())
+    }
+
     /// Opens an adapter folder. PEFT adds copies of the base model's embedding and head to adapters that target them;
     /// these are left unread.
     ///

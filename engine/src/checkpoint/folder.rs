@@ -115,6 +115,12 @@ impl ModelFolder {
         hasher.finalize().to_string()
     }
 
+    /// The first tensor, by name, that holds an infinity or a NaN: where numbers went astray, the one to look at. Reads
+    /// every weight.
+    pub fn first_not_finite(&self) -> Option<&TensorInfo> {
+        self.tensors().find(|info| !info.is_finite())
+    }
+
     /// A weight that must be there with this shape.
     ///
     /// # Errors

@@ -153,6 +153,11 @@ impl TensorInfo {
         Ok(values)
     }
 
+    /// False where it is a weight that holds an infinity or a NaN.
+    pub(super) fn is_finite(&self) -> bool {
+        self.read_f32().map_or(true, |values| values.iter().all(|x| x.is_finite()))
+    }
+
     /// Every f16 and bf16 is an f32 exactly.
     fn convert(&self, dtype: DType, out: &mut [f32]) {
         let bytes = self.bytes();

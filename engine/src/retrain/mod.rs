@@ -110,7 +110,10 @@ impl Trainer {
             Ok(_) if !loss.is_finite() => {
                 return Err(Error::Diverged {
                     step,
-                    what: format!("the loss is {loss}, though all gradients are finite"),
+                    what: format!(
+                        "the loss is {loss}, though all gradients are finite: {}'s logits are not",
+                        model.head().name
+                    ),
                 });
             }
             other => other?,
