@@ -60,12 +60,29 @@ pub fn expand(arguments: Vec<OsString>, cli: &Command) -> Result<Vec<OsString>, 
 }
 
 fn read(path: &Path) -> Result<Table, Failure> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| Failure::usage(format!("--config {}: cannot be read: {e}", path.display())))?;
+    let text =
+        read_text(path).map_err(|e| Failure::usage(format!("--config {}: cannot be read: {e}", path.display())))?;
     text.parse().map_err(|e: toml::de::Error| {
-        let line = e.span().map_or(1, |span| text[..span.start].lines().count().max(1));
+        let line = e.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
         Failure::usage(format!("{}:{line}: {}", path.display(), e.message().lines().next().unwrap_or("not TOML")))
     })
+}
+
+/// The most bytes of a file of flags; there are fewer than a hundred flags.
+const LIMIT: u64 = 1 << 20;
+
+/// A regular file of at most [`LIMIT`] bytes: opening a pipe would wait forever, and a device never ends.
+fn read_text(path: &Path) -> std::io::Result<String> {
+    use std::io::{Error, Read};
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(Error::other("it is not a regular file"));
+    }
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(LIMIT + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > LIMIT {
+        return Err(Error::other(format!("it has more than {LIMIT} bytes, which no such file needs")));
+    }
+    Ok(text)
 }
 
 fn scalar(value: &Value) -> Option<String> {
