@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use engine::checkpoint::replace_file;
+use engine::checkpoint::{check_replaceable, replace_file};
 use engine::retrain::StepRecord;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -131,7 +131,7 @@ pub fn check(flag: &str, path: &Path) -> Result<(), Failure> {
     if !parent.is_dir() {
         return Err(Failure::usage(format!("{flag} {}: there is no folder {}", path.display(), parent.display())));
     }
-    Ok(())
+    Ok(check_replaceable(path)?)
 }
 
 /// Writes a report beside `path` and renames it into place.

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -71,8 +71,7 @@ pub(super) fn sync_folder(path: &Path) -> Result<()> {
 /// # Errors
 /// [`Error::Io`] where the system refuses.
 pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let beside = path.with_file_name(format!(".{name}.partial-{}", std::process::id()));
+    let beside = beside(path);
     let written = (|| {
         let _ = std::fs::remove_file(&beside); // left by a killed process that had this one's id
         write_synced(&beside, bytes)?;
@@ -83,4 +82,19 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
         let _ = std::fs::remove_file(&beside);
     }
     written
+}
+
+/// Checks that [`replace_file`] could write beside `path`; nothing stays of the trial. To be called before long work.
+///
+/// # Errors
+/// [`Error::Io`] where nothing can be created.
+pub fn check_replaceable(path: &Path) -> Result<()> {
+    let beside = beside(path);
+    File::create(&beside).map_err(io("create", path))?;
+    std::fs::remove_file(&beside).map_err(io("remove", &beside))
+}
+
+fn beside(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.partial-{}", std::process::id()))
 }

@@ -27,7 +27,7 @@ mod tests;
 
 pub use adapter::{Adapter, AdapterConfig, LoraTensors, NewLora, write_adapter};
 pub use error::{Error, Result};
-pub use files::replace_file;
+pub use files::{check_replaceable, replace_file};
 pub use folder::ModelFolder;
 pub use output::OutputFolder;
 pub use run::{RunCheckpoint, RunFolder};

@@ -20,13 +20,26 @@ pub struct OutputFolder {
 }
 
 impl OutputFolder {
-    /// Checks, without writing anything, that `target` can be created: it must not exist, or be an empty folder. To be
-    /// called before a long run, whose results would have nowhere to go.
+    /// Checks that `target` can be created: it must not exist, or be an empty folder, and a folder can be made where it will
+    /// be; nothing stays of the trial. To be called before a long run, whose results would have nowhere to go.
     ///
     /// # Errors
     /// [`Error::Output`] if there is something at `target`; in particular a source model is never written over.
+    /// [`Error::Io`] where nothing can be created.
     pub fn check(target: impl AsRef<Path>) -> Result<()> {
         let target = target.as_ref();
+        OutputFolder::check_free(target)?;
+        let above = parent_of(target).ancestors().map(or_here).find(|path| path.exists()).unwrap_or(Path::new("."));
+        let trial = above.join(partial_name(target));
+        match fs::create_dir(&trial) {
+            Ok(()) => fs::remove_dir(&trial).map_err(io("remove", &trial)),
+            // Left by a killed process that had this one's id.
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
+            Err(e) => Err(io("create", target)(e)),
+        }
+    }
+
+    fn check_free(target: &Path) -> Result<()> {
         let refuse = |reason: &str| Err(Error::Output { path: target.into(), reason: reason.into() });
         if target.file_name().is_none() {
             return refuse("is not the name of a folder; name a new folder");
@@ -51,18 +64,16 @@ impl OutputFolder {
     /// As [`OutputFolder::check`], and [`Error::Io`] where nothing can be created.
     pub fn create(target: impl AsRef<Path>) -> Result<OutputFolder> {
         let target = target.as_ref();
-        OutputFolder::check(target)?;
+        OutputFolder::check_free(target)?;
         let parent = parent_of(target);
         let made_parents: Vec<PathBuf> = parent
             .ancestors()
             .take_while(|p| !p.as_os_str().is_empty() && !p.exists())
             .map(Path::to_path_buf)
             .collect();
-        let mut name = OsString::from(".");
-        name.push(target.file_name().expect("checked"));
-        name.push(format!(".partial-{}", std::process::id()));
+        let partial = parent.join(partial_name(target));
         // From here on Drop cleans up, whatever fails.
-        let folder = OutputFolder { target: target.into(), partial: parent.join(name), made_parents, committed: false };
+        let folder = OutputFolder { target: target.into(), partial, made_parents, committed: false };
         fs::create_dir_all(parent).map_err(io("create", parent))?;
         if folder.partial.exists() {
             // Left by a killed process that had this one's id.
@@ -95,7 +106,7 @@ impl OutputFolder {
     /// [`Error::Output`] if something appeared at the target meanwhile, [`Error::Io`] if the system refuses; then nothing
     /// is left behind.
     pub fn commit(mut self) -> Result<()> {
-        OutputFolder::check(&self.target)?;
+        OutputFolder::check_free(&self.target)?;
         sync_tree(&self.partial)?;
         if self.target.exists() {
             // Checked to be empty. Not every system renames over an empty folder.
@@ -119,11 +130,21 @@ impl Drop for OutputFolder {
     }
 }
 
+/// The hidden folder beside `target`. It has a name: that is checked first.
+fn partial_name(target: &Path) -> OsString {
+    let mut name = OsString::from(".");
+    name.push(target.file_name().unwrap_or_default());
+    name.push(format!(".partial-{}", std::process::id()));
+    name
+}
+
 fn parent_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
+    path.parent().map_or(Path::new("."), or_here)
+}
+
+/// The empty path as what it means.
+fn or_here(path: &Path) -> &Path {
+    if path.as_os_str().is_empty() { Path::new(".") } else { path }
 }
 
 fn sync_tree(folder: &Path) -> Result<()> {
