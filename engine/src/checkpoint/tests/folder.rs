@@ -131,7 +131,7 @@ fn a_file_cut_anywhere_is_an_error_and_never_a_panic() {
     let dir = single_file_model(&[("a", &[16, 16]), ("b", &[33])]);
     let path = dir.path().join("model.safetensors");
     let whole = std::fs::read(&path).unwrap();
-    for length in (0..whole.len()).step_by(97) {
+    for length in 0..whole.len() {
         std::fs::write(&path, &whole[..length]).unwrap();
         assert_message(ModelFolder::open(dir.path()), &["model.safetensors", "truncated"]);
     }

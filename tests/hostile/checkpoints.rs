@@ -1,0 +1,172 @@
+//! Checkpoints of a run, most of them with the checksum that goes with what they say. Where the newest is of no use and there
+//! is none before it, the run ends and nothing is thrown away.
+
+use serde_json::{Value, json};
+
+use crate::case::{Case, RESUME, flags, table};
+use crate::folder::NEWEST;
+use crate::folder::Spoil::{self, *};
+
+/// Changes what the run says of itself.
+fn run(header: &mut Value, edit: fn(&mut Value)) {
+    let text = header["__metadata__"]["run"].as_str().unwrap();
+    let mut run: Value = serde_json::from_str(text).unwrap();
+    edit(&mut run);
+    header["__metadata__"]["run"] = run.to_string().into();
+}
+
+fn bytes(bytes: impl AsRef<[u8]>) -> Vec<Spoil> {
+    vec![Bytes(NEWEST, bytes.as_ref().to_vec())]
+}
+
+/// A parameter that every run of the table trains.
+const VALUE: &str = "value.model.decoder.final_layer_norm.bias";
+
+pub fn cases() -> Vec<Case> {
+    let torn = "run/step-00000002.safetensors: is torn";
+    let mut cases = table(
+        RESUME,
+        1,
+        vec![
+            ("no bytes", bytes(""), torn),
+            ("fewer bytes than a checksum", bytes("short"), "is torn: it has only 5 bytes"),
+            ("cut by one byte", vec![Shorter(NEWEST, 1)], "is torn or altered: its checksum is not that of its bytes"),
+            (
+                "altered",
+                vec![Spoil::Value(NEWEST, VALUE, 0.125)],
+                "is torn or altered: its checksum is not that of its bytes",
+            ),
+            ("weights of a model", vec![Link(NEWEST, "../model/model.safetensors")], torn),
+            (
+                "a format to come",
+                vec![Sealed(|h| h["__metadata__"]["format"] = json!("9"))],
+                "has the format 9; this version reads format 1",
+            ),
+            (
+                "a run that is no JSON",
+                vec![Sealed(|h| h["__metadata__"]["run"] = json!("{"))],
+                "does not say what run it is of",
+            ),
+            (
+                "a run nested 1,000 deep",
+                vec![Sealed(|h| h["__metadata__"]["run"] = json!("[".repeat(1000)))],
+                "does not say what run it is of",
+            ),
+            (
+                "no step",
+                vec![Sealed(|h| run(h, |r| drop(r.as_object_mut().unwrap().shift_remove("step"))))],
+                "does not say its state: missing field `step`",
+            ),
+            ("a step below zero", vec![Sealed(|h| run(h, |r| r["step"] = json!(-1)))], "does not say its state"),
+            (
+                "a step that the run has not",
+                vec![Sealed(|h| run(h, |r| r["step"] = json!(u64::MAX)))],
+                "is of step 18446744073709551615, and this run has 2",
+            ),
+            ("cycle 0", vec![Sealed(|h| run(h, |r| r["cycle"] = json!(0)))], "is of cycle 0, and this run has 1"),
+            (
+                "cycle 2⁶⁴ − 1",
+                vec![Sealed(|h| run(h, |r| r["cycle"] = json!(u64::MAX)))],
+                "is of cycle 18446744073709551615, and this run has 1",
+            ),
+            (
+                "a window that the text has not",
+                vec![Sealed(|h| run(h, |r| r["sampler"]["index"] = json!(u64::MAX)))],
+                "window 18446744073709551615 of an epoch is asked for",
+            ),
+            (
+                "measurements in words",
+                vec![Sealed(|h| run(h, |r| r["measured"] = json!("fine")))],
+                "does not say what was measured",
+            ),
+            (
+                "steps of another shape",
+                vec![Sealed(|h| h["steps"]["shape"] = json!([7, 2]))],
+                "steps is F64 [7, 2], and this run needs F64 [7, 7]",
+            ),
+            (
+                "no steps",
+                vec![Sealed(|h| {
+                    let entry = h.as_object_mut().unwrap().shift_remove("steps").unwrap();
+                    h["stepz"] = entry;
+                })],
+                "has no tensor steps: it is of another run",
+            ),
+            (
+                "a parameter of another type",
+                vec![Sealed(|h| h[VALUE]["dtype"] = json!("I32"))],
+                "is I32 [32], and this run needs F32 [32]: it is of another run",
+            ),
+            (
+                "a parameter of another shape",
+                vec![Sealed(|h| h[VALUE]["shape"] = json!([4, 8]))],
+                "is F32 [4, 8], and this run needs F32 [32]",
+            ),
+            (
+                "a parameter that is missing",
+                vec![Sealed(|h| {
+                    let entry = h.as_object_mut().unwrap().shift_remove(VALUE).unwrap();
+                    h["value.other"] = entry;
+                })],
+                "has no tensor value.model.decoder.final_layer_norm.bias: it is of another run",
+            ),
+            (
+                "offsets past the end",
+                vec![Sealed(|h| h[VALUE]["data_offsets"] = json!([0, u64::MAX]))],
+                "is not a valid safetensors file",
+            ),
+            ("a pipe", vec![Pipe(NEWEST)], "is not a regular file"),
+            ("a folder", vec![Folder(NEWEST)], "is not a regular file"),
+            ("a link to nothing", vec![Link(NEWEST, "nowhere")], "cannot open run/step-00000002.safetensors"),
+            (
+                "a file for a folder",
+                vec![Gone("run"), Bytes("run", b"x".to_vec())],
+                "run: is not a folder, and checkpoints need one; name another",
+            ),
+            ("a folder in the lock's place", vec![Folder("run/lock")], "cannot create run/lock: Is a directory"),
+            (
+                "a folder in the place of what is half-written",
+                vec![Folder("run/.step-00000003.partial")],
+                "cannot remove run/.step-00000003.partial",
+            ),
+        ],
+    );
+    cases.extend(table(
+        RESUME,
+        2,
+        vec![
+            (
+                "a run of another configuration",
+                vec![Sealed(|h| run(h, |r| r["configuration"]["lr"] = json!(1.0)))],
+                "is of another run: lr is 0.0005 here and 1.0 there",
+            ),
+            (
+                "a configuration with more",
+                vec![Sealed(|h| run(h, |r| r["configuration"]["x\nerror: y"] = json!("z")))],
+                "x\\nerror: y is null here and z there",
+            ),
+            (
+                "a run of another text",
+                vec![Bytes("train.txt", vec![b'a'; 10_000])],
+                "is of another run: training text is",
+            ),
+            (
+                "a run of another model",
+                vec![Spoil::Value("model/model.safetensors", "model.decoder.final_layer_norm.bias", 0.125)],
+                "is of another run: base model is",
+            ),
+        ],
+    ));
+    cases.extend(flags(
+        RESUME,
+        2,
+        vec![
+            (
+                "--steps 3",
+                "steps is 3 here and 2 there; go on with that run's flags, or name a new --checkpoints folder",
+            ),
+            ("--method full", "method is full here and perp there"),
+        ],
+    ));
+    cases
+}
