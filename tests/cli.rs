@@ -250,6 +250,8 @@ fn profile_needs_no_weights_and_says_whether_it_fits() {
     let out = assert_succeeds(&bare(&["profile", "--model", "opt-30b", "--gpu", "rtx4090"]).output().unwrap());
     assert!(out.contains("does not fit") && out.contains("estimate"), "{out}");
     let config = Fixture::get().path("config.json");
+    let on_processor = ["profile", "--model", text(&config), "--gemm", "cublas"];
+    assert_fails(&bare(&on_processor).output().unwrap(), 2, &["--gemm cublas multiplies on a GPU"]);
     let out = assert_succeeds(&bare(&["profile", "--model", text(&config), "--method", "norms"]).output().unwrap());
     assert!(out.contains("linear_backward_input") && out.contains("fits"), "{out}");
 }

@@ -4,8 +4,9 @@
 #
 #     tools/gpu.sh [REPORT.md]
 #
-# Needs a Rust toolchain and the driver (R535 or newer) of a GPU of compute capability 8.0 or newer. MODELS are the models
-# that are benchmarked, by name, with random weights [opt-125m opt-1.3b opt-2.7b].
+# Steps that train all weights are timed with products by this program's kernels and by cuBLASLt; where a machine has no cuBLAS
+# 12, that is a failure in the report. Needs a Rust toolchain and the driver (R535 or newer) of a GPU of compute capability 8.0
+# or newer. MODELS are the models that are benchmarked, by name, with random weights [opt-125m opt-1.3b opt-2.7b].
 set -euo pipefail
 report=$(realpath -m "${1:-gpu-report.md}")
 cd "$(dirname "$0")/.."
@@ -37,6 +38,10 @@ for model in $models; do
         section "A training step of $model, $pattern"
         # shellcheck disable=SC2086 # a flag and its value
         record target/release/perp-engine bench --device cuda --model "$model" $pattern --batch 2 --seq-len 1024 --steps 10
+    done
+    for gemm in own cublas; do
+        section "A training step of $model, all weights, products by $gemm"
+        record target/release/perp-engine bench --device cuda --model "$model" --method full --gemm "$gemm" --seq-len 1024 --steps 10
     done
     section "The products of $model"
     record target/release/perp-engine bench --device cuda --model "$model" --products --batch 2 --seq-len 1024 --steps 10

@@ -10,6 +10,7 @@ use engine::peft::{Method, TrainSet};
 use engine::prune::{Criterion, Pattern, Pruning};
 
 use crate::error::Failure;
+use crate::gemm::GemmArgs;
 
 /// Where to compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +105,8 @@ pub struct MachineArgs {
     /// Device to compute on: cpu, cuda (an NVIDIA GPU) or cuda:N; auto: a GPU where there is one, cpu otherwise.
     #[arg(long, value_parser = |s: &str| s.parse::<DeviceChoice>(), default_value = "auto", value_name = "DEVICE")]
     pub device: DeviceChoice,
+    #[command(flatten)]
+    pub gemm: GemmArgs,
     /// Processor threads [default: all].
     #[arg(long, value_parser = threads, value_name = "N")]
     pub threads: Option<usize>,

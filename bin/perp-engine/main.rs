@@ -7,6 +7,7 @@ mod calibration;
 mod checkpoints;
 mod error;
 mod eval;
+mod gemm;
 mod inspect;
 mod planned;
 mod pretrain;

@@ -4,6 +4,7 @@ use engine::model::{self, Loader, Model, Offload, Source};
 use engine::peft::{self, TrainSet};
 use engine::plan::{self, StepPlan, StepShape};
 use engine::prune::{Criterion, Pattern, Pruning, prune_linear};
+use kernels::device::Gemm;
 use kernels::{Backend, DType, Device};
 use models::Architecture;
 
@@ -48,11 +49,18 @@ impl Plan {
 pub struct Target {
     pub backend: Backend,
     pub threads: usize,
+    /// Who multiplies dense matrices there.
+    pub gemm: Gemm,
     /// Bytes that it may take.
     pub limit: u64,
 }
 
 impl Target {
+    /// The device to plan on.
+    pub fn meta(&self) -> Device {
+        Device::meta_with(self.backend, self.threads, self.gemm)
+    }
+
     /// A device: what it has left, or `budget` where that is less.
     pub fn of(device: &Device, budget: Option<u64>) -> Result<Target, Failure> {
         let left = match device.gpu() {
@@ -61,14 +69,14 @@ impl Target {
             None => plan::available_memory(),
         };
         let limit = budget.unwrap_or(u64::MAX).min(left.unwrap_or(u64::MAX));
-        Ok(Target { backend: device.backend(), threads: device.threads(), limit })
+        Ok(Target { backend: device.backend(), threads: device.threads(), gemm: device.gemm(), limit })
     }
 }
 
 impl Planned<'_> {
     /// Runs the step on Meta.
     fn measure(&self, target: Target) -> Result<Plan, Failure> {
-        let device = Device::meta(target.backend, target.threads);
+        let device = target.meta();
         let mut model = self.build(&device)?;
         let params = peft::apply(&mut *model, self.set, 0)?;
         let step = plan::measure(&mut *model, params, self.shape)?;
@@ -78,7 +86,7 @@ impl Planned<'_> {
 
     /// Bytes of evaluating the model.
     pub fn evaluation(&self, target: Target) -> Result<u64, Failure> {
-        let model = self.build(&Device::meta(target.backend, target.threads))?;
+        let model = self.build(&target.meta())?;
         Ok(plan::evaluation(&*model, self.shape.batch, self.shape.seq_len)?.total)
     }
 

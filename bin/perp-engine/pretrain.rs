@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::args::{EvalArgs, MachineArgs, OptimizerArgs, StepArgs, vocabulary};
 use crate::error::{Failure, print};
+use crate::gemm;
 use crate::planned::{Planned, Target};
 use crate::progress::Console;
 use crate::report::{self, PeakBytes, Perplexities, Report, Seconds, SparsityReport, Step, Trainable};
@@ -153,6 +154,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             model: args.model.display().to_string(),
             device: device.name().into(),
             gpu: session::gpu_name(&device),
+            library: gemm::title(&device),
             method: "full".into(),
             criterion: None,
             pattern: None,

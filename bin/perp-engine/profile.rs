@@ -6,11 +6,12 @@ use clap::ValueEnum;
 use engine::model;
 use engine::peft;
 use engine::plan::{self, GPUS, Gpu, StepShape};
-use kernels::{Backend, DType, Device};
+use kernels::{Backend, DType};
 use serde_json::{Value, json};
 
 use crate::args::{MethodArgs, PruneArgs, SavingArgs, positive, sequence, small, threads};
 use crate::error::{Failure, print};
+use crate::gemm::GemmArgs;
 use crate::planned::{Plan, Planned, Target};
 use crate::session;
 use crate::tables;
@@ -48,6 +49,8 @@ pub struct Args {
     seq_len: Option<usize>,
     #[command(flatten)]
     saving: SavingArgs,
+    #[command(flatten)]
+    gemm: GemmArgs,
     /// Element type of frozen weights.
     #[arg(long, value_enum, default_value = "f16", value_name = "TYPE")]
     dtype: Stored,
@@ -78,17 +81,17 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     };
     let threads = args.threads.unwrap_or_else(rayon::current_num_threads);
     let backend = if args.gpu.is_some() { Backend::Cuda } else { Backend::Cpu };
+    args.gemm.check(backend)?;
     let limit = args.gpu.map_or_else(|| plan::available_memory().unwrap_or(u64::MAX), |gpu| gpu.usable_bytes());
     let pattern = args.pruning.pattern();
     let shape = StepShape { batch, accumulate, seq_len, recompute: 0 };
     let criterion = args.pruning.criterion;
     let planned = Planned { architecture: &*architecture, dtype, criterion, pattern, set: &set, shape, offload: 0 };
-    let target = Target { backend, threads, limit };
+    let target = Target { backend, threads, gemm: args.gemm.gemm(), limit };
     let plan = planned.choose(args.saving, target)?;
     let fits = plan.needed() <= limit;
     let remedies = if fits { None } else { Some(planned.remedies(args.saving, target)?) };
-    let device = Device::meta(backend, threads);
-    let mut model = planned.build(&device)?;
+    let mut model = planned.build(&target.meta())?;
     peft::apply(&mut *model, &set, 0)?;
     let counts = model::count(&mut *model);
     let view = View { args, counts, plan: &plan, shape, limit, remedies, measures: planned.measures(&plan) };

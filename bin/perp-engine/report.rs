@@ -92,6 +92,8 @@ pub struct Report {
     pub model: String,
     pub device: String,
     pub gpu: Option<String>,
+    /// What NVIDIA's library multiplied, where it did.
+    pub library: Option<String>,
     pub method: String,
     pub criterion: Option<String>,
     pub pattern: Option<String>,

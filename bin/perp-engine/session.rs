@@ -13,6 +13,7 @@ use models::Architecture;
 
 use crate::args::{DeviceChoice, MachineArgs};
 use crate::error::Failure;
+use crate::gemm;
 use crate::progress::Console;
 use crate::tables;
 
@@ -88,18 +89,29 @@ pub fn device(console: &Console, machine: &MachineArgs) -> Result<Device, Failur
             .build_global()
             .map_err(|e| Failure::failed(format!("cannot start {threads} threads: {e}")))?;
     }
+    let asked = machine.gemm.gemm();
     let device = match machine.device {
         DeviceChoice::Cpu => Device::cpu(),
-        DeviceChoice::Cuda(ordinal) => Device::cuda(ordinal)?,
-        DeviceChoice::Auto => Device::cuda(0).unwrap_or_else(|error| {
-            if !matches!(error, kernels::Error::Cuda(CudaError::NoDriver | CudaError::NoGpu { .. })) {
-                console.say(&format!("computing on the processor: {error}"));
+        DeviceChoice::Cuda(ordinal) => Device::cuda_with(ordinal, asked)?,
+        DeviceChoice::Auto => match Device::cuda_with(0, asked) {
+            Ok(device) => device,
+            // The GPU is there; what was asked for beside it is not.
+            Err(kernels::Error::Cuda(error @ (CudaError::NoCublas { .. } | CudaError::OldCublas { .. }))) => {
+                return Err(kernels::Error::from(error).into());
             }
-            Device::cpu()
-        }),
+            Err(error) => {
+                if !matches!(error, kernels::Error::Cuda(CudaError::NoDriver | CudaError::NoGpu { .. })) {
+                    console.say(&format!("computing on the processor: {error}"));
+                }
+                Device::cpu()
+            }
+        },
     };
+    machine.gemm.check(device.backend())?;
     if let Some(gpu) = device.gpu() {
-        console.say(&format!("computing on {} ({} of memory)", gpu.name(), tables::bytes(gpu.total_memory() as u64)));
+        let library = gemm::title(&device).map_or(String::new(), |library| format!(", {library}"));
+        let memory = tables::bytes(gpu.total_memory() as u64);
+        console.say(&format!("computing on {} ({memory} of memory){library}", gpu.name()));
     }
     Ok(device)
 }

@@ -2,14 +2,18 @@
 
 use std::path::Path;
 
+fn run(filter: &[&str], report: &str) {
+    let report = Path::new(env!("CARGO_TARGET_TMPDIR")).join(report);
+    let cublas = virtual_gpu::library_folder_of("virtual_cublas", &["libcublasLt.so.12"]);
+    virtual_gpu::rerun::ignored_tests(filter, "a100-40gb", &report, &[cublas]);
+}
+
 #[test]
 fn every_test_of_a_gpu_passes_on_a_virtual_a100() {
-    let report = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cuda.jsonl");
-    virtual_gpu::rerun::ignored_tests(&["gpu_"], "a100-40gb", &report);
+    run(&["gpu_"], "cuda.jsonl");
 }
 
 #[test]
 fn a_driver_gives_what_is_accounted_and_no_more() {
-    let report = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cuda-driver.jsonl");
-    virtual_gpu::rerun::ignored_tests(&["the_driver_gives_what_is_accounted"], "a100-40gb", &report);
+    run(&["the_driver_gives_what_is_accounted"], "cuda-driver.jsonl");
 }

@@ -26,7 +26,7 @@ fn measure_offloaded(
     (in_use, plan::measure(&mut *model, params, shape).unwrap().peak)
 }
 
-fn measure(
+pub fn measure(
     device: &Device,
     folder: &TempDir,
     method: Method,

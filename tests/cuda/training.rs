@@ -114,7 +114,7 @@ fn batches(vocab: u64, seq_len: usize, count: usize) -> Vec<TokenBatch> {
 
 const STEPS: usize = 3;
 
-fn train(device: &Device, folder: &TempDir, method: Method, pattern: Pattern, recompute: usize) -> Vec<StepRecord> {
+pub fn train(device: &Device, folder: &TempDir, method: Method, pattern: Pattern, recompute: usize) -> Vec<StepRecord> {
     train_offloaded(device, folder, method, pattern, recompute, 0)
 }
 
@@ -146,8 +146,8 @@ fn train_offloaded(
 /// Of one loss and of one norm. Activations are rounded to bf16, by 2⁻⁹ each; a loss is a mean over 62 tokens whose roundings
 /// differ, and must not be off by more than one of them. A gradient is a sum in which larger numbers cancel, in which bf16
 /// loses up to 5 % of its norm in the mean over tensors (see above), most of it across the gradient and not along it.
-const LOSS: f64 = 1.0 / 512.0;
-const NORM: f64 = 16.0 / 512.0;
+pub const LOSS: f64 = 1.0 / 512.0;
+pub const NORM: f64 = 16.0 / 512.0;
 
 /// For each method, with all patterns or one after the other.
 fn follows_the_cpu(config: &Value, dtype: DType, all_patterns: bool) {

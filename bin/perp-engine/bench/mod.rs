@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use crate::args::{MachineArgs, MethodArgs, PruneArgs, SavingArgs, bytes, positive, sequence, small};
 use crate::error::{Failure, print};
+use crate::gemm;
 use crate::planned::{Planned, Target};
 use crate::progress::Console;
 use crate::report;
@@ -64,6 +65,8 @@ pub struct Args {
 #[derive(Clone, Debug, Serialize)]
 struct Machine {
     gpu: Option<String>,
+    /// What NVIDIA's library multiplies, where it is taken.
+    library: Option<String>,
     instruction_set: &'static str,
     threads: usize,
     /// Operations a second: in f32, or on the GPU's tensor cores.
@@ -81,6 +84,7 @@ impl Machine {
         };
         Ok(Machine {
             gpu: session::gpu_name(device),
+            library: gemm::title(device),
             instruction_set: isa.name(),
             threads: rayon::current_num_threads(),
             peak_flops: peak.flops,
@@ -98,7 +102,8 @@ impl std::fmt::Display for Machine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (flops, bandwidth) = (self.peak_flops / 1e9, self.peak_bandwidth / 1e9);
         if let Some(gpu) = &self.gpu {
-            return write!(f, "{gpu}: {flops:.0} GFLOP/s in 16 bits, {bandwidth:.0} GB/s");
+            let library = self.library.as_ref().map_or(String::new(), |library| format!("; {library}"));
+            return write!(f, "{gpu}: {flops:.0} GFLOP/s in 16 bits, {bandwidth:.0} GB/s{library}");
         }
         let s = if self.threads == 1 { "" } else { "s" };
         write!(f, "{} thread{s}, {}: {flops:.0} GFLOP/s, {bandwidth:.0} GB/s", self.threads, self.instruction_set)

@@ -111,6 +111,7 @@ fn measure(args: &Args, flag: &str, value: &str) -> Result<Point, Failure> {
     flags.push((flag, value.into()));
     flags.push(("--steps", args.steps.to_string()));
     flags.push(("--device", args.machine.device.to_string()));
+    flags.push(("--gemm", args.machine.gemm.name()));
     if let Some(threads) = args.machine.threads {
         flags.push(("--threads", threads.to_string()));
     }

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Args, Run};
 use crate::checkpoints::Measured;
+use crate::gemm;
 use crate::report::{self, PeakBytes, Report, SparsityReport, Step, Trainable};
 use crate::session;
 use crate::tables;
@@ -83,6 +84,7 @@ impl Run<'_> {
             model: self.opened.path.display().to_string(),
             device: self.device.name().into(),
             gpu: session::gpu_name(&self.device),
+            library: gemm::title(&self.device),
             method: self.args.method.label(),
             criterion: Some(self.args.pruning.criterion.name().into()),
             pattern: Some(self.pattern.to_string()),

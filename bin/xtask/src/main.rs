@@ -15,7 +15,7 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 Usage: cargo xtask ptx [--check]
 
-  ptx          compile the CUDA sources of kernels/ and tests/virtual-gpu/ to PTX, and assemble it
+  ptx          compile the CUDA sources of kernels/ and of what tests run to PTX, and assemble it
   ptx --check  fail if the committed PTX is not what the sources give, or if a kernel spills registers";
 
 /// What went wrong, and what to do about it.

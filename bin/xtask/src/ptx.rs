@@ -81,7 +81,7 @@ fn report(unit: &Unit, usages: &[Vec<Usage>], faults: &mut Vec<String>) {
     }
 }
 
-/// `kernels/src/ops/OP/OP.cu` → `kernels/ptx/OP.ptx`; the virtual GPU's test programs → PTX beside them.
+/// `kernels/src/ops/OP/OP.cu` → `kernels/ptx/OP.ptx`; what runs in tests only → PTX beside it.
 fn units(root: &Path) -> Result<Vec<Unit>> {
     let mut units = Vec::new();
     for folder in files(&root.join("kernels/src/ops"))? {
@@ -90,10 +90,12 @@ fn units(root: &Path) -> Result<Vec<Unit>> {
             units.push(Unit { source: relative(root, &source), ptx, ships: true });
         }
     }
-    for source in files(&root.join("tests/virtual-gpu/programs"))? {
-        if source.extension().is_some_and(|e| e == "cu") {
-            let source = relative(root, &source);
-            units.push(Unit { ptx: source.with_extension("ptx"), source, ships: false });
+    for folder in ["tests/virtual-gpu/programs", "tests/virtual-cublas/src"] {
+        for source in files(&root.join(folder))? {
+            if source.extension().is_some_and(|e| e == "cu") {
+                let source = relative(root, &source);
+                units.push(Unit { ptx: source.with_extension("ptx"), source, ships: false });
+            }
         }
     }
     Ok(units)

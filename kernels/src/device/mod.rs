@@ -17,7 +17,7 @@ pub use accountant::{Accountant, Category, MemoryReport};
 pub use buffer::{Buffer, DType, Element};
 pub use cost::{Cost, KernelStats};
 pub use cuda::{CudaError, CudaResult, Event, Gpu, Launch, Source, Span, Stream};
-pub(crate) use cuda::{Pinned, Ring, places};
+pub(crate) use cuda::{Pinned, Product, Ring, Side, WORKSPACE, places};
 
 use crate::error::Result;
 use buffer::Pool;
@@ -41,6 +41,20 @@ impl Backend {
     }
 }
 
+/// Who multiplies dense matrices on a GPU. Products with packed weights and with adapters are always our own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Gemm {
+    /// Our kernels.
+    #[default]
+    Own,
+    /// cuBLASLt, where it is found, for products with weights that train. They are rounded to the activations' type once for
+    /// each product, where our kernels round them tile by tile. Products with frozen weights and the head's stay ours: what
+    /// follows them, activation functions and residuals, or the softmax, is in the same kernel.
+    Auto,
+    /// cuBLASLt for all dense products that it can do.
+    Cublas,
+}
+
 /// A handle to a device; clones share it.
 #[derive(Clone)]
 pub struct Device(Arc<Inner>);
@@ -49,6 +63,7 @@ struct Inner {
     backend: Backend,
     meta: bool,
     gpu: Option<Arc<Gpu>>,
+    gemm: Gemm,
     threads: usize,
     accountant: Accountant,
     pool: Pool,
@@ -74,27 +89,52 @@ impl Device {
 
     /// A device that accounts as `backend` would with `threads` host threads, and neither allocates nor computes.
     pub fn meta(backend: Backend, threads: usize) -> Device {
-        Device::new(backend, true, threads, None)
+        Device::meta_with(backend, threads, Gemm::Own)
     }
 
-    /// The GPU with number `ordinal`, as the driver counts them.
+    /// The same, where `gemm` computes a GPU's dense products: [`Gemm::Auto`] stands for one where the library is found. A
+    /// processor multiplies by itself, whatever `gemm` says.
+    pub fn meta_with(backend: Backend, threads: usize, gemm: Gemm) -> Device {
+        let gemm = if backend == Backend::Cuda { gemm } else { Gemm::Own };
+        Device::with_gpu(backend, true, threads, None, None, gemm)
+    }
+
+    /// The GPU with number `ordinal`, as the driver counts them, with our kernels for all products.
     ///
     /// # Errors
     /// [`Error::Cuda`]: no driver, too old a driver, no such GPU, or one that is too old for the kernels.
     pub fn cuda(ordinal: usize) -> Result<Device> {
-        let gpu = Gpu::open(ordinal)?;
-        Ok(Device::with_gpu(Backend::Cuda, false, rayon::current_num_threads(), None, Some(gpu)))
+        Device::cuda_with(ordinal, Gemm::Own)
+    }
+
+    /// The GPU with number `ordinal`, whose dense products `gemm` computes. [`Gemm::Auto`] is [`Gemm::Own`] where no library
+    /// is found that can be used.
+    ///
+    /// # Errors
+    /// As [`Device::cuda`]; with [`Gemm::Cublas`] also no library, or too old a one.
+    pub fn cuda_with(ordinal: usize, gemm: Gemm) -> Result<Device> {
+        let gpu = Gpu::open(ordinal, gemm)?;
+        let gemm = if gpu.cublas_version().is_some() { gemm } else { Gemm::Own };
+        Ok(Device::with_gpu(Backend::Cuda, false, rayon::current_num_threads(), None, Some(gpu), gemm))
     }
 
     fn new(backend: Backend, meta: bool, threads: usize, limit: Option<u64>) -> Device {
-        Device::with_gpu(backend, meta, threads, limit, None)
+        Device::with_gpu(backend, meta, threads, limit, None, Gemm::Own)
     }
 
-    fn with_gpu(backend: Backend, meta: bool, threads: usize, limit: Option<u64>, gpu: Option<Arc<Gpu>>) -> Device {
+    fn with_gpu(
+        backend: Backend,
+        meta: bool,
+        threads: usize,
+        limit: Option<u64>,
+        gpu: Option<Arc<Gpu>>,
+        gemm: Gemm,
+    ) -> Device {
         let device = Device(Arc::new(Inner {
             backend,
             meta,
             gpu,
+            gemm,
             threads: threads.max(1),
             accountant: Accountant::new(limit),
             pool: Pool::default(),
@@ -119,6 +159,11 @@ impl Device {
     /// The GPU, where the device is one.
     pub fn gpu(&self) -> Option<&Arc<Gpu>> {
         self.0.gpu.as_ref()
+    }
+
+    /// Who multiplies dense matrices, where the device is a GPU or stands for one; [`Gemm::Own`] on a processor.
+    pub fn gemm(&self) -> Gemm {
+        self.0.gemm
     }
 
     /// Waits until all kernels have run.

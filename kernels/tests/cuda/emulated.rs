@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use crate::embedding::different_ids;
+use crate::linear::library;
 use crate::traffic::{ADAMW_SIZES, ATTENTION, BIAS, EMBEDDING, NORMS, PACK, POINTWISE, ROTARY, SELECT};
 
-/// Runs the ignored tests that `filter` picks. `what` names the run, `device` what the virtual GPU is.
+/// Runs the ignored tests that `filter` picks, with a cuBLASLt. `what` names the run, `device` what the virtual GPU is.
 fn run(what: &str, filter: &[&str], device: &str) -> PathBuf {
     let report = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{what}.jsonl"));
-    virtual_gpu::rerun::ignored_tests(filter, device, &report);
+    let cublas = virtual_gpu::library_folder_of("virtual_cublas", &["libcublasLt.so.12"]);
+    virtual_gpu::rerun::ignored_tests(filter, device, &report, &[cublas]);
     report
 }
 
@@ -85,6 +87,29 @@ fn adamw_and_the_norm_move_little_more_than_their_tensors() {
     let masks: usize = ADAMW_SIZES.iter().skip(1).step_by(2).map(|n| n / 8).sum();
     assert_traffic(&[chunks, finish], 4 * elements + masks);
     assert_traffic(&[step], 28 * elements + masks);
+}
+
+/// Kernels, in order, and what rounding moves.
+#[test]
+fn the_library_multiplies_what_it_is_asked_to() {
+    let (_, cols, rows, _) = library::LAUNCHES;
+    for (test, of_frozen) in [
+        (
+            "linear::library::gpu_library_for_what_trains",
+            ["linear_forward_bf16", "linear_backward_input_bf16"].as_slice(),
+        ),
+        ("linear::library::gpu_library_for_all", &["round_bf16", "product", "product"]),
+    ] {
+        let counts = Counts::of(test);
+        let kernels: Vec<&str> = counts.iter().map(Counts::kernel).collect();
+        // W, then the bias; W again.
+        let trained = ["round_bf16", "round_bf16", "product", "round_bf16", "product"].as_slice();
+        let adapted =
+            ["lora_project_bf16", "linear_any_forward_bf16", "lora_project_bf16", "linear_any_backward_input_bf16"];
+        assert_eq!(kernels, [trained, of_frozen, &adapted, &["product"]].concat(), "{test}");
+        let whole = counts.iter().filter(|launch| launch.kernel() == "round_bf16" && launch.bytes() > 6 * rows);
+        whole.for_each(|launch| assert_traffic(&[launch], 6 * rows * cols));
+    }
 }
 
 #[test]

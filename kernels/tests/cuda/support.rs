@@ -3,7 +3,8 @@
 use std::sync::OnceLock;
 
 use half::{bf16, f16};
-use kernels::{Buffer, Category, DType, Device};
+use kernels::device::{CudaError, Gemm};
+use kernels::{Buffer, Category, DType, Device, Error};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -11,6 +12,21 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 pub fn gpu() -> Device {
     static GPU: OnceLock<Device> = OnceLock::new();
     GPU.get_or_init(|| Device::cuda(0).expect("a GPU, real or virtual")).clone()
+}
+
+/// The same with cuBLASLt for all dense products; none where the machine has no such library.
+pub fn cublas() -> Option<Device> {
+    static GPU: OnceLock<Option<Device>> = OnceLock::new();
+    GPU.get_or_init(|| with_library(Gemm::Cublas)).clone()
+}
+
+/// The first GPU, opened anew, with cuBLASLt for what `gemm` says. The virtual one always has that.
+pub fn with_library(gemm: Gemm) -> Option<Device> {
+    match Device::cuda_with(0, Gemm::Cublas) {
+        Ok(_) => Some(Device::cuda_with(0, gemm).expect("the library that was just there")),
+        Err(Error::Cuda(CudaError::NoCublas { .. })) if std::env::var_os("VIRTUAL_GPU_DEVICE").is_none() => None,
+        Err(error) => panic!("{error}"),
+    }
 }
 
 /// Numbers in [−1, 1) that `dtype` holds exactly.

@@ -16,4 +16,4 @@ pub mod ptx;
 pub mod report;
 pub mod rerun;
 
-pub use library::library_folder;
+pub use library::{library_folder, library_folder_of};

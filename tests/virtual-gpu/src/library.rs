@@ -9,28 +9,36 @@ use std::time::SystemTime;
 /// # Panics
 /// Where the library was not built, or the folder can't be made in the target directory.
 pub fn library_folder() -> PathBuf {
+    library_folder_of("virtual_gpu", &["libcuda.so", "libcuda.so.1"])
+}
+
+/// The same of another library for tests: of the crate of this name, under these names.
+///
+/// # Panics
+/// As [`library_folder`].
+pub fn library_folder_of(crate_name: &str, names: &[&str]) -> PathBuf {
     let program = std::env::current_exe().expect("a program has a path");
     let beside = program.parent().expect("a program is in a folder");
     let folders = [Some(beside), beside.parent()].into_iter().flatten();
-    let library = folders.filter_map(newest_in).max_by_key(|(made, _)| *made).map(|(_, path)| path);
-    let library = library.unwrap_or_else(|| {
-        panic!("no libvirtual_gpu.so in {} or above: cargo builds it with the crate virtual-gpu", beside.display())
+    let library = folders.filter_map(|folder| newest_in(folder, crate_name)).max_by_key(|(made, _)| *made);
+    let library = library.map(|(_, path)| path).unwrap_or_else(|| {
+        panic!("no lib{crate_name}.so in {} or above: cargo builds it with the crate", beside.display())
     });
-    let folder = beside.join("virtual-gpu");
+    let folder = beside.join(crate_name.replace('_', "-"));
     std::fs::create_dir_all(&folder).expect("the target directory can be written");
-    for name in ["libcuda.so", "libcuda.so.1"] {
+    for name in names {
         link(&library, &folder, name).expect("the target directory can be written");
     }
     folder
 }
 
 /// The built library of a folder, and when it was built.
-fn newest_in(folder: &Path) -> Option<(SystemTime, PathBuf)> {
+fn newest_in(folder: &Path, crate_name: &str) -> Option<(SystemTime, PathBuf)> {
     let entries = std::fs::read_dir(folder).ok()?.flatten();
     let libraries = entries.filter(|entry| {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        name.starts_with("libvirtual_gpu") && name.ends_with(".so")
+        name.starts_with(&format!("lib{crate_name}")) && name.ends_with(".so")
     });
     libraries.filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path()))).max()
 }

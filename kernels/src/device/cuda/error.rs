@@ -40,6 +40,23 @@ pub enum CudaError {
         /// Compute capability, after the point.
         minor: i32,
     },
+    /// No cuBLASLt on this machine, where it was asked for.
+    #[error(
+        "no cuBLASLt found (looked for {names}): install NVIDIA's cuBLAS 12 and name its folder in LD_LIBRARY_PATH, \
+         or take --gemm own"
+    )]
+    NoCublas {
+        /// The names that were looked for.
+        names: String,
+    },
+    /// The cuBLASLt that was found is not used.
+    #[error(
+        "cuBLASLt {found} found, 12.0 or newer is needed: put a newer one first in LD_LIBRARY_PATH, or take --gemm own"
+    )]
+    OldCublas {
+        /// Its version.
+        found: String,
+    },
     /// The driver did not take a file of kernels.
     #[error("the driver cannot load the kernels of {module}: {log}")]
     Load {

@@ -5,6 +5,7 @@
 //! back is taken again only by later work. The host waits only where it reads a result.
 
 mod context;
+mod cublas;
 mod error;
 mod launch;
 mod pinned;
@@ -20,23 +21,26 @@ use cudarc::driver::result;
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
 
 pub use context::{Event, Stream};
+pub(crate) use cublas::{Product, Side, WORKSPACE};
 pub use error::{CudaError, CudaResult};
 pub use launch::{Launch, Source, Span};
 pub(crate) use pinned::Pinned;
 pub(crate) use ring::Ring;
 
 use context::Context;
+use cublas::Cublas;
 use error::{check, failure};
 use launch::Kernel;
 use staging::Staging;
 
-use super::Buffer;
+use super::{Buffer, Gemm};
 
 /// An open GPU.
 pub struct Gpu {
     // Dropped in this order: what the context must outlive comes before it.
     staging: Mutex<Option<Staging>>,
     modules: Mutex<Modules>,
+    cublas: Option<Cublas>,
     stream: Stream,
     context: Arc<Context>,
     name: String,
@@ -69,12 +73,18 @@ struct Module(sys::CUmodule);
 unsafe impl Send for Module {}
 
 impl Gpu {
-    /// Opens the GPU with number `ordinal`.
+    /// Opens the GPU with number `ordinal`, and NVIDIA's library where `gemm` asks for it.
     ///
     /// # Errors
-    /// No driver, too old a driver, no such GPU, or one that is too old for the kernels.
-    pub fn open(ordinal: usize) -> CudaResult<Arc<Gpu>> {
+    /// No driver, too old a driver, no such GPU, or one that is too old for the kernels; with [`Gemm::Cublas`] no library, or
+    /// too old a one.
+    pub fn open(ordinal: usize, gemm: Gemm) -> CudaResult<Arc<Gpu>> {
         let context = Context::open(ordinal)?;
+        let cublas = match gemm {
+            Gemm::Own => None,
+            Gemm::Auto => Cublas::open(&context).ok(),
+            Gemm::Cublas => Some(Cublas::open(&context)?),
+        };
         let stream = Stream::new(&context)?;
         let name = result::device::get_name(context.device()).map_err(|e| failure("cuDeviceGetName", e))?;
         // SAFETY: the device is one of the driver's.
@@ -87,6 +97,7 @@ impl Gpu {
         Ok(Arc::new(Gpu {
             staging: Mutex::default(),
             modules: Mutex::default(),
+            cublas,
             name,
             total_memory,
             multiprocessors: context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
@@ -100,6 +111,11 @@ impl Gpu {
     /// Its name, as the driver says it.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The version of cuBLASLt, where it was asked for and is there.
+    pub fn cublas_version(&self) -> Option<String> {
+        self.cublas.as_ref().map(Cublas::version)
     }
 
     /// Its memory in bytes.

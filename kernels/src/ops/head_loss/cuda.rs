@@ -1,10 +1,14 @@
 //! The GPU's head and loss: for each chunk of rows its logits' statistics, the losses, and the gradients in order.
+//!
+//! The products are ours, and end in the statistics. With [`Gemm::Cublas`] those of a step without an adapter are cuBLASLt's:
+//! logits then go through memory once more, 4 bytes each.
 
 use super::{Gradients, Head, chunk_rows};
-use crate::device::{Buffer, Category, DType, Gpu, Source, Span};
+use crate::device::{Buffer, Category, CudaResult, DType, Device, Gemm, Gpu, Launch, Source, Span};
 use crate::error::Result;
 use crate::ops::cuda::kernel_name;
 use crate::ops::linear::Lora;
+use crate::ops::linear::cuda::library::{self, Library};
 use crate::ops::linear::cuda::plain::{self, Side, Target};
 use crate::ops::linear::cuda::products::{ANY_BF16, ANY_F16, DENSE_BF16, Kernel, TILE_N, project};
 use crate::ops::linear::cuda::{Shape, Weight, is_plain, lora_gradients, parts_len, weight_gradient};
@@ -67,6 +71,8 @@ pub(super) struct Work {
     count: usize,
     /// What the adapter's gradients need.
     of_lora: Buffer,
+    /// Where the products are cuBLASLt's.
+    library: Option<Library>,
 }
 
 impl Work {
@@ -81,6 +87,7 @@ impl Work {
         let device = hidden.device();
         let (vocab, dim, rank) = (head.vocab(), head.dim(), head.rank());
         let plain = is_plain(hidden.dtype(), &[dim, vocab]);
+        let by_library = gradients.is_some() && is_by_library(device, hidden.dtype(), head, targets.len());
         // Tensor cores' logits are kept for their gradient only, which has a place of its own.
         let kept = if plain || gradients.is_some() { vocab } else { 0 };
         let beside = if !plain && gradients.is_some() { vocab } else { 0 };
@@ -89,7 +96,7 @@ impl Work {
         let chunk = chunk_rows(targets.len(), row_bytes, chunk_bytes, ROWS);
         let (of_hidden, of_lora) = gradients.unwrap_or_default();
         let count = parts(chunk, dim, vocab);
-        let part = if of_hidden && !plain { chunk * dim } else { 0 };
+        let part = if of_hidden && !plain && !by_library { chunk * dim } else { 0 };
         let shape = Shape { n: chunk, cols: dim, rows: vocab };
         let of_lora = if of_lora { parts_len(hidden.dtype(), shape, rank) } else { 0 };
         let f32s = |len| device.alloc(Category::Workspace, DType::F32, len);
@@ -106,8 +113,13 @@ impl Work {
             parts: f32s(count * part)?,
             count,
             of_lora: f32s(of_lora)?,
+            library: by_library.then(|| Library::alloc(device, hidden.dtype(), head.weight, None)).transpose()?,
         })
     }
+}
+
+fn is_by_library(device: &Device, dtype: DType, head: &Head<'_>, n: usize) -> bool {
+    device.gemm() == Gemm::Cublas && head.lora.is_none() && library::takes(device, dtype, head.weight, n)
 }
 
 /// How many parts of the vocabulary dh is summed from.
@@ -145,6 +157,9 @@ pub(super) fn run(
         _ => &F16,
     };
     let plain = is_plain(hidden.dtype(), &[head.dim(), head.vocab()]);
+    if let Some(library) = &mut work.library {
+        library.load(gpu, head.weight)?;
+    }
     for first in (0..n).step_by(work.chunk) {
         let rows = work.chunk.min(n - first);
         let hidden = Span { buffer: hidden, first: first * head.dim() };
@@ -187,27 +202,40 @@ impl Chunk<'_> {
             rows: rows as i32,
             vocab: vocab as i32,
         };
-        let launch = match self.kernel {
-            Some(kernel) => kernel
+        let shape = self.shape();
+        let launch = match (self.kernel, &mut work.library) {
+            (_, Some(library)) => {
+                library.forward(gpu, shape, hidden, head.weight, None, &mut work.logits)?;
+                self.statistics()?
+            }
+            (Some(kernel), None) => kernel
                 .launch(gpu, kernel.forward, (rows, vocab), hidden, self.weight)?
                 .read_or_null(head.lora.map(|_| &work.z))
                 .read_or_null(head.lora.map(|lora| lora.b))
                 .dimension("of the rank", rank)
                 .dimension("features", dim),
-            None => {
+            (None, None) => {
                 let x = Side::rows(gpu, hidden, dim)?;
                 let adapter = head.lora.map(|lora| [Side::rows(gpu, &work.z, rank), Side::rows(gpu, lora.b, rank)]);
                 let target = Target::set(gpu, &mut work.logits, vocab)?;
                 let weight = (self.weight, dim, false);
                 plain::product(gpu, (rows, vocab, dim), x, weight, plain::both(adapter)?, (rank, 1.0), None, target)?;
-                let warps = rows * vocab.div_ceil(COLUMNS);
-                gpu.launch(&KERNELS, "head_statistics")?
-                    .grid([warps.div_ceil(THREADS / 32), 1, 1])
-                    .block([THREADS, 1, 1])
+                self.statistics()?
             }
         };
         // SAFETY: `mod.rs` checks every operand against the head's shape; `Work` has room for a chunk.
         Ok(unsafe { launch.value(to).run() }?)
+    }
+
+    /// A launch that reads the statistics from logits that are there.
+    fn statistics(&self) -> CudaResult<Launch<'_>> {
+        let warps = self.rows * self.head.vocab().div_ceil(COLUMNS);
+        let launch = self.gpu.launch(&KERNELS, "head_statistics")?;
+        Ok(launch.grid([warps.div_ceil(THREADS / 32), 1, 1]).block([THREADS, 1, 1]))
+    }
+
+    fn shape(&self) -> Shape {
+        Shape { n: self.rows, cols: self.head.dim(), rows: self.head.vocab() }
     }
 
     fn losses(&self, losses: &mut Buffer, work: &mut Work) -> Result<()> {
@@ -229,24 +257,32 @@ impl Chunk<'_> {
 
     fn gradients(&self, wanted: &mut Gradients<'_>, work: &mut Work) -> Result<()> {
         let Chunk { gpu, head, rows, hidden, .. } = *self;
-        let (vocab, dim) = (head.vocab(), head.dim());
         self.d_logits(work)?;
         let scale = wanted.scale / SCALE;
         let d_logits = if self.kernel.is_some() { &work.d_logits } else { &work.logits };
         let lora = head.lora.filter(|_| wanted.hidden.is_some() || wanted.lora.is_some());
         if let Some(lora) = lora {
-            project(gpu, (rows, vocab), d_logits.into(), (lora.b, true), lora, &mut work.u)?;
+            project(gpu, (rows, head.vocab()), d_logits.into(), (lora.b, true), lora, &mut work.u)?;
         }
         if let Some(d_hidden) = &mut wanted.hidden {
-            self.d_hidden(lora, scale, d_logits, &work.u, (&mut work.parts, work.count), d_hidden)?;
+            match &mut work.library {
+                Some(library) => {
+                    let to = (&mut **d_hidden, self.first * head.dim());
+                    library.backward_input(gpu, self.shape(), scale, d_logits.into(), head.weight, to)?;
+                }
+                None => self.d_hidden(lora, scale, d_logits, &work.u, (&mut work.parts, work.count), d_hidden)?,
+            }
         }
-        let shape = Shape { n: rows, cols: dim, rows: vocab };
+        let shape = self.shape();
         if let Some((d_a, d_b)) = &mut wanted.lora {
             let (operands, factors) = ((hidden, d_logits.into()), (&work.z, &work.u));
             lora_gradients(gpu, shape, (head.rank(), scale), operands, factors, (d_a, d_b), &mut work.of_lora)?;
         }
         if let Some(d_weight) = &mut wanted.weight {
-            weight_gradient(gpu, shape, scale, hidden, d_logits.into(), d_weight)?;
+            match &mut work.library {
+                Some(library) => library.weight_gradient(gpu, shape, scale, hidden, d_logits.into(), d_weight)?,
+                None => weight_gradient(gpu, shape, scale, hidden, d_logits.into(), d_weight)?,
+            }
         }
         Ok(())
     }

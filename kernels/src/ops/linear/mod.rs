@@ -16,7 +16,8 @@
 //!
 //! On a GPU x may be bf16, f16 or f32. In 16 bits tensor cores multiply, where all features are multiples of 8: weights of
 //! another type are then rounded to x's, and zeros of 2:4 weights are skipped forward. Factors of the adapter stay f32; in f16
-//! they lose what is below 2⁻²⁵.
+//! they lose what is below 2⁻²⁵. Where [`Gemm`](crate::device::Gemm) says so, dense products without an adapter are
+//! cuBLASLt's, which takes the bias, too, in x's type.
 
 mod adapted;
 mod bias_gradient;
@@ -34,6 +35,7 @@ use crate::error::{Result, expect_activations, expect_dtype, expect_len};
 use crate::simd::Isa;
 use crate::spmm;
 use crate::weight::WeightRef;
+use cuda::library::Library;
 
 /// A low-rank update of a weight.
 #[derive(Clone, Copy, Debug)]
@@ -124,12 +126,14 @@ pub fn forward_with(
     }
     lora.map_or(Ok(()), |lora| lora.check(OP, &weight))?;
     epilogue.check(OP, x.dtype(), n * rows)?;
-    let is_fused = device.backend() == Backend::Cuda && !cuda::is_plain(x.dtype(), &[cols, rows]);
+    let by_library = lora.is_none() && cuda::library::takes(device, x.dtype(), weight, n);
+    let is_fused = device.backend() == Backend::Cuda && !cuda::is_plain(x.dtype(), &[cols, rows]) && !by_library;
     let (fused, after) = if is_fused { (epilogue, Epilogue::default()) } else { (Epilogue::default(), epilogue) };
     let mut y = device.alloc(Category::Activations, x.dtype(), n * rows)?;
     let mut u = lora.map(|l| device.alloc(Category::Activations, DType::F32, n * l.rank)).transpose()?;
     let mut saved = fused.alloc(device, x.dtype(), n * rows)?;
     let mut work = device.cpu_workspace(cpu::work_len(n, cols, lora))?;
+    let mut library = of_library(by_library, || Library::alloc(device, x.dtype(), weight, bias))?;
     let operands = [bias, fused.residual].into_iter().flatten().map(Buffer::size_bytes).sum::<usize>();
     let cost = Cost::new(
         OP,
@@ -139,16 +143,27 @@ pub fn forward_with(
     );
     if device.gpu().is_some() {
         let (shape, ending) = (cuda::Shape { n, cols, rows }, (fused, saved.as_mut()));
-        device.launch(cost, |gpu| cuda::forward(gpu, shape, x, weight, bias, lora.zip(u.as_mut()), ending, &mut y))?;
+        device.launch(cost, |gpu| match &mut library {
+            Some(library) => {
+                library.load(gpu, weight)?;
+                library.forward(gpu, shape, x.into(), weight, bias, &mut y)
+            }
+            None => cuda::forward(gpu, shape, x, weight, bias, lora.zip(u.as_mut()), ending, &mut y),
+        })?;
     } else {
         device.run(cost, || {
             let lora = lora.zip(u.as_mut().map(Buffer::f32_mut));
             cpu::forward(Isa::best(), x.f32(), n, weight, bias.map(Buffer::f32), lora, y.f32_mut(), work.f32_mut());
         });
     }
-    drop(work);
+    drop((work, library));
     let (y, saved_after) = after.apply(y)?;
     Ok(Forward { y, u, saved: saved.or(saved_after) })
+}
+
+/// What the library needs, where a product is its.
+fn of_library(is_used: bool, alloc: impl FnOnce() -> Result<Library>) -> Result<Option<Library>> {
+    is_used.then(alloc).transpose()
 }
 
 /// v = s·dy·B, f32 `[n, r]`.
@@ -197,6 +212,8 @@ pub fn backward_input(
     }
     let mut dx = device.alloc(Category::Activations, dy.dtype(), n * cols)?;
     let mut work = device.cpu_workspace(cpu::work_len(n, rows, lora.map(|(lora, _)| lora)))?;
+    let by_library = lora.is_none() && cuda::library::takes(device, dy.dtype(), weight, n);
+    let mut library = of_library(by_library, || Library::alloc(device, dy.dtype(), weight, None))?;
     let cost = Cost::new(
         OP,
         weight.product_flops(n) + lora.map_or(0, |(l, _)| 2 * n * l.rank * cols),
@@ -205,7 +222,13 @@ pub fn backward_input(
     );
     if device.gpu().is_some() {
         let shape = cuda::Shape { n, cols, rows };
-        device.launch(cost, |gpu| cuda::backward_input(gpu, shape, dy, weight, lora, &mut dx))?;
+        device.launch(cost, |gpu| match &mut library {
+            Some(library) => {
+                library.load(gpu, weight)?;
+                library.backward_input(gpu, shape, 1.0, dy.into(), weight, (&mut dx, 0))
+            }
+            None => cuda::backward_input(gpu, shape, dy, weight, lora, &mut dx),
+        })?;
         return Ok(dx);
     }
     device.run(cost, || {
@@ -277,6 +300,9 @@ pub fn weight_gradient(device: &Device, x: &Buffer, dy: &Buffer, n: usize, d_wei
     expect_dtype(OP, "dy", dy.dtype(), x.dtype())?;
     expect_dtype(OP, "dW", d_weight.dtype(), DType::F32)?;
     let mut work = device.cpu_workspace(spmm::features_workspace_len(cols, n))?;
+    let shape = cuda::Shape { n, cols, rows };
+    let by_library = cuda::library::takes_gradient(device, x.dtype(), shape);
+    let mut library = of_library(by_library, || Library::alloc_gradient(device))?;
     let cost = Cost::new(
         OP,
         2 * n * rows * cols,
@@ -284,8 +310,10 @@ pub fn weight_gradient(device: &Device, x: &Buffer, dy: &Buffer, n: usize, d_wei
         d_weight.size_bytes(),
     );
     if device.gpu().is_some() {
-        let shape = cuda::Shape { n, cols, rows };
-        return device.launch(cost, |gpu| cuda::weight_gradient(gpu, shape, 1.0, x.into(), dy.into(), d_weight));
+        return device.launch(cost, |gpu| match &mut library {
+            Some(library) => library.weight_gradient(gpu, shape, 1.0, x.into(), dy.into(), d_weight),
+            None => cuda::weight_gradient(gpu, shape, 1.0, x.into(), dy.into(), d_weight),
+        });
     }
     device.run(cost, || {
         cpu::weight_gradient(Isa::best(), (n, rows, cols), x.f32(), dy.f32(), d_weight.f32_mut(), work.f32_mut());

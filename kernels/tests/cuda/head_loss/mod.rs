@@ -8,7 +8,7 @@ use kernels::ops::linear::Lora;
 use kernels::{Buffer, Category, DType, Device};
 
 use crate::linear::{Held, Kind, split_tolerance, tolerance};
-use crate::support::{assert_within, gpu, random, round, rounding, upload};
+use crate::support::{assert_within, cublas, gpu, random, round, rounding, upload};
 
 /// Rows, entries of the vocabulary, features, rank (zero for no adapter).
 pub type Shape = (usize, usize, usize, usize);
@@ -59,10 +59,13 @@ impl Case {
     }
 
     fn check(&self, chunk_bytes: Option<usize>) {
+        self.check_on(&gpu(), chunk_bytes);
+    }
+
+    fn check_on(&self, device: &Device, chunk_bytes: Option<usize>) {
         let (n, vocab, dim, rank) = self.shape;
         let what = format!("{} {:?} {:?}", self.dtype, self.kind, self.shape);
-        let device = gpu();
-        let got = pass(&device, self, chunk_bytes);
+        let got = pass(device, self, chunk_bytes);
         // Tensor cores multiply numbers of one type, to which weights are rounded.
         let w: Vec<f64> = self.w.iter().map(|w| if self.is_plain() { *w } else { round(self.dtype, *w) }).collect();
         let operands = Operands {
@@ -232,6 +235,20 @@ fn gpu_f32_and_odd_shapes_are_computed_in_f32() {
 fn gpu_chunks_are_rows_of_the_same() {
     Case::new(DType::BF16, Kind::Dense(DType::BF16), (273, 64, 16, 2)).check(Some(1));
     Case::new(DType::F32, Kind::Dense(DType::F32), (273, 21, 5, 1)).check(Some(1));
+}
+
+/// Without an adapter the products are the library's, and with one they are not.
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_cublas_losses_and_gradients_equal_the_reference() {
+    let Some(device) = cublas() else { return };
+    for dtype in [DType::BF16, DType::F16] {
+        Case::new(dtype, Kind::Trainable, (70, 200, 40, 0)).check_on(&device, None);
+        Case::new(dtype, Kind::Dense(dtype), (9, 2056, 24, 0)).check_on(&device, None);
+        Case::new(dtype, Kind::Trainable, (9, 200, 24, 2)).check_on(&device, None);
+    }
+    Case::new(DType::BF16, Kind::Trainable, (273, 64, 16, 0)).check_on(&device, Some(1));
+    Case::new(DType::F32, Kind::Dense(DType::F32), (37, 133, 13, 0)).check_on(&device, None);
 }
 
 /// Logits of some hundreds: no exponential overflows, and a loss is the difference to the largest.

@@ -42,7 +42,7 @@ impl<'a> Layer<'a> {
     }
 
     /// All epilogues give what operations of their own would.
-    fn is_followed(&self) {
+    pub fn is_followed(&self) {
         let copy = |buffer: &Buffer| buffer.duplicate(buffer.category()).unwrap();
         let bits = |buffer: &Buffer| download(buffer).into_iter().map(f64::to_bits).collect::<Vec<_>>();
         let buffer = self.forward(None, false, false).y;

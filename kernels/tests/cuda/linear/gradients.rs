@@ -6,7 +6,7 @@ use kernels::{Buffer, DType, Device};
 use super::{Case, Kind, Shape, size, split_tolerance, tolerance};
 use crate::support::{assert_close, differences, dot, download, gpu, random, upload};
 
-const KIND: Kind = Kind::Dense(DType::BF16);
+pub const KIND: Kind = Kind::Dense(DType::BF16);
 
 /// dA, dB and dW, added to what `before` puts there.
 pub fn pass(device: &Device, dtype: DType, case: &Case, before: impl Fn(usize) -> Vec<f64>) -> [Buffer; 3] {

@@ -3,6 +3,7 @@
 mod counts;
 pub mod epilogues;
 pub mod gradients;
+pub mod library;
 pub mod products;
 
 use kernels::ops::linear::reference::Operands;

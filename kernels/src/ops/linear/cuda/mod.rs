@@ -1,8 +1,9 @@
 //! The GPU's linear layers: tensor cores for activations in 16 bits, whatever the weight is; plain multiply-adds for f32, and
-//! for features that are not multiples of 8.
+//! for features that are not multiples of 8. Dense products may be cuBLASLt's: `library`.
 
 mod ending;
 mod gradients;
+pub(in crate::ops) mod library;
 pub(in crate::ops) mod plain;
 pub(in crate::ops) mod products;
 mod two_four;
