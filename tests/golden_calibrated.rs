@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use engine::calibrate::{Calibration, LayerReport, Progress, prune_model};
 use engine::model::{Linear, Model, Module, Weight};
-use engine::prune::{Criterion, Hessian, Inputs, Pattern, Pruning, prune_calibrated};
+use engine::prune::{Allocation, Criterion, Hessian, Inputs, Pattern, Pruning, prune_calibrated};
 use golden_support::{Golden, MODELS, build};
 use kernels::weight::FrozenWeight;
 use kernels::{Category, Device};
@@ -54,7 +54,7 @@ fn calibration(batch: usize, limit: u64) -> Calibration {
 fn pruned(name: &str, pruning: &Pruning, calibration: &Calibration) -> (Box<dyn Model>, Vec<LayerReport>) {
     let mut model = build(&Device::cpu(), name, None);
     let mut dampened = 0;
-    let reports = prune_model(&mut *model, pruning, calibration, &mut |progress| {
+    let reports = prune_model(&mut *model, pruning, &Allocation::uniform(), calibration, &mut |progress| {
         dampened += usize::from(matches!(progress, Progress::Dampened { .. }));
     })
     .unwrap();
@@ -137,7 +137,9 @@ fn activations_that_overflow_are_an_error_that_names_the_first_weight_to_read_th
             })
             .unwrap();
         let pruning = Pruning { criterion, pattern: Pattern::Unstructured { sparsity: 0.5 }, seed: 0 };
-        let error = prune_model(&mut *model, &pruning, &calibration(8, u64::MAX), &mut |_| {}).unwrap_err().to_string();
+        let error = prune_model(&mut *model, &pruning, &Allocation::uniform(), &calibration(8, u64::MAX), &mut |_| {})
+            .unwrap_err()
+            .to_string();
         let start = "model.layers.1.mlp.gate_proj.weight: its calibration inputs are not finite (feature 6)";
         assert!(error.starts_with(start), "{criterion}: {error}");
     }

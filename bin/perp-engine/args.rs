@@ -160,7 +160,7 @@ pub struct PruneArgs {
     /// times its input's norm) or sparsegpt (the error that the other weights cannot make up for, which they then do).
     #[arg(long, default_value = "magnitude", value_parser = |s: &str| s.parse::<Criterion>(), value_name = "NAME")]
     pub criterion: Criterion,
-    /// Share of each matrix's weights to remove, in [0, 1) [default: 0.5].
+    /// Share of the weights to remove, in [0, 1) [default: 0.5]: of each matrix, or on average (--allocation).
     #[arg(long, value_parser = sparsity, conflicts_with = "pattern", value_name = "SHARE")]
     pub sparsity: Option<f64>,
     /// Keep n of every m consecutive weights of a row, such as 2:4 or 4:8.
@@ -312,11 +312,13 @@ fn share(text: &str) -> Result<f64, String> {
     number(text, "in [0, 1]", |s| (0.0..=1.0).contains(&s))
 }
 
-fn above_zero(text: &str) -> Result<f64, String> {
+/// A number above 0.
+pub fn above_zero(text: &str) -> Result<f64, String> {
     number(text, "above 0", |x| x > 0.0)
 }
 
-fn at_least_zero(text: &str) -> Result<f64, String> {
+/// A number of at least 0.
+pub fn at_least_zero(text: &str) -> Result<f64, String> {
     number(text, "of at least 0", |x| x >= 0.0)
 }
 

@@ -1,5 +1,7 @@
 //! `inspect`: what a model folder holds.
 
+mod layers;
+
 use std::path::PathBuf;
 
 use engine::checkpoint::{ModelFolder, TensorInfo};
@@ -9,7 +11,7 @@ use serde_json::json;
 use crate::error::{Failure, one_line, print};
 use crate::tables;
 
-/// List a model's tensors: element type, shape, bytes, and the share of zeros in each.
+/// List a model's tensors: element type, shape, bytes, and the share of zeros in each, and in each decoder layer.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Model folder: config.json and model.safetensors (or shards with an index).
@@ -48,6 +50,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let matrices = || rows.iter().filter(|row| is_layer_matrix(row.info));
     let prunable: usize = matrices().map(|row| row.info.len()).sum();
     let zeros: usize = matrices().filter_map(|row| row.zeros).sum();
+    let mut layers = layers::Layers::default();
+    matrices().for_each(|row| layers.add(row.info.name(), row.info.len(), row.zeros.unwrap_or(0)));
     let share = |zeros: usize, of: usize| zeros as f64 / of.max(1) as f64;
     if args.json {
         let tensors: Vec<_> = rows
@@ -69,6 +73,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             "parameters": elements,
             "bytes": bytes,
             "layer_matrices": {"parameters": prunable, "sparsity": share(zeros, prunable)},
+            "layers": layers.json(),
         });
         return print(&format!("{}\n", serde_json::to_string_pretty(&all).expect("JSON values serialize")));
     }
@@ -80,7 +85,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         table.push(vec![one_line(info.name()), info.dtype_name(), shape, size, zeros]);
     }
     print(&format!(
-        "{}\n{}{} tensors, {} parameters, {}; {:.2} % zeros in the {} weights of linear layers inside decoder layers\n",
+        "{}\n{}{} tensors, {} parameters, {}; {:.2} % zeros in the {} weights of linear layers inside decoder layers\n{}",
         path.display(),
         tables::columns(&table),
         rows.len(),
@@ -88,6 +93,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         tables::bytes(bytes as u64),
         100.0 * share(zeros, prunable),
         tables::count(prunable),
+        layers.table(),
     ))
 }
 

@@ -1,6 +1,7 @@
 //! The command line of perp-engine. This file wires: one file for each subcommand, the flags that they share in `args`,
 //! what they say in `progress` and `report`.
 
+mod allocation;
 mod args;
 mod bench;
 mod calibration;
@@ -14,6 +15,7 @@ mod pretrain;
 mod profile;
 mod progress;
 mod prune;
+mod pruner;
 mod report;
 mod retrain;
 mod run_config;

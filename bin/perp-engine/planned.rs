@@ -3,7 +3,7 @@
 use engine::model::{self, Loader, Model, Offload, Source};
 use engine::peft::{self, TrainSet};
 use engine::plan::{self, StepPlan, StepShape};
-use engine::prune::{Criterion, Pattern, Pruning, prune_linear};
+use engine::prune::{Allocation, Criterion, Pattern, Pruning, prune_linear};
 use kernels::device::Gemm;
 use kernels::{Backend, DType, Device};
 use models::Architecture;
@@ -19,6 +19,8 @@ pub struct Planned<'a> {
     pub dtype: DType,
     pub criterion: Criterion,
     pub pattern: Pattern,
+    /// Sparsities of single matrices, where a file gives them.
+    pub allocation: Option<&'a Allocation>,
     pub set: &'a TrainSet,
     pub shape: StepShape,
     /// Decoder layers whose weights stay in the host's memory.
@@ -93,9 +95,10 @@ impl Planned<'_> {
     /// The model on Meta, pruned.
     pub fn build(&self, device: &Device) -> Result<Box<dyn Model>, Failure> {
         let pruning = Pruning { criterion: self.criterion, pattern: self.pattern, seed: 0 };
+        let allocation = self.allocation.cloned().unwrap_or_default();
         let offload = Offload::new(device, self.offload);
         let loader = Loader::new(device, Source::Absent(self.dtype)).on_linear(move |linear| {
-            prune_linear(linear, &pruning)?;
+            prune_linear(linear, &allocation.pruning(&pruning, &linear.name))?;
             offload.take(linear)
         });
         Ok(self.architecture.build(&loader)?)
@@ -227,7 +230,9 @@ impl Planned<'_> {
                 .map(|seq_len| (flags(format!("--seq-len {seq_len}")), with_shape(StepShape { seq_len, ..shape })))
                 .collect(),
         );
-        let sparser = (1..=9).map(|tenths| f64::from(tenths) / 10.0).filter(|s| *s > self.pattern.sparsity());
+        let sparser = (1..=9).map(|tenths| f64::from(tenths) / 10.0);
+        // A file's sparsities are the user's to change.
+        let sparser = sparser.filter(|s| *s > self.pattern.sparsity() && self.allocation.is_none());
         let sparser = sparser.map(|sparsity| (sparsity, Pattern::Unstructured { sparsity }));
         tried
             .push(sparser.map(|(s, pattern)| (flags(format!("--sparsity {s}")), Planned { pattern, ..all })).collect());

@@ -86,7 +86,16 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let pattern = args.pruning.pattern();
     let shape = StepShape { batch, accumulate, seq_len, recompute: 0 };
     let criterion = args.pruning.criterion;
-    let planned = Planned { architecture: &*architecture, dtype, criterion, pattern, set: &set, shape, offload: 0 };
+    let planned = Planned {
+        architecture: &*architecture,
+        dtype,
+        criterion,
+        pattern,
+        allocation: None,
+        set: &set,
+        shape,
+        offload: 0,
+    };
     let target = Target { backend, threads, gemm: args.gemm.gemm(), limit };
     let plan = planned.choose(args.saving, target)?;
     let fits = plan.needed() <= limit;

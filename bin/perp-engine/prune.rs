@@ -5,13 +5,16 @@ use std::time::Instant;
 
 use engine::checkpoint::{OutputFolder, Tokenizer};
 use engine::model;
+use engine::prune::Pruning;
 use serde_json::json;
 
+use crate::allocation::AllocationArgs;
 use crate::args::{EvalArgs, MachineArgs, PruneArgs, WindowArgs, bytes};
-use crate::calibration::{self, CalibrationArgs, load_pruned};
+use crate::calibration::{self, CalibrationArgs};
 use crate::error::{Failure, print};
 use crate::planned::Target;
 use crate::progress::Console;
+use crate::pruner::{Pruned, Pruner};
 use crate::report;
 use crate::session::{self, Evaluation};
 use crate::tables;
@@ -25,6 +28,8 @@ pub struct Args {
     model: PathBuf,
     #[command(flatten)]
     pruning: PruneArgs,
+    #[command(flatten)]
+    allocation: AllocationArgs,
     #[command(flatten)]
     calibration: CalibrationArgs,
     /// Seed of random pruning and of the calibration windows.
@@ -54,11 +59,13 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     args.out.as_ref().map_or(Ok(()), OutputFolder::check)?;
     args.machine.report.as_deref().map_or(Ok(()), |path| report::check("--report", path))?;
-    let files = args.calibration.files(args.pruning.criterion, &[])?;
+    args.allocation.check(&args.pruning)?;
+    let files = args.calibration.files(args.pruning.criterion, &args.allocation, &[])?;
     let console = Console::new(args.machine.quiet);
     let device = session::device(&console, &args.machine)?;
     let opened = session::open(&args.model)?;
-    let pattern = args.pruning.pattern();
+    let allocating = args.allocation.plan(&args.pruning, &*opened.architecture)?;
+    let pattern = allocating.pattern;
     session::check_pattern(&*opened.architecture, pattern)?;
     let seq_len = session::sequence_length(args.windows.seq_len, &*opened.architecture)?;
     let texts = Texts::new(&console, &args.text);
@@ -76,8 +83,14 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         files => args.calibration.read(&texts, &tokenizer()?, files, shape, args.seed, target)?,
     };
     let start = Instant::now();
-    let pruning = args.pruning.pruning(args.seed);
-    let (mut model, layer_errors) = load_pruned(&console, &device, &opened, &pruning, calibration.as_ref(), 0)?;
+    let pruner = Pruner {
+        console: &console,
+        pruning: Pruning { pattern, ..args.pruning.pruning(args.seed) },
+        allocating: &allocating,
+        calibration: calibration.as_ref(),
+        cycles: 1,
+    };
+    let Pruned { mut model, allocated, layer_errors } = pruner.load(&device, &opened, 0)?;
     let prune_seconds = start.elapsed().as_secs_f64();
     let sparsity = model::sparsity(&mut *model)?;
     let mut eval_seconds = 0.0;
@@ -104,12 +117,13 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             "gpu": session::gpu_name(&device),
             "criterion": args.pruning.criterion.name(),
             "pattern": pattern.to_string(),
+            "allocation": allocating.told(&allocated),
             "seed": args.seed,
             "calibrate": files,
             "calibration_samples": calibration.as_ref().map(|calibration| calibration.windows.len()),
             "layer_errors": layer_errors,
             "perplexity": {"pruned": perplexity},
-            "sparsity": {"weights": sparsity.weights},
+            "sparsity": {"weights": sparsity.weights, "layers": sparsity.layers},
             "seconds": {"prune": prune_seconds, "eval": eval_seconds},
         });
         report::write(path, &report)?;
@@ -118,7 +132,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         vec!["sparsity of the weights".into(), format!("{:.2} %", 100.0 * sparsity.weights)],
         vec!["perplexity pruned".into(), perplexity.map_or("–".into(), |p| format!("{p:.2}"))],
     ];
-    if calibration.is_some() {
+    if !layer_errors.is_empty() {
         rows.push(vec!["mean error of the layers".into(), tables::percent(calibration::mean(&layer_errors))]);
     }
     print(&format!("{} · {pattern}\n{}", args.model.display(), tables::columns(&rows)))

@@ -20,10 +20,12 @@ pub struct Perplexities {
 }
 
 /// Shares of zeros among the prunable weights, and with LoRA's parameters counted in.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct SparsityReport {
     pub weights: f64,
     pub with_adapters: f64,
+    /// Of each decoder layer.
+    pub layers: Vec<f64>,
 }
 
 /// Parameters that train, and their percentage of all parameters, adapters included.
@@ -97,6 +99,8 @@ pub struct Report {
     pub method: String,
     pub criterion: Option<String>,
     pub pattern: Option<String>,
+    /// How sparsity was shared out among layers, and by what.
+    pub allocation: Option<Value>,
     pub seed: u64,
     pub perplexity: Perplexities,
     pub eval_windows: Option<usize>,

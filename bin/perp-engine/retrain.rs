@@ -16,6 +16,7 @@ use engine::prune::Pattern;
 use engine::retrain::Config;
 use kernels::Device;
 
+use crate::allocation::{Allocating, AllocationArgs};
 use crate::args::{EvalArgs, MachineArgs, MethodArgs, OptimizerArgs, PruneArgs, StepArgs};
 use crate::calibration::CalibrationArgs;
 use crate::checkpoints::{CheckpointArgs, Keeper};
@@ -36,6 +37,8 @@ pub struct Args {
     model: Option<PathBuf>,
     #[command(flatten)]
     pruning: PruneArgs,
+    #[command(flatten)]
+    allocation: AllocationArgs,
     #[command(flatten)]
     calibration: CalibrationArgs,
     /// Cycles of prune and retrain (iterative magnitude pruning); each removes the same share of what is left.
@@ -71,6 +74,7 @@ struct Run<'a> {
     opened: Opened,
     set: TrainSet,
     pattern: Pattern,
+    allocating: Allocating,
     shape: StepShape,
     config: Config,
     /// Layers whose weights stay in the host's memory.

@@ -6,7 +6,7 @@ use std::time::Instant;
 use engine::checkpoint::ModelFolder;
 use engine::evaluate;
 use engine::model::{Loader, Model, Module, Offload, Source};
-use engine::prune::{Pattern, Pruning, prune_linear};
+use engine::prune::{self, Allocation, Matrix, Pattern, Pruning, prune_linear};
 use kernels::device::CudaError;
 use kernels::{Backend, DType, Device};
 use models::Architecture;
@@ -141,26 +141,28 @@ pub fn gpu_name(device: &Device) -> Option<String> {
     device.gpu().map(|gpu| gpu.name().to_string())
 }
 
-/// Builds a model, showing its layers as they come; prunes each as it is loaded where `pruning` says how, and takes the
+/// Builds a model, showing its layers as they come; prunes each as it is loaded where `how` says how, and takes the
 /// weights of so many layers to the host's memory.
 pub fn load(
     console: &Console,
     device: &Device,
     opened: &Opened,
-    pruning: Option<Pruning>,
+    how: Option<(Pruning, Allocation)>,
     offloaded_layers: usize,
 ) -> Result<Box<dyn Model>, Failure> {
     let offload = Offload::new(device, offloaded_layers);
     let info = opened.architecture.info();
-    let mut task = console.task(if pruning.is_some() { "prune" } else { "load" }, info.layers as u64);
+    let mut task = console.task(if how.is_some() { "prune" } else { "load" }, info.layers as u64);
     let loader = Loader::new(device, Source::Folder(&opened.folder)).on_linear(|linear| {
         task.update(linear.layer().unwrap_or(0) as u64, &linear.name);
-        pruning.map_or(Ok(()), |pruning| prune_linear(linear, &pruning))?;
+        if let Some((pruning, allocation)) = &how {
+            prune_linear(linear, &allocation.pruning(pruning, &linear.name))?;
+        }
         offload.take(linear)
     });
     let model = opened.architecture.build(&loader)?;
     drop(loader);
-    let what = pruning.map_or(String::new(), |pruning| format!(" at {}", pruning.pattern));
+    let what = how.map_or(String::new(), |(pruning, _)| format!(" at {}", pruning.pattern));
     task.finish(&format!("{} layers{what}", info.layers));
     Ok(model)
 }
@@ -200,9 +202,7 @@ pub fn weight_dtype(folder: &ModelFolder) -> DType {
 
 /// Fails where a matrix of the model does not fit the pattern, before any weight is read.
 pub fn check_pattern(architecture: &dyn Architecture, pattern: Pattern) -> Result<(), Failure> {
-    let device = Device::meta(Backend::Cpu, 1);
-    let loader = Loader::new(&device, Source::Absent(DType::F32));
-    let mut model = architecture.build(&loader)?;
+    let mut model = without_weights(architecture)?;
     model.visit(&mut |module| {
         if let Module::Linear(linear) = module
             && linear.prunable
@@ -212,4 +212,14 @@ pub fn check_pattern(architecture: &dyn Architecture, pattern: Pattern) -> Resul
         Ok(())
     })?;
     Ok(())
+}
+
+/// Every matrix that pruning works on, before any weight is read.
+pub fn matrices(architecture: &dyn Architecture) -> Result<Vec<Matrix>, Failure> {
+    Ok(prune::matrices(&mut *without_weights(architecture)?))
+}
+
+fn without_weights(architecture: &dyn Architecture) -> Result<Box<dyn Model>, Failure> {
+    let device = Device::meta(Backend::Cpu, 1);
+    Ok(architecture.build(&Loader::new(&device, Source::Absent(DType::F32)))?)
 }

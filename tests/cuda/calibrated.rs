@@ -3,7 +3,7 @@
 use engine::calibrate::{Calibration, LayerReport, prune_model};
 use engine::checkpoint::ModelFolder;
 use engine::model::{Loader, Module, Offload, Source};
-use engine::prune::{Criterion, Pattern, Pruning};
+use engine::prune::{Allocation, Criterion, Pattern, Pruning};
 use kernels::Device;
 
 use crate::golden_support::{self, Golden};
@@ -20,7 +20,7 @@ fn prune(device: &Device, name: &str, pruning: &Pruning, limit: u64, layers: usi
     let offload = Offload::new(device, layers);
     let loader = Loader::new(device, Source::Folder(&folder)).on_linear(move |linear| offload.take(linear));
     let mut model = models::from_config(folder.config()).unwrap().build(&loader).unwrap();
-    let reports = prune_model(&mut *model, pruning, &calibration(limit), &mut |_| {}).unwrap();
+    let reports = prune_model(&mut *model, pruning, &Allocation::uniform(), &calibration(limit), &mut |_| {}).unwrap();
     let mut values = Vec::new();
     model
         .visit(&mut |module| {

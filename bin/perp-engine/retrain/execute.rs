@@ -12,10 +12,10 @@ use engine::retrain::{StepRecord, Trainer};
 
 use super::Run;
 use super::outcome::Outcome;
-use crate::calibration::{self, load_pruned};
 use crate::checkpoints::{Keeper, Measured, Resumed, Standing};
 use crate::error::Failure;
 use crate::planned::{Planned, Target};
+use crate::pruner::{Pruned, Pruner};
 use crate::report::{Cycle, Seconds};
 use crate::session::{self, Evaluation};
 use crate::signals;
@@ -35,23 +35,23 @@ impl Run<'_> {
         self.device.trim();
         let cycles = self.args.cycles as usize;
         let start = Instant::now();
-        let (pruning, calibration) = (self.pruning(1, cycles), self.calibration.as_ref());
-        let (mut model, mut layer_errors) =
-            load_pruned(&self.console, &self.device, &self.opened, &pruning, calibration, self.offload)?;
+        let pruner = self.pruner();
+        let Pruned { mut model, allocated, mut layer_errors } =
+            pruner.load(&self.device, &self.opened, self.offload)?;
         measured.seconds.prune += start.elapsed().as_secs_f64();
         let mut outcome = Outcome {
             measured,
             records,
             peak: self.device.memory().peak(),
             counts: Counts::default(),
-            sparsity: Sparsity { weights: 0.0, with_adapters: 0.0 },
+            sparsity: Sparsity::default(),
+            allocated,
         };
         let mut sampler = TrainSampler::new(self.windows.count(), self.args.optimizer.seed)?;
         for cycle in 1..=cycles {
             if cycle > 1 {
                 let start = Instant::now();
-                layer_errors =
-                    calibration::prune(&self.console, &mut *model, &self.pruning(cycle, cycles), calibration)?;
+                layer_errors = pruner.prune(&mut *model, &outcome.allocated, cycle)?;
                 outcome.measured.seconds.prune += start.elapsed().as_secs_f64();
             }
             // Cycles that are over are pruned again, because their masks do not depend on what trained; what did, the
@@ -80,6 +80,7 @@ impl Run<'_> {
             dtype: session::weight_dtype(&self.opened.folder),
             criterion: Criterion::Magnitude,
             pattern: Pattern::Unstructured { sparsity: 0.0 },
+            allocation: None,
             set: &self.set,
             shape: self.shape,
             offload: 0,
@@ -205,14 +206,15 @@ impl Run<'_> {
         imp_sparsity(self.pattern.sparsity(), cycle, self.args.cycles as usize)
     }
 
-    fn pruning(&self, cycle: usize, cycles: usize) -> Pruning {
-        let pattern = match self.pattern {
-            Pattern::Unstructured { sparsity } => {
-                Pattern::Unstructured { sparsity: imp_sparsity(sparsity, cycle, cycles) }
-            }
-            pattern => pattern,
-        };
-        Pruning { pattern, ..self.args.pruning.pruning(self.args.optimizer.seed) }
+    fn pruner(&self) -> Pruner<'_> {
+        let seed = self.args.optimizer.seed;
+        Pruner {
+            console: &self.console,
+            pruning: Pruning { pattern: self.pattern, ..self.args.pruning.pruning(seed) },
+            allocating: &self.allocating,
+            calibration: self.calibration.as_ref(),
+            cycles: self.args.cycles as usize,
+        }
     }
 
     fn evaluate(&self, name: &str, model: &dyn Model, seconds: &mut Seconds) -> Result<Option<f64>, Failure> {

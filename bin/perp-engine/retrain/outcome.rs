@@ -7,6 +7,7 @@ use kernels::device::MemoryReport;
 use serde_json::{Map, Value, json};
 
 use super::{Args, Run};
+use crate::allocation::Allocated;
 use crate::checkpoints::Measured;
 use crate::gemm;
 use crate::report::{self, PeakBytes, Report, SparsityReport, Step, Trainable};
@@ -21,6 +22,7 @@ pub struct Outcome {
     pub peak: MemoryReport,
     pub counts: Counts,
     pub sparsity: Sparsity,
+    pub allocated: Allocated,
 }
 
 impl Run<'_> {
@@ -35,6 +37,7 @@ impl Run<'_> {
             "validation_windows": self.validation.as_ref().map(Validation::sequences),
             "criterion": pruning.criterion.name(),
             "pattern": self.pattern.to_string(),
+            "allocation": self.allocating.configuration(),
             "calibrate": self.calibrate,
             "calibration_samples": self.calibration.as_ref().map(|calibration| calibration.windows.len()),
             "cycles": self.args.cycles,
@@ -88,10 +91,15 @@ impl Run<'_> {
             method: self.args.method.label(),
             criterion: Some(self.args.pruning.criterion.name().into()),
             pattern: Some(self.pattern.to_string()),
+            allocation: Some(self.allocating.told(&outcome.allocated)),
             seed: self.args.optimizer.seed,
             perplexity: measured.perplexities(),
             eval_windows: windows.map(|windows| windows.min(self.eval_windows.unwrap_or(usize::MAX))),
-            sparsity: SparsityReport { weights: sparsity.weights, with_adapters: sparsity.with_adapters },
+            sparsity: SparsityReport {
+                weights: sparsity.weights,
+                with_adapters: sparsity.with_adapters,
+                layers: sparsity.layers.clone(),
+            },
             trainable: Trainable { count: counts.trainable, percent: counts.trainable_percent() },
             tokens_per_second: report::median_tokens_per_second(&records),
             seconds: measured.seconds,

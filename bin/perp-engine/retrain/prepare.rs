@@ -44,7 +44,9 @@ pub(super) fn prepare(args: &Args) -> Result<Run<'_>, Failure> {
         (files, true) if files.is_empty() => demo::eval()?,
         (files, _) => files.clone(),
     };
-    let calibrate = args.calibration.files(args.pruning.criterion, if is_demo { &train } else { &[] })?;
+    args.allocation.check(&args.pruning)?;
+    let calibrate =
+        args.calibration.files(args.pruning.criterion, &args.allocation, if is_demo { &train } else { &[] })?;
     let texts = Texts::new(&console, &args.text);
     let (train, eval) = (texts.files(&train)?, texts.files(&eval)?);
     let calibrate = texts.files(&calibrate)?;
@@ -58,7 +60,8 @@ pub(super) fn prepare(args: &Args) -> Result<Run<'_>, Failure> {
     };
     let opened = session::open(&model_path)?;
     let set = args.method.train_set();
-    let pattern = args.pruning.pattern();
+    let allocating = args.allocation.plan(&args.pruning, &*opened.architecture)?;
+    let pattern = allocating.pattern;
     if args.cycles > 1 && matches!(pattern, Pattern::NM { .. }) {
         return Err(Failure::usage("--cycles above 1 goes with --sparsity: an n:m pattern has no steps between"));
     }
@@ -80,6 +83,7 @@ pub(super) fn prepare(args: &Args) -> Result<Run<'_>, Failure> {
         dtype: session::weight_dtype(&opened.folder),
         criterion: args.pruning.criterion,
         pattern,
+        allocation: allocating.of_file(),
         set: &set,
         shape,
         offload: 0,
@@ -137,6 +141,7 @@ pub(super) fn prepare(args: &Args) -> Result<Run<'_>, Failure> {
         opened,
         set,
         pattern,
+        allocating,
         shape,
         config,
         offload,

@@ -9,6 +9,7 @@
 //! workspace, and the hidden states of all windows once, of which what does not fit lies in a temporary file.
 
 mod collect;
+mod outliers;
 mod sample;
 mod store;
 #[cfg(test)]
@@ -20,9 +21,10 @@ use std::rc::Rc;
 use crate::autograd::{Tape, Var};
 use crate::error::{Error, Result};
 use crate::model::{self, Model, Module, TokenBatch, between_steps};
-use crate::prune::{Criterion, Hessian, Inputs, Pruning, prune_calibrated, widened};
+use crate::prune::{Allocation, Criterion, Hessian, Inputs, Pruning, prune_calibrated, widened};
 use crate::tensor::Tensor;
 use collect::{Collector, Group};
+pub use outliers::layer_outliers;
 pub use sample::sample_windows;
 use store::Store;
 
@@ -81,7 +83,8 @@ pub enum Progress<'a> {
     Layer(&'a LayerReport),
 }
 
-/// Prunes every prunable layer of a model with a criterion that needs calibration, frozen and trainable weights alike.
+/// Prunes every prunable layer of a model with a criterion that needs calibration, each as `allocation` says, frozen and
+/// trainable weights alike.
 ///
 /// # Errors
 /// A criterion that needs none, no windows, inputs or weights that are not finite, a pattern that does not fit, a Hessian that
@@ -89,19 +92,15 @@ pub enum Progress<'a> {
 pub fn prune_model(
     model: &mut dyn Model,
     pruning: &Pruning,
+    allocation: &Allocation,
     calibration: &Calibration,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Vec<LayerReport>> {
     if !pruning.criterion.needs_calibration() {
         return Err(Error::config(format!("{} pruning takes no calibration", pruning.criterion)));
     }
-    let batches = batches(calibration)?;
+    let (batches, mut hidden) = begin(model, pruning.criterion, calibration)?;
     let device = model::device_of(model);
-    let room = room(model, pruning.criterion, &batches[0], calibration.limit)?;
-    let mut hidden = Store::new(&device, room);
-    for batch in &batches {
-        hidden.push(model.embed(&mut Tape::inference(&device), batch)?.into_tensor())?;
-    }
     let layers = model.info().layers;
     let all = 2 * layers * batches.len();
     let mut done = 0;
@@ -119,7 +118,7 @@ pub fn prune_model(
             pass(layer, progress);
         }
         let groups = collector.take().into_groups();
-        let linears = prune_layer(model, pruning, groups, calibration.windows.len(), progress)?;
+        let linears = prune_layer(model, pruning, allocation, groups, calibration.windows.len(), progress)?;
         let dense = first.expect("there is a batch");
         let mut error = 0.0;
         for (index, batch) in batches.iter().enumerate() {
@@ -141,6 +140,17 @@ pub fn prune_model(
         progress(Progress::Layer(reports.last().expect("just pushed")));
     }
     Ok(reports)
+}
+
+/// The windows in batches, and the first decoder layer's inputs.
+fn begin(model: &mut dyn Model, criterion: Criterion, calibration: &Calibration) -> Result<(Vec<TokenBatch>, Store)> {
+    let batches = batches(calibration)?;
+    let device = model::device_of(model);
+    let mut hidden = Store::new(&device, room(model, criterion, &batches[0], calibration.limit)?);
+    for batch in &batches {
+        hidden.push(model.embed(&mut Tape::inference(&device), batch)?.into_tensor())?;
+    }
+    Ok((batches, hidden))
 }
 
 fn batches(calibration: &Calibration) -> Result<Vec<TokenBatch>> {
@@ -170,6 +180,7 @@ fn collect(
 fn prune_layer(
     model: &mut dyn Model,
     pruning: &Pruning,
+    allocation: &Allocation,
     groups: Vec<Group>,
     samples: usize,
     progress: &mut dyn FnMut(Progress<'_>),
@@ -187,7 +198,8 @@ fn prune_layer(
             if let Module::Linear(linear) = module
                 && names.contains(&linear.name)
             {
-                let cost = prune_calibrated(between_steps(linear), pruning, &inputs)?;
+                let linear = between_steps(linear);
+                let cost = prune_calibrated(linear, &allocation.pruning(pruning, &linear.name), &inputs)?;
                 reports.push(LinearReport { name: linear.name.clone(), cost });
             }
             Ok(())

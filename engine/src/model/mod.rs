@@ -260,12 +260,14 @@ pub fn count(model: &mut dyn Model) -> Counts {
 }
 
 /// Sparsity of a network: zeros among the prunable weights.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sparsity {
     /// Share of zeros in the prunable weights.
     pub weights: f64,
     /// The same with the entries of A and B counted as parameters.
     pub with_adapters: f64,
+    /// The share of zeros in each decoder layer's prunable weights.
+    pub layers: Vec<f64>,
 }
 
 /// Measures sparsity by counting zeros.
@@ -273,20 +275,23 @@ pub struct Sparsity {
 /// # Errors
 /// The GPU's.
 pub fn sparsity(model: &mut dyn Model) -> Result<Sparsity> {
-    let (mut zeros, mut total) = (0, 0);
+    let mut layers = vec![(0, 0); model.info().layers];
     model.visit(&mut |module| {
         if let Module::Linear(linear) = module
             && linear.prunable
+            && let Some((zeros, total)) = linear.layer().and_then(|layer| layers.get_mut(layer))
         {
-            zeros += linear.weight.zeros()?;
-            total += linear.weight.rows() * linear.weight.cols();
+            *zeros += linear.weight.zeros()?;
+            *total += linear.weight.rows() * linear.weight.cols();
         }
         Ok(())
     })?;
+    let (zeros, total) = layers.iter().fold((0, 0), |(zeros, total), layer| (zeros + layer.0, total + layer.1));
     let adapters = count(model).adapters;
     Ok(Sparsity {
         weights: zeros as f64 / total.max(1) as f64,
         with_adapters: zeros as f64 / (total + adapters).max(1) as f64,
+        layers: layers.iter().map(|(zeros, total)| *zeros as f64 / (*total).max(1) as f64).collect(),
     })
 }
 

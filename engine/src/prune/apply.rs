@@ -6,7 +6,7 @@ use kernels::simd::{Isa, widen_bf16, widen_f16};
 use kernels::weight::{FrozenWeight, OffloadedWeight};
 use kernels::{Buffer, Category, DType};
 
-use super::{Criterion, Hessian, InputNorms, Pattern, mask_for, sparsegpt};
+use super::{Allocation, Criterion, Hessian, InputNorms, Pattern, mask_for, sparsegpt};
 use crate::error::Result;
 use crate::model::{self, Linear, Model, Module, Weight};
 
@@ -195,11 +195,16 @@ fn check_finite(values: &[f32], cols: usize, tensor: &str) -> super::Result<()> 
     }
 }
 
-/// Prunes every prunable layer; `progress` hears of layers done and in all.
+/// Prunes every prunable layer, each as `allocation` says; `progress` hears of layers done and in all.
 ///
 /// # Errors
 /// As [`prune_linear`].
-pub fn prune_model(model: &mut dyn Model, pruning: &Pruning, progress: &mut dyn FnMut(usize, usize)) -> Result<()> {
+pub fn prune_model(
+    model: &mut dyn Model,
+    pruning: &Pruning,
+    allocation: &Allocation,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<()> {
     let mut all = 0;
     model.visit(&mut |module| {
         all += usize::from(matches!(module, Module::Linear(linear) if linear.prunable));
@@ -210,7 +215,8 @@ pub fn prune_model(model: &mut dyn Model, pruning: &Pruning, progress: &mut dyn 
         if let Module::Linear(linear) = module
             && linear.prunable
         {
-            prune_linear(model::between_steps(linear), pruning)?;
+            let linear = model::between_steps(linear);
+            prune_linear(linear, &allocation.pruning(pruning, &linear.name))?;
             done += 1;
             progress(done, all);
         }

@@ -1,8 +1,10 @@
-//! Pruning: criteria score the entries of a matrix, a pattern says how many go and within what they are compared.
+//! Pruning: criteria score the entries of a matrix, a pattern says how many go and within what they are compared, an
+//! allocation gives matrices sparsities of their own.
 //!
 //! Magnitude and random look at a matrix alone and prune it as it is loaded ([`prune_linear`]). Wanda and SparseGPT must know
 //! its inputs ([`Inputs`], [`prune_calibrated`]), which [`crate::calibrate`] collects layer by layer.
 
+mod allocation;
 mod apply;
 mod criterion;
 mod factor;
@@ -16,6 +18,7 @@ use half::{bf16, f16};
 use kernels::ops::select;
 use kernels::{Buffer, DType};
 
+pub use allocation::{Allocation, Matrix, Owl, matrices};
 pub(crate) use apply::widened;
 pub use apply::{Inputs, Pruning, prune_calibrated, prune_linear, prune_model};
 pub use criterion::Criterion;
@@ -35,6 +38,18 @@ pub enum Error {
     /// A sparsity that leaves nothing, or is none.
     #[error("sparsity {0} is outside [0, 1): it is the share of weights to remove, such as 0.5")]
     Sparsity(f64),
+    /// A layer's sparsity by OWL that leaves nothing, or is none.
+    #[error(
+        "OWL would give layer {layer} a sparsity of {sparsity:.4}, outside [0, 1): take --owl-lambda below {largest:.4}"
+    )]
+    OwlRange {
+        /// The decoder layer.
+        layer: usize,
+        /// What it would get.
+        sparsity: f64,
+        /// The λ from which on a layer's is outside.
+        largest: f64,
+    },
     /// Text that is no n:m pattern.
     #[error("'{0}' is no pattern: write n:m, the number kept of every m consecutive weights, such as 2:4 (n < m ≤ 32)")]
     Pattern(String),

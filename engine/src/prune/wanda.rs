@@ -27,6 +27,11 @@ impl InputNorms {
         }
     }
 
+    /// ‖x_j‖ of each feature, up to a factor that is the same for all layers which the same tokens go through.
+    pub(crate) fn roots(&self) -> &[f32] {
+        &self.norms
+    }
+
     /// The mask of a `[rows, in]` matrix, and Σ of the removed entries' squared scores. `values` are its finite entries.
     pub(super) fn choose(&self, device: &Device, mut values: Vec<f32>, pattern: Pattern) -> Result<(Buffer, f64)> {
         let cols = self.norms.len();
