@@ -36,6 +36,8 @@ fn a_resumed_run_ends_in_the_bits_of_an_uninterrupted_one() {
         &["--method", "full"],
         &["--method", "perp", "--cycles", "2", "--eval-every", "7", "--validation-windows", "5"],
         &["--method", "full", "--cycles", "2"],
+        &["--method", "perp", "--freeze", "output", "--unfreeze"],
+        &["--method", "full", "--cycles", "2", "--freeze", "input"],
         &["--method", "perp", "--cycles", "2", "--criterion", "random"],
         // A dense first cycle: weights that have no mask until the second.
         &["--method", "full", "--sparsity", "0.0", "--cycles", "2"],

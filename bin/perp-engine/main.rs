@@ -8,6 +8,7 @@ mod calibration;
 mod checkpoints;
 mod error;
 mod eval;
+mod freezing;
 mod gemm;
 mod inspect;
 mod planned;

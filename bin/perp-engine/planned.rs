@@ -4,6 +4,7 @@ use engine::model::{self, Loader, Model, Offload, Source};
 use engine::peft::{self, TrainSet};
 use engine::plan::{self, StepPlan, StepShape};
 use engine::prune::{Allocation, Criterion, Pattern, Pruning, prune_linear};
+use engine::retrain::{Freezing, FreezingPlan};
 use kernels::device::Gemm;
 use kernels::{Backend, DType, Device};
 use models::Architecture;
@@ -22,6 +23,8 @@ pub struct Planned<'a> {
     /// Sparsities of single matrices, where a file gives them.
     pub allocation: Option<&'a Allocation>,
     pub set: &'a TrainSet,
+    /// How layers freeze over a cycle of so many steps.
+    pub freezing: Option<(Freezing, usize)>,
     pub shape: StepShape,
     /// Decoder layers whose weights stay in the host's memory.
     pub offload: usize,
@@ -80,7 +83,12 @@ impl Planned<'_> {
     fn measure(&self, target: Target) -> Result<Plan, Failure> {
         let device = target.meta();
         let mut model = self.build(&device)?;
-        let params = peft::apply(&mut *model, self.set, 0)?;
+        let mut params = peft::apply(&mut *model, self.set, 0)?;
+        if let Some((freezing, steps)) = self.freezing {
+            // There must be room for the step in which most trains.
+            let plan = FreezingPlan::new(&mut *model, &params, freezing, steps)?;
+            params = plan.freeze(&params, plan.fullest());
+        }
         let step = plan::measure(&mut *model, params, self.shape)?;
         let host_bytes = model::host_bytes(&mut *model) as u64;
         Ok(Plan { recompute: self.shape.recompute, offload: self.offload, step, host_bytes })

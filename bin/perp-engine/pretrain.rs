@@ -87,6 +87,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         pattern: dense,
         allocation: None,
         set: &set,
+        freezing: None,
         shape,
         offload: 0,
     };
@@ -164,7 +165,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             perplexity: Perplexities { dense: perplexity, ..Perplexities::default() },
             eval_windows: eval_tokens.as_ref().map(|tokens| tokens.tokens().len() / shape.seq_len),
             sparsity: SparsityReport::default(),
-            trainable: Trainable { count: counts.trainable, percent: counts.trainable_percent() },
+            trainable: Trainable {
+                count: counts.trainable,
+                percent: counts.trainable_percent(),
+                aggregated_percent: counts.trainable_percent(),
+            },
             tokens_per_second: rate,
             seconds,
             peak_bytes: PeakBytes::of(&peak),

@@ -93,6 +93,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         pattern,
         allocation: None,
         set: &set,
+        freezing: None,
         shape,
         offload: 0,
     };

@@ -33,6 +33,8 @@ pub struct SparsityReport {
 pub struct Trainable {
     pub count: usize,
     pub percent: f64,
+    /// The percentage's mean over all steps: less where layers are frozen in some.
+    pub aggregated_percent: f64,
 }
 
 /// Wall seconds of each phase.

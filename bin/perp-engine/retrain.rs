@@ -21,6 +21,7 @@ use crate::args::{EvalArgs, MachineArgs, MethodArgs, OptimizerArgs, PruneArgs, S
 use crate::calibration::CalibrationArgs;
 use crate::checkpoints::{CheckpointArgs, Keeper};
 use crate::error::{Failure, print};
+use crate::freezing::FreezeArgs;
 use crate::progress::Console;
 use crate::report;
 use crate::session::Opened;
@@ -46,6 +47,8 @@ pub struct Args {
     cycles: u32,
     #[command(flatten)]
     method: MethodArgs,
+    #[command(flatten)]
+    freezing: FreezeArgs,
     #[command(flatten)]
     optimizer: OptimizerArgs,
     #[command(flatten)]

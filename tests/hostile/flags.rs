@@ -53,6 +53,8 @@ pub fn numbers() -> Vec<Case> {
             ("--memory-budget -1", "expected a number of bytes"),
             ("--memory-budget 1TB", "expected a number of bytes"),
             ("--memory-budget nanGiB", "expected a number of bytes"),
+            ("--unfreeze", "--freeze"),
+            ("--freeze top", "[possible values: input, output]"),
             ("--seq-len 33", "--seq-len 33 is longer than the model's context of 32 tokens"),
             ("--offload -1", "expected off, auto, or a number of layers"),
             ("--offload 1", "--offload keeps weights in the host's memory for a GPU; on the CPU they are there"),
@@ -82,6 +84,7 @@ pub fn numbers() -> Vec<Case> {
                 "the plan does not fit: the token ids alone of 65536×2000×32 tokens take",
             ),
             ("--rank 65536", "the plan does not fit: a step needs"),
+            ("--freeze input --parts head", "inside the decoder layers"),
             ("--lr 1e30 --warmup 0 --steps 4", "A smaller learning rate, or --clip, usually helps"),
         ],
     ));

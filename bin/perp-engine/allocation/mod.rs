@@ -52,10 +52,10 @@ pub struct AllocationArgs {
     #[arg(long, default_value = "uniform", value_parser = |s: &str| s.parse::<Choice>(), value_name = "HOW|FILE")]
     allocation: Choice,
     /// OWL's M: an outlier is a score above M times the mean of its layer's [default: 5].
-    #[arg(long, value_parser = above_zero, allow_negative_numbers = true, value_name = "M")]
+    #[arg(long, value_parser = above_zero, value_name = "M")]
     owl_m: Option<f64>,
     /// OWL's λ: the sparsities of the layers lie at most 2λ apart [default: 0.08].
-    #[arg(long, value_parser = at_least_zero, allow_negative_numbers = true, value_name = "LAMBDA")]
+    #[arg(long, value_parser = at_least_zero, value_name = "LAMBDA")]
     owl_lambda: Option<f64>,
 }
 

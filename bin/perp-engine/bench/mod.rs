@@ -144,7 +144,17 @@ fn fit(
             "bench times random weights, which --criterion {criterion} says nothing about: take magnitude or random"
         )));
     }
-    let planned = Planned { architecture, dtype, criterion, pattern, allocation: None, set: &set, shape, offload: 0 };
+    let planned = Planned {
+        architecture,
+        dtype,
+        criterion,
+        pattern,
+        allocation: None,
+        set: &set,
+        freezing: None,
+        shape,
+        offload: 0,
+    };
     let plan = planned.fit(args.saving, Target::of(device, args.memory_budget)?)?;
     Ok((StepShape { recompute: plan.recompute, ..shape }, plan.offload))
 }

@@ -8,7 +8,7 @@ use engine::data::TrainSampler;
 use engine::model::{self, Counts, Model, Sparsity};
 use engine::peft;
 use engine::prune::{Criterion, Pattern, Pruning, imp_sparsity};
-use engine::retrain::{StepRecord, Trainer};
+use engine::retrain::{FreezingPlan, StepRecord, Trainer};
 
 use super::Run;
 use super::outcome::Outcome;
@@ -44,6 +44,7 @@ impl Run<'_> {
             records,
             peak: self.device.memory().peak(),
             counts: Counts::default(),
+            aggregated_percent: 0.0,
             sparsity: Sparsity::default(),
             allocated,
         };
@@ -66,7 +67,6 @@ impl Run<'_> {
             let path = checkpoint.path().display();
             return Err(Failure::failed(format!("{path}: is of cycle {}, and this run has {cycles}", state.cycle)));
         }
-        outcome.counts = model::count(&mut *model);
         outcome.sparsity = model::sparsity(&mut *model)?;
         Ok((model, outcome))
     }
@@ -82,6 +82,7 @@ impl Run<'_> {
             pattern: Pattern::Unstructured { sparsity: 0.0 },
             allocation: None,
             set: &self.set,
+            freezing: None,
             shape: self.shape,
             offload: 0,
         };
@@ -108,20 +109,31 @@ impl Run<'_> {
         mut keeper: Option<&mut Keeper<'_>>,
         resumed: Option<Resumed>,
     ) -> Result<(), Failure> {
-        let Outcome { measured, records, .. } = outcome;
         if resumed.is_none() {
-            measured.pruned = self.evaluate("pruned", model, &mut measured.seconds)?;
+            outcome.measured.pruned = self.evaluate("pruned", model, &mut outcome.measured.seconds)?;
         }
         let params = peft::apply(model, &self.set, self.args.optimizer.seed)?;
         if let Some(validation) = self.validation.as_ref().filter(|_| resumed.is_none()) {
             let validated = validation.measure(model, self.shape.batch, cycle, 0)?;
             self.console.say(&format!("{:>10} {validated}", "validate"));
-            measured.add(validated);
+            outcome.measured.add(validated);
         }
+        outcome.counts = model::count(model);
+        outcome.aggregated_percent = outcome.counts.trainable_percent();
+        let freezing = match self.args.freezing.freezing() {
+            None => None,
+            Some(freezing) => {
+                let plan = FreezingPlan::new(model, &params, freezing, self.config.steps)?;
+                let all = self.config.steps as f64 * outcome.counts.trainable as f64;
+                outcome.aggregated_percent *= plan.aggregated(&params) as f64 / all;
+                Some(plan)
+            }
+        };
+        let Outcome { measured, records, .. } = outcome;
         self.device.trim();
         self.device.memory().reset_peak();
         let start = Instant::now();
-        let mut trainer = Trainer::new(model, params, self.config.clone())?;
+        let mut trainer = Trainer::with_freezing(model, params, self.config.clone(), freezing)?;
         let mut task = self.console.task("retrain", self.config.steps as u64);
         match (resumed, keeper.as_mut()) {
             (Some(Resumed { checkpoint, state, .. }), _) => {

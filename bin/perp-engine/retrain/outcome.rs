@@ -21,6 +21,8 @@ pub struct Outcome {
     pub records: Vec<(usize, StepRecord)>,
     pub peak: MemoryReport,
     pub counts: Counts,
+    /// Of all parameters those that train, in percent: the mean over all steps.
+    pub aggregated_percent: f64,
     pub sparsity: Sparsity,
     pub allocated: Allocated,
 }
@@ -45,6 +47,7 @@ impl Run<'_> {
             "rank": method.rank,
             "alpha": method.alpha,
             "targets": method.targets,
+            "freeze": self.args.freezing.name(),
             "steps": self.config.steps,
             "batch": self.shape.batch,
             "accumulate": self.shape.accumulate,
@@ -100,7 +103,11 @@ impl Run<'_> {
                 with_adapters: sparsity.with_adapters,
                 layers: sparsity.layers.clone(),
             },
-            trainable: Trainable { count: counts.trainable, percent: counts.trainable_percent() },
+            trainable: Trainable {
+                count: counts.trainable,
+                percent: counts.trainable_percent(),
+                aggregated_percent: outcome.aggregated_percent,
+            },
             tokens_per_second: report::median_tokens_per_second(&records),
             seconds: measured.seconds,
             peak_bytes: PeakBytes::of(&outcome.peak),
@@ -116,7 +123,7 @@ impl Run<'_> {
         let records: Vec<StepRecord> = outcome.records.iter().map(|(_, record)| *record).collect();
         let perplexities = outcome.measured.perplexities();
         let row = |name: &str, value: String| vec![name.to_string(), value];
-        let rows = [
+        let mut rows = vec![
             row("perplexity dense", perplexity(perplexities.dense)),
             row("perplexity pruned", perplexity(perplexities.pruned)),
             row("perplexity retrained", perplexity(perplexities.retrained)),
@@ -132,6 +139,10 @@ impl Run<'_> {
             ),
             row("peak memory of training", tables::bytes(outcome.peak.total)),
         ];
+        if self.args.freezing.freezing().is_some() {
+            let after = rows.iter().position(|row| row[0] == "trainable parameters").map_or(rows.len(), |at| at + 1);
+            rows.insert(after, row("trainable, mean over steps", format!("{:.2} %", outcome.aggregated_percent)));
+        }
         let title = format!("{} · {} · {}", self.opened.path.display(), self.pattern, self.args.method.label());
         format!("{title}\n{}", tables::columns(&rows))
     }

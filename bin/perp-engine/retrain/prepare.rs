@@ -78,6 +78,7 @@ pub(super) fn prepare(args: &Args) -> Result<Run<'_>, Failure> {
         seq_len: session::sequence_length(args.step.seq_len, &*opened.architecture)?,
         recompute: 0,
     };
+    let steps = args.optimizer.steps.unwrap_or(defaults.steps);
     let planned = Planned {
         architecture: &*opened.architecture,
         dtype: session::weight_dtype(&opened.folder),
@@ -85,6 +86,7 @@ pub(super) fn prepare(args: &Args) -> Result<Run<'_>, Failure> {
         pattern,
         allocation: allocating.of_file(),
         set: &set,
+        freezing: args.freezing.freezing().map(|freezing| (freezing, steps)),
         shape,
         offload: 0,
     };
@@ -122,7 +124,7 @@ pub(super) fn prepare(args: &Args) -> Result<Run<'_>, Failure> {
         }
     };
     let config = Config {
-        steps: args.optimizer.steps.unwrap_or(defaults.steps),
+        steps,
         batch: shape.batch,
         accumulate: shape.accumulate,
         lr: args.optimizer.lr.unwrap_or(defaults.lr),

@@ -43,8 +43,7 @@ fn with(tape: &mut Tape, layer: &Arc<Linear>, x: &Var, kind: Option<Activation>,
         watch(layer, x.tensor())?;
     }
     let n = x.tensor().rows();
-    let layer_trains = layer.params().into_iter().flatten().any(|param| param.is_trainable());
-    let into_layer = tape.recording && (x.needs_grad() || layer_trains);
+    let into_layer = tape.needs_grad(&[x], &layer.params());
     let residual_node = residual.as_ref().and_then(|residual| residual.node);
     let forward = {
         let bias = layer.bias.as_ref().map(|bias| bias.value());

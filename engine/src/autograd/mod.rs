@@ -83,6 +83,8 @@ pub struct Tape {
     device: Device,
     watch: Option<Watch>,
     recording: bool,
+    /// Whether a parameter that trains was met.
+    met_trainable: bool,
     /// Segments from here on that keep only their inputs.
     recompute: usize,
     nodes: Vec<Node>,
@@ -91,7 +93,14 @@ pub struct Tape {
 impl Tape {
     /// A tape that records nothing.
     pub fn inference(device: &Device) -> Tape {
-        Tape { device: device.clone(), watch: None, recording: false, recompute: 0, nodes: Vec::new() }
+        Tape {
+            device: device.clone(),
+            watch: None,
+            recording: false,
+            met_trainable: false,
+            recompute: 0,
+            nodes: Vec::new(),
+        }
     }
 
     /// A tape that records nothing and shows `watch` the input of every linear layer: what calibration collects.
@@ -111,9 +120,10 @@ impl Tape {
     }
 
     /// True where a function of these inputs and parameters must record itself.
-    fn needs_grad(&self, inputs: &[&Var], params: &[Option<&Param>]) -> bool {
-        self.recording
-            && (inputs.iter().any(|var| var.needs_grad()) || params.iter().flatten().any(|p| p.is_trainable()))
+    fn needs_grad(&mut self, inputs: &[&Var], params: &[Option<&Param>]) -> bool {
+        let trains = params.iter().flatten().any(|param| param.is_trainable());
+        self.met_trainable |= trains;
+        self.recording && (trains || inputs.iter().any(|var| var.needs_grad()))
     }
 
     /// The value with its node.
@@ -137,7 +147,8 @@ impl Tape {
         Var { tensor: value, node: Some(self.nodes.len() - 1) }
     }
 
-    /// Runs `forward` on `input`; where it is to be recomputed, keeps only `input` of it and runs it again in the backward pass.
+    /// Runs `forward` on `input`; where it is to be recomputed, keeps only `input` of it and runs it again in the backward pass. Where
+    /// nothing trains in it or before it, there is none.
     ///
     /// # Errors
     /// Those of `forward`.
@@ -148,6 +159,9 @@ impl Tape {
         self.recompute -= 1;
         let mut dry = Tape::inference(&self.device);
         let output = forward(&mut dry, Var::constant(input.tensor.clone()))?.into_tensor();
+        if !input.needs_grad() && !dry.met_trainable {
+            return Ok(Var::constant(output));
+        }
         let (tensor, wanted) = (input.tensor.clone(), input.needs_grad());
         Ok(self.record(output, &[&input], move |device, gradient| {
             let mut tape = Tape::training(device, 0);

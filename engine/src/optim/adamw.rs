@@ -73,14 +73,32 @@ pub struct StepReport {
     pub grad_norm: f64,
 }
 
-/// The optimizer of a fixed list of tensors: two moments each.
+/// The optimizer of a fixed list of tensors: two moments for each that is active, which all are at first.
 #[derive(Debug)]
 pub struct AdamW {
     device: Device,
     config: AdamWConfig,
     names: Arc<[String]>,
-    moments: Vec<(Buffer, Buffer)>,
+    lens: Vec<usize>,
+    states: Vec<Option<State>>,
+    /// Steps in all.
     steps: usize,
+}
+
+/// What a tensor that is active has beside its value.
+#[derive(Debug)]
+struct State {
+    m: Buffer,
+    v: Buffer,
+    /// Its own steps, which its moments' correction counts.
+    steps: usize,
+}
+
+impl State {
+    fn fresh(device: &Device, len: usize) -> Result<State> {
+        let zeros = || device.zeros(Category::Optimizer, DType::F32, len);
+        Ok(State { m: zeros()?, v: zeros()?, steps: 0 })
+    }
 }
 
 impl AdamW {
@@ -89,14 +107,41 @@ impl AdamW {
     /// # Errors
     /// No memory.
     pub fn new(device: &Device, tensors: &[(String, usize)], config: AdamWConfig) -> Result<AdamW> {
-        let zeros = |len| device.zeros(Category::Optimizer, DType::F32, len);
-        let moments: Result<Vec<_>> = tensors.iter().map(|(_, len)| Ok((zeros(*len)?, zeros(*len)?))).collect();
-        let names = tensors.iter().map(|(name, _)| name.clone()).collect();
-        Ok(AdamW { device: device.clone(), config, names, moments: moments?, steps: 0 })
+        let mut optimizer = AdamW::idle(device, tensors, config);
+        optimizer.set_active(|_| true)?;
+        Ok(optimizer)
+    }
+
+    /// The same with no tensor active yet: [`set_active`](Self::set_active) says which are.
+    pub fn idle(device: &Device, tensors: &[(String, usize)], config: AdamWConfig) -> AdamW {
+        let (names, lens): (Vec<String>, Vec<usize>) = tensors.iter().cloned().unzip();
+        let states = lens.iter().map(|_| None).collect();
+        AdamW { device: device.clone(), config, names: names.into(), lens, states, steps: 0 }
+    }
+
+    /// From now on steps are for the tensors alone that `active` names by their place, in order. One that is no
+    /// longer active loses its moments; one that becomes it starts with none and counts its own steps, as a parameter does in torch
+    /// that has had no gradient so far.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn set_active(&mut self, active: impl Fn(usize) -> bool) -> Result<()> {
+        // First what frees memory.
+        for (at, state) in self.states.iter_mut().enumerate() {
+            if !active(at) {
+                *state = None;
+            }
+        }
+        for (at, state) in self.states.iter_mut().enumerate() {
+            if state.is_none() && active(at) {
+                *state = Some(State::fresh(&self.device, self.lens[at])?);
+            }
+        }
+        Ok(())
     }
 
     /// One step at learning rate `lr`: masks the gradients, clips them together (as torch's `clip_grad_norm_`: by
-    /// clip/(norm + 1e-6) where that is below 1), and updates every tensor. `tensors` are in the order of creation. A
+    /// clip/(norm + 1e-6) where that is below 1), and updates every tensor. `tensors` are the active ones in the order of creation. A
     /// gradient that is not finite is told by [`PendingStep::wait`].
     ///
     /// # Errors
@@ -104,32 +149,47 @@ impl AdamW {
     /// moment has changed then.
     pub fn step(&mut self, tensors: &mut [ParamStep<'_>], lr: f64) -> Result<PendingStep> {
         self.check(tensors)?;
+        let names = match self.states.iter().all(Option::is_some) {
+            true => self.names.clone(),
+            false => self.active().map(|(name, _)| name.to_string()).collect(),
+        };
+        let mut counts = Vec::with_capacity(tensors.len());
         let mut slots: Vec<Slot<'_>> = tensors
             .iter_mut()
-            .zip(&mut self.moments)
-            .map(|(ParamStep { value, grad, mask }, (m, v))| Slot {
-                value,
-                grad: Gradient { values: grad, mask: *mask },
-                m,
-                v,
+            .zip(self.states.iter_mut().flatten())
+            .map(|(ParamStep { value, grad, mask }, State { m, v, steps })| {
+                counts.push(steps);
+                Slot { value, grad: Gradient { values: grad, mask: *mask }, m, v }
             })
             .collect();
         let gradients: Vec<Gradient<'_>> = slots.iter().map(|slot| slot.grad).collect();
         let norm = grad_norm(&self.device, &gradients, self.config.clip)?;
         let AdamWConfig { beta1, beta2, eps, weight_decay, .. } = self.config;
-        let number = self.steps + 1;
-        op::step(&self.device, &mut slots, Step { lr, beta1, beta2, eps, weight_decay, step: number }, &norm)?;
-        self.steps = number;
-        Ok(PendingStep { norm, names: self.names.clone(), number })
+        // Tensors that have had as many steps go together: all, where all have been active from the start.
+        let mut rest = slots.as_mut_slice();
+        for alike in counts.chunk_by(|a, b| a == b) {
+            let (slots, others) = std::mem::take(&mut rest).split_at_mut(alike.len());
+            let step = Step { lr, beta1, beta2, eps, weight_decay, step: *alike[0] + 1 };
+            op::step(&self.device, slots, step, &norm)?;
+            rest = others;
+        }
+        counts.into_iter().for_each(|steps| *steps += 1);
+        self.steps += 1;
+        Ok(PendingStep { norm, names, number: self.steps })
     }
 
-    /// Each tensor's name and its two moments, f32: with the number of steps all that an optimizer is.
+    /// Each active tensor's name and its two moments, f32: with the numbers of steps all that an optimizer is.
     pub fn moments(&self) -> impl Iterator<Item = (&str, &Buffer, &Buffer)> {
-        self.names.iter().zip(&self.moments).map(|(name, (m, v))| (name.as_str(), m, v))
+        self.active().map(|(name, state)| (name, &state.m, &state.v))
     }
 
-    /// Goes on from where an optimizer of the same tensors stood after `steps` steps; `bytes` gives the moments of a tensor
-    /// of this name and number of elements.
+    fn active(&self) -> impl Iterator<Item = (&str, &State)> {
+        let named = self.names.iter().zip(&self.states);
+        named.filter_map(|(name, state)| state.as_ref().map(|state| (name.as_str(), state)))
+    }
+
+    /// Goes on from where an optimizer of the same tensors, as many of them active, stood after `steps` steps; `own` gives those of
+    /// the tensor at a place, and `bytes` the moments of a tensor of this name and number of elements.
     ///
     /// # Errors
     /// Those of `bytes`, and the GPU's; the moments are of no use then.
@@ -139,25 +199,29 @@ impl AdamW {
     pub fn restore<'a, E: From<kernels::Error>>(
         &mut self,
         steps: usize,
+        own: impl Fn(usize) -> usize,
         bytes: impl Fn(&str, usize) -> std::result::Result<[&'a [u8]; 2], E>,
     ) -> std::result::Result<(), E> {
-        for (name, (m, v)) in self.names.iter().zip(&mut self.moments) {
+        for (at, (name, state)) in self.names.iter().zip(&mut self.states).enumerate() {
+            let Some(State { m, v, steps }) = state else { continue };
             let [m_bytes, v_bytes] = bytes(name, m.len())?;
             m.write(m_bytes)?;
             v.write(v_bytes)?;
+            *steps = own(at);
         }
         self.steps = steps;
         Ok(())
     }
 
     fn check(&self, tensors: &[ParamStep<'_>]) -> Result<()> {
-        if tensors.len() != self.names.len() {
-            return Err(Error::TensorCount { expected: self.names.len(), got: tensors.len() });
+        let expected = self.active().count();
+        if tensors.len() != expected {
+            return Err(Error::TensorCount { expected, got: tensors.len() });
         }
-        for ((tensor, name), (m, _)) in tensors.iter().zip(self.names.iter()).zip(&self.moments) {
+        for (tensor, (name, State { m, .. })) in tensors.iter().zip(self.active()) {
             for (what, got) in [("value", tensor.value.len()), ("gradient", tensor.grad.len())] {
                 if got != m.len() {
-                    return Err(Error::TensorLength { tensor: name.clone(), what, expected: m.len(), got });
+                    return Err(Error::TensorLength { tensor: name.to_string(), what, expected: m.len(), got });
                 }
             }
         }
@@ -244,5 +308,42 @@ mod tests {
         }
         assert!(value.f32()[0] < 1.0);
         assert_eq!(value.f32()[1].to_bits(), 0);
+    }
+
+    /// A tensor that joins later moves as one that starts then, and one that drops out does not move.
+    #[test]
+    fn tensors_join_and_drop_out_with_steps_of_their_own() {
+        let device = Device::cpu();
+        let sizes = [("a".to_string(), 1), ("b".to_string(), 1), ("c".to_string(), 1)];
+        let config = AdamWConfig { clip: None, ..AdamWConfig::default() };
+        let grads = [0.3, -0.7, 0.2, 0.9, -0.1];
+        // One alone, from step `first` to `last`.
+        let alone = |first: usize, last: usize| {
+            let mut value = upload(&device, &[1.0]);
+            let mut optimizer = AdamW::new(&device, &sizes[..1], config).unwrap();
+            for grad in &grads[first..=last] {
+                let grad = upload(&device, &[*grad]);
+                optimizer.step(&mut [ParamStep { value: &mut value, grad, mask: None }], 0.01).unwrap().wait().unwrap();
+            }
+            value.f32()[0]
+        };
+        let spans = [(0, 4), (2, 4), (0, 1)];
+        let mut values = [1.0f32; 3].map(|x| upload(&device, &[x]));
+        let without = device.memory().in_use();
+        let mut optimizer = AdamW::new(&device, &sizes, config).unwrap();
+        for (step, grad) in grads.iter().enumerate() {
+            let active = |at: usize| (spans[at].0..=spans[at].1).contains(&step);
+            optimizer.set_active(active).unwrap();
+            // Two moments of four bytes each.
+            assert_eq!(device.memory().in_use() - without, 8 * (0..3).filter(|at| active(*at)).count() as u64);
+            let mut steps: Vec<_> = values
+                .iter_mut()
+                .enumerate()
+                .filter(|(at, _)| active(*at))
+                .map(|(_, value)| ParamStep { value, grad: upload(&device, &[*grad]), mask: None })
+                .collect();
+            optimizer.step(&mut steps, 0.01).unwrap().wait().unwrap();
+        }
+        assert_eq!(values.map(|value| value.f32()[0]), spans.map(|(first, last)| alone(first, last)));
     }
 }

@@ -1,6 +1,7 @@
 //! The training loop: accumulate, clip, step, schedule. Pretraining and retraining are the same loop; only the set of
 //! trainable parameters differs. What a run's state is, and how a checkpoint holds it, stands in `state`.
 
+mod freezing;
 mod state;
 
 use std::ops::ControlFlow;
@@ -16,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::model::{self, Model, TokenBatch};
 use crate::optim::{self, AdamW, AdamWConfig, LinearSchedule, ParamStep, PendingStep};
 use crate::tensor::Param;
+pub use freezing::{End, Freezing, FreezingPlan};
 pub use state::{RunState, records};
 
 /// How to train.
@@ -63,6 +65,7 @@ pub struct Trainer {
     optimizer: AdamW,
     schedule: LinearSchedule,
     config: Config,
+    freezing: Option<FreezingPlan>,
     step: usize,
 }
 
@@ -73,13 +76,36 @@ impl Trainer {
     /// # Errors
     /// No memory for the optimizer's moments; a warm-up outside [0, 1].
     pub fn new(model: &dyn Model, params: Vec<Arc<Param>>, config: Config) -> Result<Trainer> {
+        Trainer::with_freezing(model, params, config, None)
+    }
+
+    /// The same with layers that freeze or unfreeze as a plan, made for the same parameters and steps, says.
+    ///
+    /// # Errors
+    /// As [`Trainer::new`].
+    pub fn with_freezing(
+        model: &dyn Model,
+        params: Vec<Arc<Param>>,
+        config: Config,
+        freezing: Option<FreezingPlan>,
+    ) -> Result<Trainer> {
         let device = model::device_of(model);
         let sizes: Vec<(String, usize)> = params.iter().map(|param| (param.name().to_string(), param.len())).collect();
         let optimizer_config =
             AdamWConfig { weight_decay: config.weight_decay, clip: config.clip, ..AdamWConfig::default() };
-        let optimizer = AdamW::new(&device, &sizes, optimizer_config)?;
+        let optimizer = AdamW::idle(&device, &sizes, optimizer_config);
         let schedule = LinearSchedule::new(config.lr, config.steps, config.warmup)?;
-        Ok(Trainer { device, params, optimizer, schedule, config, step: 0 })
+        let mut trainer = Trainer { device, params, optimizer, schedule, config, freezing, step: 0 };
+        trainer.set_trainable(1)?;
+        Ok(trainer)
+    }
+
+    /// Freezes and unfreezes parameters for step `step`, from 1; the optimizer's moments follow.
+    fn set_trainable(&mut self, step: usize) -> Result<()> {
+        if let Some(plan) = &self.freezing {
+            plan.freeze(&self.params, step);
+        }
+        Ok(self.optimizer.set_active(|index| self.params[index].is_trainable())?)
     }
 
     /// One optimizer step over `micro_batches`, whose losses are averaged.
@@ -89,6 +115,7 @@ impl Trainer {
     /// the last step left them, but where a loss alone is not finite: its gradients were, and the step is taken.
     pub fn step(&mut self, model: &dyn Model, micro_batches: &[TokenBatch]) -> Result<StepRecord> {
         let start = Instant::now();
+        self.set_trainable(self.step + 1)?;
         let micro_step = |batch| self.micro_step(model, batch, micro_batches.len());
         let losses: Vec<RowLosses> = micro_batches.iter().map(micro_step).collect::<Result<_>>()?;
         let lr = self.schedule.lr(self.step);
@@ -142,9 +169,10 @@ impl Trainer {
     }
 
     fn update(&mut self, lr: f64) -> Result<PendingStep> {
-        let grads: Vec<_> = self.params.iter().map(|param| param.take_grad()).collect::<Result<_>>()?;
-        let mut values: Vec<_> = self.params.iter().map(|param| param.value_mut()).collect();
-        let masks: Vec<_> = self.params.iter().map(|param| param.mask()).collect();
+        let params: Vec<_> = self.params.iter().filter(|param| param.is_trainable()).collect();
+        let grads: Vec<_> = params.iter().map(|param| param.take_grad()).collect::<Result<_>>()?;
+        let mut values: Vec<_> = params.iter().map(|param| param.value_mut()).collect();
+        let masks: Vec<_> = params.iter().map(|param| param.mask()).collect();
         let mut tensors: Vec<ParamStep<'_>> = values
             .iter_mut()
             .zip(grads)

@@ -126,11 +126,14 @@ impl Trainer {
             let of = |kind: &str| checkpoint.bytes(&format!("{kind}.{name}"), "F32", &[len]);
             Ok([of("m")?, of("v")?])
         };
-        // Everything is found before anything is changed.
+        // Everything is found before anything is changed. The step that the checkpoint ended says what has moments.
+        let last = state.step.max(1);
         let mut found = Vec::with_capacity(self.params.len());
-        for param in &self.params {
+        for (index, param) in self.params.iter().enumerate() {
             let value = checkpoint.bytes(&format!("value.{}", param.name()), "F32", param.shape())?;
-            moments(param.name(), param.len())?;
+            if self.freezing.as_ref().is_none_or(|plan| plan.trains(index, last)) {
+                moments(param.name(), param.len())?;
+            }
             found.push((param, value, mask_bytes(checkpoint, param)?));
         }
         for (param, value, mask) in found {
@@ -142,7 +145,10 @@ impl Trainer {
             });
             param.set_mask(mask.transpose()?);
         }
-        self.optimizer.restore(state.step, moments)?;
+        self.set_trainable(last)?;
+        let plan = self.freezing.as_ref();
+        let own = |index| plan.map_or(state.step, |plan| plan.steps_of(index, state.step));
+        self.optimizer.restore(state.step, own, moments)?;
         self.step = state.step;
         Ok(())
     }
