@@ -139,7 +139,7 @@ pub fn others() -> Vec<Case> {
             ("--criterion sparsegpt", "--criterion sparsegpt needs calibration text"),
             (
                 "--calibrate text.txt",
-                "--calibrate goes with --criterion wanda or sparsegpt: magnitude looks at the weights alone",
+                "--calibrate goes with --criterion wanda or sparsegpt, or with --allocation owl: magnitude looks at the weights alone",
             ),
             ("--parts lora,everything", "invalid value 'everything' for '--parts <PART,…>'"),
             ("--checkpointing sometimes", "[possible values: auto, on, off]"),

@@ -147,7 +147,7 @@ fn a_bad_header_is_an_error_and_never_a_panic() {
     let huge = usize::MAX;
     let cases: [(Vec<u8>, &str); 7] = [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n".to_vec(), "git lfs pull"),
-        (u64::MAX.to_le_bytes().to_vec(), "not a valid safetensors"),
+        (u64::MAX.to_le_bytes().to_vec(), "more than any has"),
         (with_header("not json"), "not a valid safetensors"),
         (with_header(r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}"#), "not a valid safetensors"),
         (with_header(r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}"#), "not a valid safetensors"),
