@@ -139,7 +139,7 @@ impl<'a> Loader<'a> {
 }
 
 /// The tensor under its name, or under the name that files of the bare decoder use (no leading `model.`).
-fn find<'a>(folder: &'a ModelFolder, name: &str, shape: &[usize]) -> Result<&'a TensorInfo> {
+pub(super) fn find<'a>(folder: &'a ModelFolder, name: &str, shape: &[usize]) -> Result<&'a TensorInfo> {
     let bare =
         name.strip_prefix("model.").filter(|bare| folder.tensor(name).is_none() && folder.tensor(bare).is_some());
     Ok(folder.expect(bare.unwrap_or(name), shape)?)

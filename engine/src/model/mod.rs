@@ -4,22 +4,26 @@
 //! and show its modules one by one. Pruning, adapters, counting, saving are all written once over the modules it shows; a network knows nothing of
 //! training.
 
+mod changes;
 mod linear;
 mod load;
 mod modules;
 mod offload;
 mod save;
+mod snapshot;
 
 use std::sync::Arc;
 
 use kernels::Device;
 
+pub use changes::{MatrixChange, changes};
 pub use linear::{Linear, Lora, LoraValues, Weight};
 pub(crate) use load::named_rng;
 pub use load::{Loader, Source};
 pub use modules::{Embedding, Head, Norm, NormKind};
 pub use offload::Offload;
 pub use save::{save, tensors};
+pub use snapshot::Snapshot;
 
 use crate::autograd::{Tape, Var};
 use crate::error::Result;

@@ -76,6 +76,50 @@ pub struct Accountant {
 struct State {
     current: [u64; 7],
     peak: [u64; 7],
+    trace: Option<Trace>,
+}
+
+/// The most samples that a trace keeps; beyond, neighbours are merged.
+const SAMPLES: usize = 1024;
+
+/// What was in use after each change, in order. Where there are more changes than samples, a sample stands for several of
+/// them, as many for each: it is the one of their states with the highest total, so that no peak is lost.
+#[derive(Debug)]
+struct Trace {
+    samples: Vec<[u64; 7]>,
+    /// Changes that a sample stands for.
+    stride: usize,
+    /// Changes that the last sample stands for so far.
+    filled: usize,
+}
+
+impl Trace {
+    fn add(&mut self, state: [u64; 7]) {
+        let total = |state: &[u64; 7]| state.iter().sum::<u64>();
+        let higher = |a: [u64; 7], b: [u64; 7]| if total(&b) > total(&a) { b } else { a };
+        if self.filled < self.stride
+            && let Some(last) = self.samples.last_mut()
+        {
+            *last = higher(*last, state);
+        } else {
+            if self.samples.len() == SAMPLES {
+                self.samples = self.samples.chunks_exact(2).map(|pair| higher(pair[0], pair[1])).collect();
+                self.stride *= 2;
+            }
+            self.samples.push(state);
+            self.filled = 0;
+        }
+        self.filled += 1;
+    }
+}
+
+impl State {
+    fn sample(&mut self) {
+        let current = self.current;
+        if let Some(trace) = &mut self.trace {
+            trace.add(current);
+        }
+    }
 }
 
 impl Accountant {
@@ -96,6 +140,7 @@ impl Accountant {
         if total > state.peak.iter().sum() {
             state.peak = state.current;
         }
+        state.sample();
         Ok(())
     }
 
@@ -107,7 +152,9 @@ impl Accountant {
     }
 
     pub(super) fn give(&self, category: Category, bytes: u64) {
-        self.state.lock().expect("no panic while locked").current[category as usize] -= bytes;
+        let mut state = self.state.lock().expect("no panic while locked");
+        state.current[category as usize] -= bytes;
+        state.sample();
     }
 
     /// Bytes in use now.
@@ -125,5 +172,49 @@ impl Accountant {
     pub fn reset_peak(&self) {
         let mut state = self.state.lock().expect("no panic while locked");
         state.peak = state.current;
+    }
+
+    /// Starts to keep what is in use after each change, from what is in use now: at most 1,024 samples, however many changes.
+    pub fn start_trace(&self) {
+        let mut state = self.state.lock().expect("no panic while locked");
+        state.trace = Some(Trace { samples: vec![state.current], stride: 1, filled: 1 });
+    }
+
+    /// Stops keeping; what was in use, in order, by category in the order of [`Category::ALL`]. The highest total of the time
+    /// is among the samples. Empty where none were kept.
+    pub fn take_trace(&self) -> Vec<[u64; 7]> {
+        self.state.lock().expect("no panic while locked").trace.take().map(|trace| trace.samples).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_keeps_every_change_or_the_peak_of_its_neighbours() {
+        let accountant = Accountant::new(None);
+        accountant.take(Category::Weights, 10).unwrap();
+        accountant.start_trace();
+        for bytes in [5, 7] {
+            accountant.take(Category::Activations, bytes).unwrap();
+            accountant.give(Category::Activations, bytes);
+        }
+        let totals = |trace: Vec<[u64; 7]>| trace.iter().map(|state| state.iter().sum()).collect::<Vec<u64>>();
+        assert_eq!(totals(accountant.take_trace()), [10, 15, 10, 17, 10]);
+        assert!(accountant.take_trace().is_empty());
+
+        accountant.start_trace();
+        let mut highest = 0;
+        for change in 0..5000u64 {
+            let bytes = change * 7919 % 1000;
+            highest = highest.max(bytes);
+            accountant.take(Category::Gradients, bytes).unwrap();
+            accountant.give(Category::Gradients, bytes);
+        }
+        let totals = totals(accountant.take_trace());
+        // 10,001 states: halved four times, 16 to a sample.
+        assert_eq!(totals.len(), 10_001usize.div_ceil(16));
+        assert_eq!(totals.iter().max(), Some(&(highest + 10)));
     }
 }
