@@ -116,7 +116,7 @@ pub struct MachineArgs {
     /// Say nothing but the result and warnings.
     #[arg(long)]
     pub quiet: bool,
-    /// Write everything measured to this JSON file.
+    /// Write everything measured to this file: .json, or, of runs that train, a page to look at: .html.
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
 }

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::args::positive;
 use crate::error::Failure;
+use crate::live::Place;
 use crate::progress::Console;
 use crate::report::{Cycle, Perplexities, Seconds};
 use crate::validation::Validated;
@@ -206,6 +207,11 @@ impl<'a> Keeper<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Where the run goes on, before it is taken.
+    pub fn resumed_at(&self) -> Option<Place> {
+        self.resumed.as_ref().map(|Resumed { state, .. }| Place { cycle: state.cycle, step: state.step })
     }
 
     /// The run to go on with, once.

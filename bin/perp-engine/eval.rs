@@ -48,7 +48,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             "--eval is missing: name text to evaluate on, such as files of .txt, .jsonl or .parquet",
         ));
     }
-    args.machine.report.as_deref().map_or(Ok(()), |path| report::check("--report", path))?;
+    args.machine.report.as_deref().map_or(Ok(()), |path| report::check_data("--report", path))?;
     let console = Console::new(args.machine.quiet);
     let device = session::device(&console, &args.machine)?;
     let opened = session::open(&args.model)?;

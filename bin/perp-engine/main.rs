@@ -6,11 +6,15 @@ mod args;
 mod bench;
 mod calibration;
 mod checkpoints;
+mod command;
 mod error;
 mod eval;
 mod freezing;
 mod gemm;
+mod generate;
 mod inspect;
+mod live;
+mod page;
 mod planned;
 mod pretrain;
 mod profile;
@@ -18,10 +22,12 @@ mod progress;
 mod prune;
 mod pruner;
 mod report;
+mod reports;
 mod retrain;
 mod run_config;
 mod session;
 mod signals;
+mod sweep;
 mod tables;
 mod text;
 mod validation;
@@ -47,6 +53,9 @@ Examples:
   perp-engine retrain --model DIR --train t.jsonl --eval e.txt --pattern 2:4 --method norms
   perp-engine retrain --model DIR --train t.jsonl --eval e.txt --criterion sparsegpt --calibrate t.jsonl
   perp-engine eval --model DIR --adapter DIR/adapter --eval c.txt
+  perp-engine retrain --report run.html                the demo, and a page that shows the run
+  perp-engine sweep sweeps/demo.toml --out DIR         a grid of runs, compared on one page
+  perp-engine generate --prompt 'It is a truth'        what the demo model makes of it
   perp-engine profile --model opt-30b --gpu a100-40gb  does it fit?
   perp-engine bench --model opt-125m                   how fast is a step here?
 
@@ -66,6 +75,12 @@ enum Command {
     Profile(profile::Args),
     /// Time training steps against this machine's peak.
     Bench(bench::Args),
+    /// Let models go on from a prompt.
+    Generate(generate::Args),
+    /// Run a grid of retrainings and compare them on one page.
+    Sweep(sweep::Args),
+    /// Compare runs on one page.
+    Report(reports::Args),
     /// List a model's tensors and their sparsity.
     Inspect(inspect::Args),
 }
@@ -97,6 +112,7 @@ fn command() -> clap::Command {
 
 fn run() -> Result<(), Failure> {
     let arguments = run_config::expand(std::env::args_os().collect(), &Cli::command())?;
+    command::remember(&arguments);
     let matches = command().try_get_matches_from(arguments).map_err(error::usage)?;
     match Cli::from_arg_matches(&matches).map_err(error::usage)?.command {
         Command::Retrain(args) => retrain::run(&args),
@@ -105,6 +121,9 @@ fn run() -> Result<(), Failure> {
         Command::Eval(args) => eval::run(&args),
         Command::Profile(args) => profile::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Generate(args) => generate::run(&args),
+        Command::Sweep(args) => sweep::run(&args),
+        Command::Report(args) => reports::run(&args),
         Command::Inspect(args) => inspect::run(&args),
     }
 }

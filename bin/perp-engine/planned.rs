@@ -73,8 +73,23 @@ impl Target {
             Some(gpu) => Some(gpu.free_memory().map(|free| (free - free / 128) as u64).map_err(kernels::Error::from)?),
             None => plan::available_memory(),
         };
-        let limit = budget.unwrap_or(u64::MAX).min(left.unwrap_or(u64::MAX));
-        Ok(Target { backend: device.backend(), threads: device.threads(), gemm: device.gemm(), limit })
+        let target = Target {
+            backend: device.backend(),
+            threads: device.threads(),
+            gemm: device.gemm(),
+            limit: left.unwrap_or(u64::MAX),
+        };
+        Ok(target.within(budget))
+    }
+
+    /// The same with `bytes` that are taken now and will be given back, or are part of what is planned.
+    pub fn besides(self, bytes: u64) -> Target {
+        Target { limit: self.limit.saturating_add(bytes), ..self }
+    }
+
+    /// The same, or `budget` where that is less.
+    pub fn within(self, budget: Option<u64>) -> Target {
+        Target { limit: self.limit.min(budget.unwrap_or(u64::MAX)), ..self }
     }
 }
 

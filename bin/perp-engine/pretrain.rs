@@ -15,11 +15,13 @@ use kernels::DType;
 use serde_json::{Value, json};
 
 use crate::args::{EvalArgs, MachineArgs, OptimizerArgs, StepArgs, vocabulary};
+use crate::command;
 use crate::error::{Failure, print};
 use crate::gemm;
+use crate::live::{Event, Live, LiveArgs, Place, Probe};
 use crate::planned::{Planned, Target};
-use crate::progress::Console;
-use crate::report::{self, PeakBytes, Perplexities, Report, Seconds, SparsityReport, Step, Trainable};
+use crate::progress::{self, Console};
+use crate::report::{self, PeakBytes, Perplexities, Report, Seconds, SparsityReport, Step, StepDetail, Trainable};
 use crate::session::{self, Evaluation};
 use crate::tables;
 use crate::text::{TextArgs, Texts};
@@ -50,6 +52,8 @@ pub struct Args {
     eval: EvalArgs,
     #[command(flatten)]
     text: TextArgs,
+    #[command(flatten)]
+    live: LiveArgs,
     /// Write the model to this new folder.
     #[arg(long, value_name = "DIR", help_heading = "Machine and output")]
     out: PathBuf,
@@ -122,32 +126,54 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         weight_decay: args.optimizer.weight_decay,
         recompute: plan.recompute,
     };
+    let given = command::given();
+    let configured = configuration(args, shape, &training);
+    let mut live = Live::open(&args.live, console, None, training.steps)?;
+    let title = session::title(&device);
+    live.tell(Place::default(), &Event::Config { command: &given, device: &title, config: &configured });
     device.memory().reset_peak();
+    let mut probe = Probe::new(&device, args.machine.report.is_some());
     let start = Instant::now();
     let mut task = console.task("pretrain", training.steps as u64);
     let mut smooth = 0.0;
+    probe.begin();
     let mut on_step = |record: &StepRecord| {
         smooth = if record.step == 1 { record.loss } else { 0.98 * smooth + 0.02 * record.loss };
-        let rate = record.tokens as f64 / record.seconds;
-        task.update(record.step as u64, &format!("loss {smooth:.3} lr {:.1e} {rate:.0} tok/s", record.lr));
+        let memory_bytes = device.memory().peak().total;
+        probe.after_step(record);
+        if record.step < training.steps {
+            probe.begin();
+        }
+        task.update(record.step as u64, &progress::step(&StepRecord { loss: smooth, ..*record }, memory_bytes));
+        live.tell(Place { cycle: 1, step: record.step }, &Event::Step { record, memory_bytes });
     };
     let mut sampler = TrainSampler::new(windows.count(), seed)?;
-    let records = retrain::train(&*model, params, &windows, &mut sampler, &training, &mut on_step)?;
+    let trained = retrain::train(&*model, params, &windows, &mut sampler, &training, &mut on_step);
+    let records = match trained {
+        Ok(records) => records,
+        Err(error) => {
+            let failed = Err::<(), _>(error.into());
+            live.end(&failed);
+            return failed;
+        }
+    };
     task.finish(&format!("{} steps, loss {smooth:.3}", training.steps));
     let peak = device.memory().peak();
     let mut seconds = Seconds { retrain: start.elapsed().as_secs_f64(), ..Seconds::default() };
     device.trim();
-    let perplexity = match &eval_tokens {
-        None => None,
-        Some(stream) => {
-            let max_windows = args.eval.max_windows(0);
-            let tokens = stream.tokens();
-            let evaluation =
-                Evaluation { console: &console, tokens, seq_len: shape.seq_len, batch: shape.batch, max_windows };
-            Some(evaluation.run("pretrained", &*model, &mut seconds.eval)?)
-        }
-    };
-    write(args, &mut *model, config, &tokenizer)?;
+    let evaluated = eval_tokens.as_ref().map(|stream| {
+        let (tokens, max_windows) = (stream.tokens(), args.eval.max_windows(0));
+        let evaluation =
+            Evaluation { console: &console, tokens, seq_len: shape.seq_len, batch: shape.batch, max_windows };
+        let perplexity = evaluation.run("pretrained", &*model, &mut seconds.eval)?;
+        let at = Place { cycle: 1, step: training.steps };
+        live.tell(at, &Event::Eval { name: "pretrained", perplexity });
+        Ok(perplexity)
+    });
+    let written =
+        evaluated.transpose().and_then(|perplexity| write(args, &mut *model, config, &tokenizer).map(|()| perplexity));
+    live.end(&written);
+    let perplexity = written?;
     console.say(&format!("wrote {}", args.out.display()));
     let rate = report::median_tokens_per_second(&records);
     if let Some(path) = &args.machine.report {
@@ -176,9 +202,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             cycles: Vec::new(),
             validation: Vec::new(),
             steps: records.iter().map(|record| Step::of(record, 1)).collect(),
-            config: configuration(args, shape, &training),
+            matrices: Vec::new(),
+            step_detail: probe.take().map(StepDetail::of),
+            config: configured,
+            command: given,
         };
-        report::write(path, &report)?;
+        report::write_run(path, &report)?;
     }
     let rows = [
         vec!["perplexity".into(), perplexity.map_or("–".into(), |p| format!("{p:.2}"))],

@@ -3,7 +3,10 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use engine::retrain::StepRecord;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::tables;
 
 /// How often plain lines come.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -46,6 +49,13 @@ impl Console {
         let now = Instant::now();
         Task { name, total, done_before: 0, bar, lines: !self.quiet && !self.terminal, start: now, last: now }
     }
+}
+
+/// How a training step went, in a few words.
+pub fn step(record: &StepRecord, memory_bytes: u64) -> String {
+    let StepRecord { loss, lr, tokens, seconds, .. } = record;
+    let rate = *tokens as f64 / seconds;
+    format!("loss {loss:.3} lr {lr:.1e} {rate:.0} tok/s {}", tables::bytes(memory_bytes))
 }
 
 /// One long step of a command.

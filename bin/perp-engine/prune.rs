@@ -58,7 +58,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         ));
     }
     args.out.as_ref().map_or(Ok(()), OutputFolder::check)?;
-    args.machine.report.as_deref().map_or(Ok(()), |path| report::check("--report", path))?;
+    args.machine.report.as_deref().map_or(Ok(()), |path| report::check_data("--report", path))?;
     args.allocation.check(&args.pruning)?;
     let files = args.calibration.files(args.pruning.criterion, &args.allocation, &[])?;
     let console = Console::new(args.machine.quiet);

@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use engine::checkpoint::{check_replaceable, replace_file};
+use engine::model::MatrixChange;
 use engine::retrain::StepRecord;
+use kernels::Category;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::Failure;
+use crate::live::Probed;
+use crate::reports;
 use crate::validation::Validated;
 
 /// Perplexities; null where nothing was evaluated.
@@ -78,6 +82,74 @@ impl Step {
     }
 }
 
+/// What became of one prunable matrix: see [`MatrixChange`].
+#[derive(Debug, Serialize)]
+pub struct Matrix {
+    pub name: String,
+    pub layer: Option<usize>,
+    pub entries: usize,
+    pub zeros: usize,
+    pub dense_norm: f64,
+    pub removed_norm: f64,
+    pub changed_norm: f64,
+}
+
+impl Matrix {
+    /// From the engine's measurement.
+    pub fn of(change: MatrixChange) -> Matrix {
+        let MatrixChange { name, layer, entries, zeros, dense_norm, removed_norm, changed_norm } = change;
+        Matrix { name, layer, entries, zeros, dense_norm, removed_norm, changed_norm }
+    }
+}
+
+/// One step in detail.
+#[derive(Debug, Serialize)]
+pub struct StepDetail {
+    pub step: usize,
+    pub seconds: f64,
+    /// The names of what memory is used for.
+    pub categories: Vec<&'static str>,
+    /// Bytes in use by category, one row after the other as the step took and gave memory.
+    pub memory: Vec<[u64; 7]>,
+    /// The slowest first.
+    pub kernels: Vec<KernelTime>,
+}
+
+/// All calls of one kernel in one step.
+#[derive(Debug, Serialize)]
+pub struct KernelTime {
+    pub kernel: &'static str,
+    pub calls: u64,
+    pub seconds: f64,
+    pub flops: u64,
+    pub bytes: u64,
+}
+
+impl StepDetail {
+    /// From what was seen of the step.
+    pub fn of(probed: Probed) -> StepDetail {
+        let mut kernels: Vec<KernelTime> = probed
+            .kernels
+            .iter()
+            .map(|stats| KernelTime {
+                kernel: stats.kernel,
+                calls: stats.calls,
+                seconds: stats.seconds,
+                flops: stats.flops,
+                bytes: stats.bytes_read + stats.bytes_written,
+            })
+            .collect();
+        kernels.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+        StepDetail {
+            step: probed.step,
+            seconds: probed.seconds,
+            categories: Category::ALL.map(Category::name).to_vec(),
+            memory: probed.memory,
+            kernels,
+        }
+    }
+}
+
 /// One cycle of pruning and retraining.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Cycle {
@@ -116,7 +188,12 @@ pub struct Report {
     /// Perplexities of the validation sequences while it trained.
     pub validation: Vec<Validated>,
     pub steps: Vec<Step>,
+    /// Of the last cycle; empty where nothing was pruned.
+    pub matrices: Vec<Matrix>,
+    pub step_detail: Option<StepDetail>,
     pub config: Value,
+    /// What to type to have it again.
+    pub command: String,
 }
 
 /// The median of tokens a second over steps.
@@ -140,6 +217,25 @@ pub fn check(flag: &str, path: &Path) -> Result<(), Failure> {
         return Err(Failure::usage(format!("{flag} {}: there is no folder {}", path.display(), parent.display())));
     }
     Ok(check_replaceable(path)?)
+}
+
+/// Whether `path` asks for a page to look at.
+fn is_page(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "html" || extension == "htm")
+}
+
+/// As [`check`], for commands whose reports have no page.
+pub fn check_data(flag: &str, path: &Path) -> Result<(), Failure> {
+    if is_page(path) {
+        let path = path.display();
+        return Err(Failure::usage(format!("{flag} {path}: a page is made of training runs; name a .json file here")));
+    }
+    check(flag, path)
+}
+
+/// Writes the report of a training run: a page to look at where `path` ends in .html, JSON otherwise.
+pub fn write_run(path: &Path, run: &Report) -> Result<(), Failure> {
+    if is_page(path) { Ok(replace_file(path, reports::page_of(run)?.as_bytes())?) } else { write(path, run) }
 }
 
 /// Writes a report beside `path` and renames it into place.

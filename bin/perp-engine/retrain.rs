@@ -4,12 +4,15 @@
 mod execute;
 mod outcome;
 mod prepare;
+mod shared;
 
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use engine::calibrate::Calibration;
 use engine::checkpoint::OutputFolder;
 use engine::data::{TokenStream, Windows};
+use engine::model::Model;
 use engine::peft::TrainSet;
 use engine::plan::StepShape;
 use engine::prune::Pattern;
@@ -20,14 +23,18 @@ use crate::allocation::{Allocating, AllocationArgs};
 use crate::args::{EvalArgs, MachineArgs, MethodArgs, OptimizerArgs, PruneArgs, StepArgs};
 use crate::calibration::CalibrationArgs;
 use crate::checkpoints::{CheckpointArgs, Keeper};
+use crate::command;
 use crate::error::{Failure, print};
 use crate::freezing::FreezeArgs;
+use crate::live::{Event, Live, LiveArgs};
 use crate::progress::Console;
-use crate::report;
-use crate::session::Opened;
+use crate::report::{self, Report};
+use crate::session::{self, Opened};
 use crate::signals::Signals;
 use crate::text::TextArgs;
 use crate::validation::{Validation, ValidationArgs};
+use outcome::Outcome;
+pub use shared::Shared;
 
 /// Prune a model, retrain a few of its parameters, and measure what that wins back. Without --model this is the demo: a
 /// small OPT trained on Jane Austen's novels.
@@ -61,6 +68,8 @@ pub struct Args {
     text: TextArgs,
     #[command(flatten)]
     checkpoints: CheckpointArgs,
+    #[command(flatten)]
+    live: LiveArgs,
     /// Write the retrained model (and its LoRA adapter, in the subfolder adapter) to this new folder.
     #[arg(long, value_name = "DIR", help_heading = "Machine and output")]
     out: Option<PathBuf>,
@@ -72,7 +81,7 @@ pub struct Args {
 struct Run<'a> {
     args: &'a Args,
     console: Console,
-    signals: Signals,
+    signals: Rc<Signals>,
     device: Device,
     opened: Opened,
     set: TrainSet,
@@ -93,21 +102,50 @@ struct Run<'a> {
 }
 
 pub fn run(args: &Args) -> Result<(), Failure> {
-    if let Some(out) = &args.out {
-        OutputFolder::check(out)?;
-    }
-    if let Some(report) = &args.machine.report {
-        report::check("--report", report)?;
-    }
-    let run = prepare::prepare(args)?;
-    let mut keeper = Keeper::open(&args.checkpoints, run.console, run.device.name(), || run.identity())?;
-    let (mut model, outcome) = run.execute(keeper.as_mut())?;
+    args.check()?;
+    let (mut shared, command) = (Shared::default(), command::given());
+    let run = prepare::prepare(args, &mut shared)?;
+    let (mut model, outcome) = run.watched(&mut shared, &command)?;
     if let Some(path) = &args.machine.report {
-        report::write(path, &run.report(&outcome))?;
+        report::write_run(path, &run.report(&mut *model, &outcome, command)?)?;
     }
     // The model comes last: where it is, nothing of the run is missing.
     if let Some(out) = &args.out {
         run.write(&mut *model, out)?;
     }
     print(&run.summary(&outcome))
+}
+
+/// A run of several: measured and reported, and its pruned model left for the next.
+pub fn one(args: &Args, shared: &mut Shared, command: String) -> Result<Report, Failure> {
+    args.check()?;
+    let run = prepare::prepare(args, shared)?;
+    let (mut model, outcome) = run.watched(shared, &command)?;
+    let report = run.report(&mut *model, &outcome, command)?;
+    shared.give_back(model)?;
+    Ok(report)
+}
+
+impl Args {
+    fn check(&self) -> Result<(), Failure> {
+        if let Some(out) = &self.out {
+            OutputFolder::check(out)?;
+        }
+        self.machine.report.as_deref().map_or(Ok(()), |report| report::check("--report", report))
+    }
+}
+
+impl Run<'_> {
+    /// The run, with who keeps it and who hears of it.
+    fn watched(&self, shared: &mut Shared, command: &str) -> Result<(Box<dyn Model>, Outcome), Failure> {
+        let args = self.args;
+        let mut keeper = Keeper::open(&args.checkpoints, self.console, self.device.name(), || self.identity())?;
+        let resumed = keeper.as_ref().and_then(Keeper::resumed_at);
+        let mut live = Live::open(&args.live, self.console, resumed, self.config.steps)?;
+        let (device, config) = (session::title(&self.device), self.configuration());
+        live.tell(resumed.unwrap_or_default(), &Event::Config { command, device: &device, config: &config });
+        let result = self.execute(keeper.as_mut(), &mut live, shared);
+        live.end(&result);
+        result
+    }
 }

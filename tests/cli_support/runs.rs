@@ -111,7 +111,7 @@ impl Place {
                 one.as_object_mut().unwrap().remove("seconds");
             }
         }
-        for measured in ["seconds", "tokens_per_second", "peak_bytes"] {
+        for measured in ["seconds", "tokens_per_second", "peak_bytes", "step_detail", "command"] {
             report.as_object_mut().unwrap().remove(measured);
         }
         (bytes, report)

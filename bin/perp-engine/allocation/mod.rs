@@ -122,6 +122,7 @@ pub struct Allocating {
 }
 
 /// How it is shared out.
+#[derive(Clone)]
 pub struct Allocated {
     /// Of each matrix, at the end of the last cycle.
     pub allocation: Allocation,

@@ -10,34 +10,52 @@ use engine::peft;
 use engine::prune::{Criterion, Pattern, Pruning, imp_sparsity};
 use engine::retrain::{FreezingPlan, StepRecord, Trainer};
 
-use super::Run;
 use super::outcome::Outcome;
+use super::{Run, Shared};
 use crate::checkpoints::{Keeper, Measured, Resumed, Standing};
 use crate::error::Failure;
+use crate::live::{Event, Live, Place, Probe};
 use crate::planned::{Planned, Target};
+use crate::progress;
 use crate::pruner::{Pruned, Pruner};
 use crate::report::{Cycle, Seconds};
 use crate::session::{self, Evaluation};
 use crate::signals;
 use crate::tables;
 
+/// Who keeps a run and who hears of it.
+struct Watch<'a, 'k> {
+    keeper: Option<&'a mut Keeper<'k>>,
+    live: &'a mut Live,
+    probe: &'a mut Probe,
+    shared: &'a mut Shared,
+}
+
 impl Run<'_> {
-    pub(super) fn execute(&self, mut keeper: Option<&mut Keeper<'_>>) -> Result<(Box<dyn Model>, Outcome), Failure> {
+    pub(super) fn execute(
+        &self,
+        mut keeper: Option<&mut Keeper<'_>>,
+        live: &mut Live,
+        shared: &mut Shared,
+    ) -> Result<(Box<dyn Model>, Outcome), Failure> {
+        shared.release_unless(&self.pruning_key());
         let mut resumed = keeper.as_mut().and_then(|keeper| keeper.take_resumed());
         let (mut measured, records) = match &mut resumed {
             Some(resumed) => (resumed.measured.clone(), std::mem::take(&mut resumed.records)),
             None => (Measured::default(), Vec::new()),
         };
         if resumed.is_none() && self.eval_tokens.is_some() && self.dense_fits()? {
-            let model = session::load(&self.console, &self.device, &self.opened, None, 0)?;
-            measured.dense = self.evaluate("dense", &*model, &mut measured.seconds)?;
+            let measure = || {
+                let model = session::load(&self.console, &self.device, &self.opened, None, 0)?;
+                self.evaluate("dense", &*model, &mut measured.seconds, live, Place::default())
+            };
+            measured.dense = shared.perplexity(Some(self.evaluation_key()), measure)?;
         }
         self.device.trim();
         let cycles = self.args.cycles as usize;
         let start = Instant::now();
         let pruner = self.pruner();
-        let Pruned { mut model, allocated, mut layer_errors } =
-            pruner.load(&self.device, &self.opened, self.offload)?;
+        let Pruned { mut model, allocated, mut layer_errors } = self.pruned_model(shared)?;
         measured.seconds.prune += start.elapsed().as_secs_f64();
         let mut outcome = Outcome {
             measured,
@@ -47,7 +65,9 @@ impl Run<'_> {
             aggregated_percent: 0.0,
             sparsity: Sparsity::default(),
             allocated,
+            probed: None,
         };
+        let mut probe = Probe::new(&self.device, self.args.machine.report.is_some());
         let mut sampler = TrainSampler::new(self.windows.count(), self.args.optimizer.seed)?;
         for cycle in 1..=cycles {
             if cycle > 1 {
@@ -58,7 +78,8 @@ impl Run<'_> {
             // Cycles that are over are pruned again, because their masks do not depend on what trained; what did, the
             // checkpoint gives back. (Calibrated ones do depend on it: `prepare` refuses to keep checkpoints of several.)
             if resumed.as_ref().is_none_or(|resumed| resumed.state.cycle == cycle) {
-                self.cycle(cycle, &mut *model, &mut sampler, &mut outcome, keeper.as_deref_mut(), resumed.take())?;
+                let mut watch = Watch { keeper: keeper.as_deref_mut(), live, probe: &mut probe, shared };
+                self.cycle(cycle, &mut *model, &mut sampler, &mut outcome, &mut watch, resumed.take())?;
                 let done = outcome.measured.cycles.last_mut().expect("just run");
                 done.layer_errors = std::mem::take(&mut layer_errors);
             }
@@ -67,6 +88,7 @@ impl Run<'_> {
             let path = checkpoint.path().display();
             return Err(Failure::failed(format!("{path}: is of cycle {}, and this run has {cycles}", state.cycle)));
         }
+        outcome.probed = probe.take();
         outcome.sparsity = model::sparsity(&mut *model)?;
         Ok((model, outcome))
     }
@@ -106,16 +128,23 @@ impl Run<'_> {
         model: &mut dyn Model,
         sampler: &mut TrainSampler,
         outcome: &mut Outcome,
-        mut keeper: Option<&mut Keeper<'_>>,
+        watch: &mut Watch<'_, '_>,
         resumed: Option<Resumed>,
     ) -> Result<(), Failure> {
+        let Watch { keeper, live, probe, shared } = watch;
         if resumed.is_none() {
-            outcome.measured.pruned = self.evaluate("pruned", model, &mut outcome.measured.seconds)?;
+            let at = Place { cycle, step: 0 };
+            let measure = || self.evaluate("pruned", model, &mut outcome.measured.seconds, live, at);
+            // A later cycle prunes what the one before trained.
+            let key = (cycle == 1).then(|| format!("{} {}", self.pruning_key(), self.evaluation_key()));
+            outcome.measured.pruned = shared.perplexity(key, measure)?;
         }
         let params = peft::apply(model, &self.set, self.args.optimizer.seed)?;
         if let Some(validation) = self.validation.as_ref().filter(|_| resumed.is_none()) {
             let validated = validation.measure(model, self.shape.batch, cycle, 0)?;
             self.console.say(&format!("{:>10} {validated}", "validate"));
+            let at = Place { cycle, step: 0 };
+            live.tell(at, &Event::Eval { name: "validation", perplexity: validated.perplexity });
             outcome.measured.add(validated);
         }
         outcome.counts = model::count(model);
@@ -152,21 +181,27 @@ impl Run<'_> {
         let before = measured.seconds.retrain;
         let mut validating = 0.0;
         let model: &dyn Model = model;
+        probe.begin();
         let mut on_step = |trainer: &Trainer, sampler: &TrainSampler, record: StepRecord| {
-            let rate = record.tokens as f64 / record.seconds;
-            let step = record.step;
+            let (step, memory_bytes) = (record.step, self.device.memory().peak().total);
+            live.tell(Place { cycle, step }, &Event::Step { record: &record, memory_bytes });
+            probe.after_step(&record);
             if let Some(validation) = self.validation.as_ref().filter(|all| all.is_due(step, self.config.steps)) {
                 let new = validation.measure(model, self.shape.batch, cycle, step)?;
                 validated = format!(" {new}");
                 validating += new.seconds;
+                live.tell(Place { cycle, step }, &Event::Eval { name: "validation", perplexity: new.perplexity });
                 measured.add(new);
             }
-            last = format!("loss {:.3} lr {:.1e} {rate:.0} tok/s{validated}", record.loss, record.lr);
+            if step < self.config.steps {
+                probe.begin();
+            }
+            last = progress::step(&record, memory_bytes) + &validated;
             task.update(step as u64, &last);
             records.push((cycle, record));
             measured.seconds.retrain = before + start.elapsed().as_secs_f64() - validating;
             let stop = self.signals.received().is_some();
-            if let Some(keeper) = &mut keeper {
+            if let Some(keeper) = keeper.as_mut() {
                 let standing = Standing { cycle, step, sampler: sampler.position(), records, measured };
                 keeper.after_step(trainer, &standing, stop || step == self.config.steps)?;
             }
@@ -202,7 +237,8 @@ impl Run<'_> {
         task.finish(&format!("{} steps, {last}", self.config.steps));
         outcome.peak = self.device.memory().peak();
         self.device.trim();
-        let retrained = self.evaluate("retrained", model, &mut measured.seconds)?;
+        let at = Place { cycle, step: self.config.steps };
+        let retrained = self.evaluate("retrained", model, &mut measured.seconds, live, at)?;
         let pruned = measured.pruned;
         measured.cycles.push(Cycle {
             cycle,
@@ -218,7 +254,7 @@ impl Run<'_> {
         imp_sparsity(self.pattern.sparsity(), cycle, self.args.cycles as usize)
     }
 
-    fn pruner(&self) -> Pruner<'_> {
+    pub(super) fn pruner(&self) -> Pruner<'_> {
         let seed = self.args.optimizer.seed;
         Pruner {
             console: &self.console,
@@ -229,7 +265,14 @@ impl Run<'_> {
         }
     }
 
-    fn evaluate(&self, name: &str, model: &dyn Model, seconds: &mut Seconds) -> Result<Option<f64>, Failure> {
+    fn evaluate(
+        &self,
+        name: &str,
+        model: &dyn Model,
+        seconds: &mut Seconds,
+        live: &mut Live,
+        at: Place,
+    ) -> Result<Option<f64>, Failure> {
         let Some(stream) = &self.eval_tokens else { return Ok(None) };
         let evaluation = Evaluation {
             console: &self.console,
@@ -238,7 +281,9 @@ impl Run<'_> {
             batch: self.shape.batch,
             max_windows: self.eval_windows,
         };
-        evaluation.run(name, model, &mut seconds.eval).map(Some)
+        let perplexity = evaluation.run(name, model, &mut seconds.eval)?;
+        live.tell(at, &Event::Eval { name, perplexity });
+        Ok(Some(perplexity))
     }
 
     pub(super) fn write(&self, model: &mut dyn Model, out: &std::path::Path) -> Result<(), Failure> {

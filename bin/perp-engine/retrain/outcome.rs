@@ -1,7 +1,7 @@
 //! What is told of a run: its configuration, its report, its summary.
 
 use engine::data::{self, TokenStream};
-use engine::model::{Counts, Sparsity};
+use engine::model::{self, Counts, Model, Sparsity};
 use engine::retrain::StepRecord;
 use kernels::device::MemoryReport;
 use serde_json::{Map, Value, json};
@@ -9,8 +9,10 @@ use serde_json::{Map, Value, json};
 use super::{Args, Run};
 use crate::allocation::Allocated;
 use crate::checkpoints::Measured;
+use crate::error::Failure;
 use crate::gemm;
-use crate::report::{self, PeakBytes, Report, SparsityReport, Step, Trainable};
+use crate::live::Probed;
+use crate::report::{self, Matrix, PeakBytes, Report, SparsityReport, Step, StepDetail, Trainable};
 use crate::session;
 use crate::tables;
 use crate::validation::Validation;
@@ -25,10 +27,12 @@ pub struct Outcome {
     pub aggregated_percent: f64,
     pub sparsity: Sparsity,
     pub allocated: Allocated,
+    /// One step in detail.
+    pub probed: Option<Probed>,
 }
 
 impl Run<'_> {
-    fn configuration(&self) -> Value {
+    pub(super) fn configuration(&self) -> Value {
         let Args { pruning, method, optimizer, .. } = self.args;
         json!({
             "model": self.opened.path,
@@ -81,11 +85,16 @@ impl Run<'_> {
         identity
     }
 
-    pub fn report(&self, outcome: &Outcome) -> Report {
+    /// The report of a run of `command`.
+    ///
+    /// # Errors
+    /// A matrix that cannot be read back from the device or the folder.
+    pub fn report(&self, model: &mut dyn Model, outcome: &Outcome, command: String) -> Result<Report, Failure> {
         let records: Vec<StepRecord> = outcome.records.iter().map(|(_, record)| *record).collect();
         let windows = self.eval_tokens.as_ref().map(|tokens| tokens.tokens().len() / self.shape.seq_len);
         let Outcome { measured, counts, sparsity, .. } = outcome;
-        Report {
+        let matrices = model::changes(model, &self.opened.folder)?;
+        Ok(Report {
             version: env!("CARGO_PKG_VERSION"),
             model: self.opened.path.display().to_string(),
             device: self.device.name().into(),
@@ -114,8 +123,11 @@ impl Run<'_> {
             cycles: measured.cycles.clone(),
             validation: measured.validation.clone(),
             steps: outcome.records.iter().map(|(cycle, record)| Step::of(record, *cycle)).collect(),
+            matrices: matrices.into_iter().map(Matrix::of).collect(),
+            step_detail: outcome.probed.clone().map(StepDetail::of),
             config: self.configuration(),
-        }
+            command,
+        })
     }
 
     pub fn summary(&self, outcome: &Outcome) -> String {

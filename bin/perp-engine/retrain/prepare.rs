@@ -6,12 +6,11 @@ use engine::plan::StepShape;
 use engine::prune::Pattern;
 use engine::retrain::Config;
 
-use super::{Args, Run};
+use super::{Args, Run, Shared};
 use crate::error::Failure;
 use crate::planned::{Planned, Target};
 use crate::progress::Console;
 use crate::session::{self, demo};
-use crate::signals::Signals;
 use crate::tables;
 use crate::text::Texts;
 use crate::validation::Validation;
@@ -30,9 +29,9 @@ const PAPER: Defaults = Defaults { steps: 1000, batch: 2, accumulate: 4, lr: 5e-
 /// Under a minute on two cores.
 const DEMO: Defaults = Defaults { steps: 120, batch: 8, accumulate: 1, lr: 5e-4, eval_windows: 128 };
 
-pub(super) fn prepare(args: &Args) -> Result<Run<'_>, Failure> {
+pub(super) fn prepare<'a>(args: &'a Args, shared: &mut Shared) -> Result<Run<'a>, Failure> {
     let console = Console::new(args.machine.quiet);
-    let device = session::device(&console, &args.machine)?;
+    let device = shared.device(&console, &args.machine)?;
     let is_demo = args.model.is_none();
     let defaults = if is_demo { DEMO } else { PAPER };
     let model_path = args.model.clone().map_or_else(demo::model, Ok)?;
@@ -90,7 +89,7 @@ pub(super) fn prepare(args: &Args) -> Result<Run<'_>, Failure> {
         shape,
         offload: 0,
     };
-    let target = Target::of(&device, args.step.memory_budget)?;
+    let target = Target::of(&device, None)?.besides(shared.held_bytes()).within(args.step.memory_budget);
     let plan = planned.fit(args.step.saving, target)?;
     let info = opened.architecture.info();
     console.say(&format!(
@@ -134,7 +133,7 @@ pub(super) fn prepare(args: &Args) -> Result<Run<'_>, Failure> {
         recompute: plan.recompute,
     };
     let eval_windows = args.eval.max_windows(defaults.eval_windows);
-    let (offload, signals) = (plan.offload, Signals::install()?);
+    let (offload, signals) = (plan.offload, shared.signals()?);
     Ok(Run {
         args,
         console,
