@@ -20,7 +20,7 @@ const RESERVED: [(&[&str], &str); 2] = [
 ];
 
 /// Flags of which a process has one value.
-const ONE: [&str; 2] = ["threads", "device"];
+const ONE: [&str; 3] = ["threads", "device", "gemm"];
 
 /// A retrain command line alone.
 #[derive(clap::Parser, Debug)]
