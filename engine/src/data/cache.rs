@@ -137,19 +137,26 @@ fn make(
 }
 
 /// A new file in the folder, locked. Takes away what killed runs left there: what nobody has locked.
-fn create_partial(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
+pub(super) fn create_partial(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
     fs::create_dir_all(folder)?;
     for entry in fs::read_dir(folder)?.flatten() {
         let path = entry.path();
         if path.extension().is_some_and(|extension| extension == PARTIAL)
-            && File::open(&path).is_ok_and(|file| file.try_lock().is_ok())
+            && let Ok(file) = File::open(&path)
+            && file.try_lock().is_ok()
         {
+            // Still locked: who has just made it, and waits for the lock, then sees that it is gone.
             let _ = fs::remove_file(&path); // another run's turn
         }
     }
-    let partial = tempfile::Builder::new().prefix(".").suffix(&format!(".{PARTIAL}")).tempfile_in(folder)?;
-    partial.as_file().lock()?;
-    Ok(partial)
+    loop {
+        let partial = tempfile::Builder::new().prefix(".").suffix(&format!(".{PARTIAL}")).tempfile_in(folder)?;
+        partial.as_file().lock()?;
+        // Before it was locked, another run may have taken it for a killed one's.
+        if partial.path().exists() {
+            return Ok(partial);
+        }
+    }
 }
 
 /// A file's size and time of change.

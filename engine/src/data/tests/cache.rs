@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::super::cache::create_partial;
 use super::*;
 
 struct Setup {
@@ -134,6 +135,22 @@ fn runs_at_once_agree_and_leave_one_whole_file() {
         }
     });
     assert_eq!(setup.kept().len(), 1);
+}
+
+#[test]
+fn a_file_that_is_being_written_is_never_taken_for_a_killed_runs() {
+    let dir = TempDir::new().unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..500 {
+                    let partial = create_partial(dir.path()).unwrap();
+                    std::thread::yield_now();
+                    assert!(partial.path().exists(), "another run took it away");
+                }
+            });
+        }
+    });
 }
 
 #[test]
