@@ -296,6 +296,14 @@ impl OptimizerArgs {
     }
 }
 
+/// The same command, where a flag's value may begin with a minus, so that the flag's own message says what is wrong with it.
+pub fn with_minus(command: clap::Command) -> clap::Command {
+    command.mut_args(|arg| {
+        let takes_values = arg.get_action().takes_values();
+        arg.allow_negative_numbers(takes_values)
+    })
+}
+
 /// A number that f32 can hold, since kernels compute in it.
 fn number(text: &str, range: &str, fits: impl Fn(f64) -> bool) -> Result<f64, String> {
     match text.parse::<f64>() {

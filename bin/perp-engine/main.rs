@@ -100,20 +100,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// The command line. A flag's value may begin with a minus, so that the flag's own message says what is wrong with it.
-fn command() -> clap::Command {
-    Cli::command().mut_subcommands(|command| {
-        command.mut_args(|arg| {
-            let takes_values = arg.get_action().takes_values();
-            arg.allow_negative_numbers(takes_values)
-        })
-    })
-}
-
 fn run() -> Result<(), Failure> {
     let arguments = run_config::expand(std::env::args_os().collect(), &Cli::command())?;
     command::remember(&arguments);
-    let matches = command().try_get_matches_from(arguments).map_err(error::usage)?;
+    let matches =
+        Cli::command().mut_subcommands(args::with_minus).try_get_matches_from(arguments).map_err(error::usage)?;
     match Cli::from_arg_matches(&matches).map_err(error::usage)?.command {
         Command::Retrain(args) => retrain::run(&args),
         Command::Pretrain(args) => pretrain::run(&args),

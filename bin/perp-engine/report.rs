@@ -16,7 +16,7 @@ use crate::reports;
 use crate::validation::Validated;
 
 /// Perplexities; null where nothing was evaluated.
-#[derive(Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Perplexities {
     pub dense: Option<f64>,
     pub pruned: Option<f64>,
@@ -64,7 +64,7 @@ impl PeakBytes {
 }
 
 /// One optimizer step.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Step {
     pub step: usize,
     pub cycle: usize,
@@ -83,7 +83,7 @@ impl Step {
 }
 
 /// What became of one prunable matrix: see [`MatrixChange`].
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Matrix {
     pub name: String,
     pub layer: Option<usize>,

@@ -162,6 +162,10 @@ fn a_dry_run_lists_and_a_wrong_sweep_is_named_before_anything_runs() {
     let out = assert_succeeds(&sweep(&folder, GRID, &["--dry-run"]));
     assert_eq!(out.lines().filter(|line| line.starts_with("perp-engine retrain --model")).count(), 12, "{out}");
     assert_fails(&sweep(&folder, "[grid]\nalpha = [0]\n", &[]), 2, &["alpha"]);
+    let below = "invalid value '-1' for '--clip <NORM>': expected a number of at least 0: perp-engine retrain";
+    assert_fails(&sweep(&folder, "[grid]\nclip = [-1]\n", &[]), 2, &[below]);
+    let products = "grid.toml: --gemm has several values";
+    assert_fails(&sweep(&folder, "[grid]\ngemm = ['own', 'auto']\n", &[]), 2, &[products]);
     assert_fails(&sweep(&folder, "[grid]\nspeed = [1]\n", &[]), 2, &["grid.toml", "--speed"]);
     assert_fails(&bare(&["sweep", "/nowhere.toml", "--out", "x"]).output().unwrap(), 2, &["/nowhere.toml"]);
     assert!(!folder.path().join("out").exists());

@@ -6,6 +6,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use crate::error::Failure;
+use crate::report::{Matrix, Perplexities, Seconds, Step};
 
 /// The most bytes of a report; a run of a million steps has about 200 million.
 const LIMIT: u64 = 1 << 30;
@@ -45,13 +46,6 @@ pub struct RunData {
 }
 
 #[derive(Clone, Debug, Deserialize)]
-pub struct Perplexities {
-    pub dense: Option<f64>,
-    pub pruned: Option<f64>,
-    pub retrained: Option<f64>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
 pub struct Sparsity {
     pub weights: f64,
     pub with_adapters: f64,
@@ -61,13 +55,6 @@ pub struct Sparsity {
 pub struct Trainable {
     pub count: usize,
     pub percent: f64,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-pub struct Seconds {
-    pub prune: f64,
-    pub retrain: f64,
-    pub eval: f64,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -92,26 +79,6 @@ pub struct Validated {
     pub step: usize,
     #[serde(deserialize_with = "number")]
     pub perplexity: f64,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-pub struct Step {
-    pub step: usize,
-    pub cycle: usize,
-    pub loss: f64,
-    pub lr: f64,
-    pub grad_norm: f64,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-pub struct Matrix {
-    pub name: String,
-    pub layer: Option<usize>,
-    pub entries: usize,
-    pub zeros: usize,
-    pub dense_norm: f64,
-    pub removed_norm: f64,
-    pub changed_norm: f64,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -3,10 +3,11 @@
 use serde_json::Value;
 
 use super::chart::{self, Bar, Format, Lines, Series, thinned};
-use super::data::{Matrix, RunData, Seconds, Step};
+use super::data::RunData;
 use super::html::{self, Table, cards, escape, figure, section, tile};
 use super::scale::{Kind, Scale, perplexity, short};
 use crate::progress::clock;
+use crate::report::{Matrix, Seconds, Step};
 use crate::tables;
 
 /// The page of a run.

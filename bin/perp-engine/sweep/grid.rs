@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 use engine::prune::Criterion;
 
 use super::file::Alone;
-use crate::command;
-use crate::error::Failure;
+use crate::error::{self, Failure};
 use crate::retrain;
+use crate::{args, command};
 
 /// A flag and what it may be: its values in a run, or nothing for a run without it.
 #[derive(Clone, Debug, PartialEq)]
@@ -165,11 +165,10 @@ fn plan(choice: &[Chosen], setup: Setup<'_>) -> Result<Planned, Failure> {
         flags.extend(["--checkpoints".into(), folder, "--save-every".into(), steps.to_string(), "--resume".into()]);
     }
     flags.extend((setup.quiet && !flags.iter().any(|flag| flag == "--quiet")).then(|| "--quiet".into()));
-    let alone = Alone::try_parse_from(flags).map_err(|e| {
-        let text = e.to_string();
-        let line = text.lines().next().unwrap_or_default();
-        Failure::usage(format!("{}: {command}", line.trim_start_matches("error: ")))
-    })?;
+    let read = args::with_minus(Alone::command()).try_get_matches_from(flags);
+    let alone = read
+        .and_then(|matches| Alone::from_arg_matches(&matches))
+        .map_err(|e| Failure::usage(format!("{}: {command}", error::usage(e))))?;
     Ok(Planned { name, args: alone.args, command, report, checkpoints })
 }
 
