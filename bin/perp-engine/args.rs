@@ -316,7 +316,8 @@ fn sparsity(text: &str) -> Result<f64, String> {
     number(text, "in [0, 1): the share of weights to remove, such as 0.5", |s| (0.0..1.0).contains(&s))
 }
 
-fn share(text: &str) -> Result<f64, String> {
+/// A share in [0, 1].
+pub fn share(text: &str) -> Result<f64, String> {
     number(text, "in [0, 1]", |s| (0.0..=1.0).contains(&s))
 }
 

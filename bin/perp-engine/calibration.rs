@@ -78,3 +78,10 @@ impl CalibrationArgs {
 pub fn mean(errors: &[f64]) -> f64 {
     errors.iter().sum::<f64>() / errors.len().max(1) as f64
 }
+
+/// What is said of a Hessian that needed more dampening than usual.
+pub fn dampened(tensor: &str, dampening: f64) -> String {
+    format!(
+        "{tensor}: its inputs' second moments are not positive definite; dampened by {dampening} of their mean instead of 0.01"
+    )
+}

@@ -21,6 +21,7 @@ mod profile;
 mod progress;
 mod prune;
 mod pruner;
+mod reconstruct;
 mod report;
 mod reports;
 mod retrain;
@@ -69,6 +70,8 @@ enum Command {
     Pretrain(pretrain::Args),
     /// Prune a model and write it, without retraining.
     Prune(prune::Args),
+    /// Prune a model and reconstruct it, one decoder layer at a time.
+    Reconstruct(Box<reconstruct::Args>),
     /// Measure a model's perplexity.
     Eval(eval::Args),
     /// Plan a training step: memory by category, work by kernel, and whether it fits.
@@ -109,6 +112,7 @@ fn run() -> Result<(), Failure> {
         Command::Retrain(args) => retrain::run(&args),
         Command::Pretrain(args) => pretrain::run(&args),
         Command::Prune(args) => prune::run(&args),
+        Command::Reconstruct(args) => reconstruct::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Profile(args) => profile::run(&args),
         Command::Bench(args) => bench::run(&args),

@@ -68,19 +68,16 @@ impl Pruner<'_> {
         let batches = calibration.windows.len().div_ceil(calibration.batch);
         let layers = model.info().layers;
         let mut task = self.console.task("prune", 2 * (batches * layers) as u64);
-        let reports = calibrate::prune_model(model, &pruning, &allocation, calibration, &mut |progress| {
-            match progress {
-            Progress::Pass { layer, done, .. } => task.update(done as u64, &format!("layer {layer}")),
-            Progress::Dampened { tensor, dampening } => task.say(&format!(
-                "{tensor}: its inputs' second moments are not positive definite; dampened by {dampening} of their mean instead of 0.01"
-            )),
-            Progress::Layer(report) => task.say(&format!(
-                "layer {}: pruning changed {} of what it adds",
-                report.layer,
-                tables::percent(report.error)
-            )),
-        }
-        })?;
+        let reports =
+            calibrate::prune_model(model, &pruning, &allocation, calibration, &mut |progress| match progress {
+                Progress::Pass { layer, done, .. } => task.update(done as u64, &format!("layer {layer}")),
+                Progress::Dampened { tensor, dampening } => task.say(&calibration::dampened(tensor, dampening)),
+                Progress::Layer(report) => task.say(&format!(
+                    "layer {}: pruning changed {} of what it adds",
+                    report.layer,
+                    tables::percent(report.error)
+                )),
+            })?;
         let errors: Vec<f64> = reports.iter().map(|report| report.error).collect();
         task.finish(&format!(
             "{layers} layers at {} by {}, mean error {}",

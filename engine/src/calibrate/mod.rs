@@ -9,7 +9,9 @@
 //! workspace, and the hidden states of all windows once, of which what does not fit lies in a temporary file.
 
 mod collect;
+mod one_layer;
 mod outliers;
+mod reconstruct;
 mod sample;
 mod store;
 #[cfg(test)]
@@ -25,6 +27,7 @@ use crate::prune::{Allocation, Criterion, Hessian, Inputs, Pruning, prune_calibr
 use crate::tensor::Tensor;
 use collect::{Collector, Group};
 pub use outliers::layer_outliers;
+pub use reconstruct::{Reconstructed, Reconstructing, Reconstruction, layer_bytes, reconstruct};
 pub use sample::sample_windows;
 use store::Store;
 
@@ -99,7 +102,7 @@ pub fn prune_model(
     if !pruning.criterion.needs_calibration() {
         return Err(Error::config(format!("{} pruning takes no calibration", pruning.criterion)));
     }
-    let (batches, mut hidden) = begin(model, pruning.criterion, calibration)?;
+    let (batches, mut hidden, _) = begin(model, pruning.criterion, calibration, 1)?;
     let device = model::device_of(model);
     let layers = model.info().layers;
     let all = 2 * layers * batches.len();
@@ -142,15 +145,22 @@ pub fn prune_model(
     Ok(reports)
 }
 
-/// The windows in batches, and the first decoder layer's inputs.
-fn begin(model: &mut dyn Model, criterion: Criterion, calibration: &Calibration) -> Result<(Vec<TokenBatch>, Store)> {
+/// The windows in batches, and the first decoder layer's inputs. `stores` of hidden states are to be kept at once; also says what
+/// each may take of the memory.
+fn begin(
+    model: &mut dyn Model,
+    criterion: Criterion,
+    calibration: &Calibration,
+    stores: u64,
+) -> Result<(Vec<TokenBatch>, Store, u64)> {
     let batches = batches(calibration)?;
     let device = model::device_of(model);
-    let mut hidden = Store::new(&device, room(model, criterion, &batches[0], calibration.limit)?);
+    let room = room(model, criterion, &batches[0], calibration.limit)? / stores;
+    let mut hidden = Store::new(&device, room);
     for batch in &batches {
         hidden.push(model.embed(&mut Tape::inference(&device), batch)?.into_tensor())?;
     }
-    Ok((batches, hidden))
+    Ok((batches, hidden, room))
 }
 
 fn batches(calibration: &Calibration) -> Result<Vec<TokenBatch>> {

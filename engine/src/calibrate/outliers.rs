@@ -23,7 +23,7 @@ pub fn layer_outliers(
     calibration: &Calibration,
     progress: &mut dyn FnMut(usize, usize, usize),
 ) -> Result<Vec<f64>> {
-    let (batches, mut hidden) = begin(model, Criterion::Wanda, calibration)?;
+    let (batches, mut hidden, _) = begin(model, Criterion::Wanda, calibration, 1)?;
     let device = model::device_of(model);
     let layers = model.info().layers;
     let (mut done, all) = (0, layers * batches.len());

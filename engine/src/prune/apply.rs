@@ -4,7 +4,7 @@ use half::{bf16, f16};
 use kernels::device::Element;
 use kernels::simd::{Isa, widen_bf16, widen_f16};
 use kernels::weight::{FrozenWeight, OffloadedWeight};
-use kernels::{Buffer, Category, DType};
+use kernels::{Buffer, Category, DType, Device};
 
 use super::{Allocation, Criterion, Hessian, InputNorms, Pattern, mask_for, sparsegpt};
 use crate::error::Result;
@@ -99,7 +99,7 @@ pub fn prune_calibrated(linear: &mut Linear, pruning: &Pruning, inputs: &Inputs)
                 let words;
                 (words, cost) = hessian.sweep(&mut values, pruning.pattern);
                 let mask = entries.device().upload(Category::Masks, &words)?;
-                (mask, Some(narrowed(&values, entries)?))
+                (mask, Some(narrowed(&values, entries.device(), entries.dtype())?))
             }
             (criterion, _) => {
                 return Err(super::Error::Uncalibrated { tensor: name.clone(), criterion: criterion.name() }.into());
@@ -168,16 +168,16 @@ pub(crate) fn widened(entries: &Buffer) -> Result<Vec<f32>> {
     Ok(values)
 }
 
-/// f32 values on the device and in the element type of `like`, rounded to nearest.
-fn narrowed(values: &[f32], like: &Buffer) -> Result<Buffer> {
-    let mut buffer = like.device().alloc(Category::Workspace, like.dtype(), values.len())?;
+/// f32 values on a device, in an element type, rounded to nearest.
+pub(crate) fn narrowed(values: &[f32], device: &Device, dtype: DType) -> Result<Buffer> {
+    let mut buffer = device.alloc(Category::Workspace, dtype, values.len())?;
     fn rounded<T: Element>(buffer: &mut Buffer, values: &[f32], round: impl Fn(f32) -> T) -> kernels::Result<()> {
         buffer.fill(|to| {
             to.iter_mut().zip(values).for_each(|(to, x)| *to = round(*x));
             Ok(())
         })
     }
-    match like.dtype() {
+    match dtype {
         DType::F16 => rounded(&mut buffer, values, f16::from_f32)?,
         DType::BF16 => rounded(&mut buffer, values, bf16::from_f32)?,
         _ => rounded(&mut buffer, values, |x| x)?,

@@ -19,8 +19,8 @@ use kernels::ops::select;
 use kernels::{Buffer, DType};
 
 pub use allocation::{Allocation, Matrix, Owl, matrices};
-pub(crate) use apply::widened;
 pub use apply::{Inputs, Pruning, prune_calibrated, prune_linear, prune_model};
+pub(crate) use apply::{narrowed, widened};
 pub use criterion::Criterion;
 pub use pattern::Pattern;
 pub use sparsegpt::Hessian;

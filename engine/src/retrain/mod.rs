@@ -169,18 +169,23 @@ impl Trainer {
     }
 
     fn update(&mut self, lr: f64) -> Result<PendingStep> {
-        let params: Vec<_> = self.params.iter().filter(|param| param.is_trainable()).collect();
-        let grads: Vec<_> = params.iter().map(|param| param.take_grad()).collect::<Result<_>>()?;
-        let mut values: Vec<_> = params.iter().map(|param| param.value_mut()).collect();
-        let masks: Vec<_> = params.iter().map(|param| param.mask()).collect();
-        let mut tensors: Vec<ParamStep<'_>> = values
-            .iter_mut()
-            .zip(grads)
-            .zip(&masks)
-            .map(|((value, grad), mask)| ParamStep { value, grad, mask: mask.as_ref() })
-            .collect();
-        Ok(self.optimizer.step(&mut tensors, lr)?)
+        update(&mut self.optimizer, &self.params, lr)
     }
+}
+
+/// A step of those of `params` that train, the optimizer's active ones, with the gradients that they have.
+pub(crate) fn update(optimizer: &mut AdamW, params: &[Arc<Param>], lr: f64) -> Result<PendingStep> {
+    let params: Vec<_> = params.iter().filter(|param| param.is_trainable()).collect();
+    let grads: Vec<_> = params.iter().map(|param| param.take_grad()).collect::<Result<_>>()?;
+    let mut values: Vec<_> = params.iter().map(|param| param.value_mut()).collect();
+    let masks: Vec<_> = params.iter().map(|param| param.mask()).collect();
+    let mut tensors: Vec<ParamStep<'_>> = values
+        .iter_mut()
+        .zip(grads)
+        .zip(&masks)
+        .map(|((value, grad), mask)| ParamStep { value, grad, mask: mask.as_ref() })
+        .collect();
+    Ok(optimizer.step(&mut tensors, lr)?)
 }
 
 /// What hears of each step, with the trainer and the sampler as the step left them, and says whether the run goes on.
