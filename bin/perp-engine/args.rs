@@ -137,10 +137,11 @@ pub struct WindowArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Evaluation")]
 pub struct EvalArgs {
-    /// Evaluation text, in the forms that --train takes.
+    /// Evaluation text, in the forms that --train takes; or a protocol: wikitext2 (WikiText-2's raw test split, whole) or c4
+    /// (1,100 documents of C4's validation split, 256 windows).
     #[arg(long, num_args = 1.., value_name = "TEXT")]
     pub eval: Vec<PathBuf>,
-    /// Evaluate at most this many windows; 0 for all [default: 0; the demo: 128].
+    /// Evaluate at most this many windows; 0 for all [default: 0; c4: 256; the demo: 128].
     #[arg(long, value_name = "N")]
     pub eval_windows: Option<usize>,
 }
@@ -251,7 +252,8 @@ pub struct StepArgs {
 #[command(next_help_heading = "Training")]
 pub struct OptimizerArgs {
     /// Training text: .txt files (a document each), .jsonl or .json files (a document a line, in the field "text"), these also
-    /// as .gz or .zst, .parquet files (a document a row, in the column "text"), or quoted patterns such as 'c4/*.json.gz'.
+    /// as .gz or .zst, .parquet files (a document a row, in the column "text"), quoted patterns such as 'c4/*.json.gz', or data
+    /// sets of the hub, such as allenai/c4:en or wikitext:wikitext-2-raw-v1.
     #[arg(long, num_args = 1.., value_name = "TEXT")]
     pub train: Vec<PathBuf>,
     /// How documents fill sequences: pack (end to end, cut into sequences), or pad (each in a sequence of its own, cut off or

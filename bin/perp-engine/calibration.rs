@@ -19,7 +19,7 @@ use crate::text::Texts;
 pub struct CalibrationArgs {
     /// Text that --criterion wanda and sparsegpt and --allocation owl show the model: .txt files (a document each), .jsonl or .json files (a document
     /// a line, in the field "text"), these also as .gz or .zst, .parquet files (a document a row, in the column "text"), or
-    /// quoted patterns; retrain's demo shows its training text.
+    /// quoted patterns, or data sets of the hub, such as allenai/c4:en; retrain's demo shows its training text.
     #[arg(long, num_args = 1.., value_name = "TEXT")]
     pub calibrate: Vec<PathBuf>,
     /// Windows of --seq-len tokens drawn from it. Their activations that do not fit in memory go to a temporary file, in the

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use engine::checkpoint::{Adapter, ModelFolder, Tokenizer};
+use engine::evaluate::Protocol;
 use engine::{model, peft};
 use serde_json::json;
 
@@ -17,8 +18,9 @@ use crate::text::{TextArgs, Texts};
 /// Measure a model's perplexity: exp of the mean over windows of each window's mean next-token loss.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Model folder: config.json, model.safetensors (or shards with an index), tokenizer.json.
-    #[arg(long, value_name = "DIR")]
+    /// Model folder: config.json, model.safetensors (or shards with an index), tokenizer.json; or a model of the hub, such as
+    /// facebook/opt-1.3b or facebook/opt-1.3b@REVISION.
+    #[arg(long, value_name = "DIR|ID")]
     model: PathBuf,
     /// LoRA adapter folder in PEFT's form, applied to the model.
     #[arg(long, value_name = "DIR")]
@@ -45,24 +47,24 @@ fn not_a_number(folder: &ModelFolder, adapter: Option<&Adapter>) -> String {
 pub fn run(args: &Args) -> Result<(), Failure> {
     if args.eval.eval.is_empty() {
         return Err(Failure::usage(
-            "--eval is missing: name text to evaluate on, such as files of .txt, .jsonl or .parquet",
+            "--eval is missing: name text to evaluate on, such as files of .txt, .jsonl or .parquet, or wikitext2",
         ));
     }
     args.machine.report.as_deref().map_or(Ok(()), |path| report::check_data("--report", path))?;
     let console = Console::new(args.machine.quiet);
     let device = session::device(&console, &args.machine)?;
-    let opened = session::open(&args.model)?;
+    let opened = session::open(&console, &args.model)?;
     let seq_len = session::sequence_length(args.windows.seq_len, &*opened.architecture)?;
     let adapter = args.adapter.as_ref().map(Adapter::open).transpose()?;
     let texts = Texts::new(&console, &args.text);
-    let eval = texts.files(&args.eval.eval)?;
-    let stream = texts.evaluation_tokens(&Tokenizer::from_folder(&args.model)?, &eval, seq_len)?;
+    let eval = texts.evaluation(&args.eval.eval)?;
+    let stream = texts.evaluation_tokens(&Tokenizer::from_folder(&opened.path)?, &eval, seq_len)?;
     let tokens = stream.tokens();
     let mut model = session::load(&console, &device, &opened, None, 0)?;
     if let Some(adapter) = &adapter {
         peft::attach(&mut *model, adapter)?;
     }
-    let max_windows = args.eval.max_windows(0);
+    let max_windows = args.eval.max_windows(eval.windows(0));
     let evaluation = Evaluation { console: &console, tokens, seq_len, batch: args.windows.batch, max_windows };
     let mut seconds = 0.0;
     let perplexity = evaluation.run("model", &*model, &mut seconds)?;
@@ -79,6 +81,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             "device": device.name(),
             "gpu": session::gpu_name(&device),
             "perplexity": perplexity,
+            "protocol": eval.protocol.map(Protocol::name),
             "windows": windows,
             "seq_len": seq_len,
             "sparsity": {"weights": sparsity.weights, "with_adapters": sparsity.with_adapters},

@@ -19,8 +19,8 @@ use crate::session::{self, demo};
 /// demo's.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Model folder; several are heard one after the other, each under its name.
-    #[arg(long, value_name = "DIR")]
+    /// Model folder, or a model of the hub, such as facebook/opt-1.3b; several are heard one after the other, each under its name.
+    #[arg(long, value_name = "DIR|ID")]
     model: Vec<PathBuf>,
     /// LoRA adapter folder in PEFT's form, applied to the last --model.
     #[arg(long, value_name = "DIR")]
@@ -63,14 +63,15 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let models = if args.model.is_empty() { vec![demo::model()?] } else { args.model.clone() };
     // All are opened before the first is heard.
     let adapter = args.adapter.as_ref().map(Adapter::open).transpose()?;
-    let voices: Vec<Voice> = models.iter().map(|path| Voice::open(path, &args.prompt)).collect::<Result<_, _>>()?;
+    let voices: Vec<Voice> =
+        models.iter().map(|named| Voice::open(&console, named, &args.prompt)).collect::<Result<_, _>>()?;
     let device = session::device(&console, &args.machine)?;
     let mut heard = Vec::new();
     for (i, voice) in voices.iter().enumerate() {
         let with = args.adapter.as_ref().zip(adapter.as_ref()).filter(|_| i + 1 == voices.len());
         if voices.len() > 1 {
             let with = with.map_or(String::new(), |(path, _)| format!(" + {}", path.display()));
-            print(&format!("{}── {}{with}\n", if i > 0 { "\n" } else { "" }, voice.opened.path.display()))?;
+            print(&format!("{}── {}{with}\n", if i > 0 { "\n" } else { "" }, voice.opened.name))?;
         }
         let mut said = voice.speak(&console, &device, with.map(|(_, adapter)| adapter), args, sampling)?;
         said["adapter"] = json!(with.map(|(path, _)| path));
@@ -88,22 +89,22 @@ struct Voice {
 }
 
 impl Voice {
-    fn open(path: &Path, prompt: &str) -> Result<Voice, Failure> {
-        let opened = session::open(path)?;
+    fn open(console: &Console, named: &Path, prompt: &str) -> Result<Voice, Failure> {
+        let opened = session::open(console, named)?;
         let ends = ends(opened.folder.config());
-        let tokenizer = Tokenizer::from_folder(path)?;
+        let tokenizer = Tokenizer::from_folder(&opened.path)?;
         let prompt = tokenizer.encode(prompt)?;
         let (length, context) = (prompt.len(), opened.architecture.info().context);
         if length >= context {
             return Err(Failure::usage(format!(
                 "--prompt has {length} tokens, and {} reads {context} at most, those it makes included: shorten it",
-                path.display()
+                opened.name
             )));
         }
         if length == 0 {
             return Err(Failure::usage(format!(
                 "--prompt is empty, and the tokenizer of {} puts no token in front: give some text",
-                path.display()
+                opened.name
             )));
         }
         Ok(Voice { opened, tokenizer, prompt, ends })
@@ -149,7 +150,7 @@ impl Voice {
         };
         console.say(&format!("{made} tokens in {}{why}", clock(seconds)));
         Ok(json!({
-            "model": self.opened.path, "prompt": args.prompt, "text": text, "tokens": tokens[self.prompt.len()..],
+            "model": self.opened.name, "prompt": args.prompt, "text": text, "tokens": tokens[self.prompt.len()..],
             "seconds": seconds,
         }))
     }

@@ -9,16 +9,18 @@ use rayon::prelude::*;
 use serde_json::json;
 
 use crate::error::{Failure, one_line, print};
+use crate::fetch;
+use crate::progress::Console;
 use crate::tables;
 
 /// List a model's tensors: element type, shape, bytes, and the share of zeros in each, and in each decoder layer.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Model folder: config.json and model.safetensors (or shards with an index).
-    #[arg(value_name = "DIR", required_unless_present = "model")]
+    /// Model folder: config.json and model.safetensors (or shards with an index); or a model of the hub.
+    #[arg(value_name = "DIR|ID", required_unless_present = "model")]
     folder: Option<PathBuf>,
     /// The same, as a flag.
-    #[arg(long, value_name = "DIR", conflicts_with = "folder")]
+    #[arg(long, value_name = "DIR|ID", conflicts_with = "folder")]
     model: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
@@ -36,7 +38,7 @@ struct Row<'a> {
 
 pub fn run(args: &Args) -> Result<(), Failure> {
     let path = args.folder.as_ref().or(args.model.as_ref()).expect("clap asks for one");
-    let folder = ModelFolder::open(path)?;
+    let folder = ModelFolder::open(fetch::model(&Console::new(false), path, true)?)?;
     let tensors: Vec<&TensorInfo> = folder.tensors().collect();
     let rows: Vec<Row<'_>> = tensors
         .into_par_iter()

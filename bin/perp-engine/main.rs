@@ -9,6 +9,7 @@ mod checkpoints;
 mod command;
 mod error;
 mod eval;
+mod fetch;
 mod freezing;
 mod gemm;
 mod generate;
@@ -53,6 +54,7 @@ Examples:
   perp-engine retrain --model DIR --train a.txt b.txt --eval c.txt --sparsity 0.5 --out DIR
   perp-engine retrain --model DIR --train t.jsonl --eval e.txt --pattern 2:4 --method norms
   perp-engine retrain --model DIR --train t.jsonl --eval e.txt --criterion sparsegpt --calibrate t.jsonl
+  perp-engine retrain --model facebook/opt-1.3b --train allenai/c4:en --eval wikitext2
   perp-engine eval --model DIR --adapter DIR/adapter --eval c.txt
   perp-engine retrain --report run.html                the demo, and a page that shows the run
   perp-engine sweep sweeps/demo.toml --out DIR         a grid of runs, compared on one page

@@ -6,6 +6,7 @@ use std::time::Instant;
 use clap::ValueEnum;
 use engine::checkpoint::{BpeSettings, ModelFolder, OutputFolder, Tokenizer, train_bpe};
 use engine::data::{self, TrainSampler, Windows};
+use engine::hub::Use;
 use engine::model::{self, Loader, Model, Source};
 use engine::peft::{self, Method, TrainSet};
 use engine::plan::StepShape;
@@ -17,6 +18,7 @@ use serde_json::{Value, json};
 use crate::args::{EvalArgs, MachineArgs, OptimizerArgs, StepArgs, vocabulary};
 use crate::command;
 use crate::error::{Failure, print};
+use crate::fetch;
 use crate::gemm;
 use crate::live::{Event, Live, LiveArgs, Place, Probe};
 use crate::planned::{Planned, Target};
@@ -37,8 +39,8 @@ enum Written {
 /// Train a model from scratch from its configuration: the same loop as retrain, every parameter trainable.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Folder with config.json (and tokenizer.json, if there is one), or a configuration file.
-    #[arg(long, value_name = "DIR")]
+    /// Folder with config.json (and tokenizer.json, if there is one), a configuration file, or a model of the hub.
+    #[arg(long, value_name = "DIR|ID")]
     model: PathBuf,
     /// Tokens of the BPE tokenizer that is trained on the text where the folder has none [default: the
     /// configuration's vocab_size].
@@ -70,10 +72,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let train = args.optimizer.require_train()?;
     let console = Console::new(args.machine.quiet);
     let texts = Texts::new(&console, &args.text);
-    let (train, eval) = (texts.files(train)?, texts.files(&args.eval.eval)?);
+    let (train, eval) = (texts.files(train, Use::Train)?, texts.evaluation(&args.eval.eval)?);
     let device = session::device(&console, &args.machine)?;
-    let mut config = ModelFolder::read_config(&args.model)?;
-    let tokenizer = tokenizer(args, &train, &mut config, &console)?;
+    let folder = fetch::model(&console, &args.model, false)?;
+    let mut config = ModelFolder::read_config(&folder)?;
+    let tokenizer = tokenizer(args, &folder, &train, &mut config, &console)?;
     let architecture =
         models::from_config(&config).map_err(|e| Failure::failed(format!("{}: {e}", args.model.display())))?;
     let shape = StepShape {
@@ -98,7 +101,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let plan = planned.fit(args.step.saving, Target::of(&device, args.step.memory_budget)?)?;
     let stream = texts.stream(&tokenizer, &train, "training")?;
     let windows = Windows::new(stream, args.optimizer.packing, shape.seq_len)?;
-    let eval_tokens = match eval.as_slice() {
+    let eval_tokens = match eval.files.as_slice() {
         [] => None,
         _ => Some(texts.evaluation_tokens(&tokenizer, &eval, shape.seq_len)?),
     };
@@ -162,7 +165,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let mut seconds = Seconds { retrain: start.elapsed().as_secs_f64(), ..Seconds::default() };
     device.trim();
     let evaluated = eval_tokens.as_ref().map(|stream| {
-        let (tokens, max_windows) = (stream.tokens(), args.eval.max_windows(0));
+        let (tokens, max_windows) = (stream.tokens(), args.eval.max_windows(eval.windows(0)));
         let evaluation =
             Evaluation { console: &console, tokens, seq_len: shape.seq_len, batch: shape.batch, max_windows };
         let perplexity = evaluation.run("pretrained", &*model, &mut seconds.eval)?;
@@ -239,10 +242,16 @@ fn configuration(args: &Args, shape: StepShape, training: &Config) -> Value {
 }
 
 /// The folder's tokenizer, or one trained on the training text; the configuration's vocabulary then is the tokenizer's.
-fn tokenizer(args: &Args, train: &[PathBuf], config: &mut Value, console: &Console) -> Result<Tokenizer, Failure> {
-    let has = |file: &str| args.model.join(file).is_file();
+fn tokenizer(
+    args: &Args,
+    folder: &Path,
+    train: &[PathBuf],
+    config: &mut Value,
+    console: &Console,
+) -> Result<Tokenizer, Failure> {
+    let has = |file: &str| folder.join(file).is_file();
     if has("tokenizer.json") || has("vocab.json") {
-        return Ok(Tokenizer::from_folder(&args.model)?);
+        return Ok(Tokenizer::from_folder(folder)?);
     }
     let from_config = config.get("vocab_size").and_then(Value::as_u64).map(|size| size as usize);
     let Some(vocab_size) = args.vocab_size.or(from_config) else {

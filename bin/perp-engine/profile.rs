@@ -28,8 +28,9 @@ enum Stored {
 /// are estimates: what the data sheet allows at best, and what each kernel is assumed to reach of it.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Model folder or configuration file, or a built-in name: opt-125m, -350m, -1.3b, -2.7b, -6.7b, -13b, -30b, -66b.
-    #[arg(long, value_name = "DIR|NAME")]
+    /// Model folder, configuration file, model of the hub, or a built-in name: opt-125m, -350m, -1.3b, -2.7b, -6.7b, -13b,
+    /// -30b, -66b.
+    #[arg(long, value_name = "DIR|ID|NAME")]
     model: String,
     /// GPU to plan for: a100-80gb, a100-40gb, h100 or rtx4090 [default: this machine's processor].
     #[arg(long, value_parser = |name: &str| Gpu::find(name).ok_or_else(unknown_gpu), value_name = "NAME")]

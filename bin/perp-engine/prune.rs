@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use engine::checkpoint::{OutputFolder, Tokenizer};
+use engine::hub::Use;
 use engine::model;
 use engine::prune::Pruning;
 use serde_json::json;
@@ -23,8 +24,9 @@ use crate::text::{TextArgs, Texts};
 /// Prune a model and write it, without retraining.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Model folder: config.json, model.safetensors (or shards with an index), tokenizer.json.
-    #[arg(long, value_name = "DIR")]
+    /// Model folder: config.json, model.safetensors (or shards with an index), tokenizer.json; or a model of the hub, such as
+    /// facebook/opt-1.3b or facebook/opt-1.3b@REVISION.
+    #[arg(long, value_name = "DIR|ID")]
     model: PathBuf,
     #[command(flatten)]
     pruning: PruneArgs,
@@ -63,16 +65,16 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let files = args.calibration.files(args.pruning.criterion, &args.allocation, &[])?;
     let console = Console::new(args.machine.quiet);
     let device = session::device(&console, &args.machine)?;
-    let opened = session::open(&args.model)?;
+    let opened = session::open(&console, &args.model)?;
     let allocating = args.allocation.plan(&args.pruning, &*opened.architecture)?;
     let pattern = allocating.pattern;
     session::check_pattern(&*opened.architecture, pattern)?;
     let seq_len = session::sequence_length(args.windows.seq_len, &*opened.architecture)?;
     let texts = Texts::new(&console, &args.text);
-    let eval = texts.files(&args.eval.eval)?;
-    let files = texts.files(&files)?;
-    let tokenizer = || Tokenizer::from_folder(&args.model);
-    let eval_tokens = match eval.as_slice() {
+    let eval = texts.evaluation(&args.eval.eval)?;
+    let files = texts.files(&files, Use::Train)?;
+    let tokenizer = || Tokenizer::from_folder(&opened.path);
+    let eval_tokens = match eval.files.as_slice() {
         [] => None,
         _ => Some(texts.evaluation_tokens(&tokenizer()?, &eval, seq_len)?),
     };
@@ -97,7 +99,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let perplexity = match &eval_tokens {
         None => None,
         Some(stream) => {
-            let max_windows = args.eval.max_windows(0);
+            let max_windows = args.eval.max_windows(eval.windows(0));
             let tokens = stream.tokens();
             let evaluation = Evaluation { console: &console, tokens, seq_len, batch: args.windows.batch, max_windows };
             Some(evaluation.run("pruned", &*model, &mut eval_seconds)?)

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use engine::calibrate::{self, Calibration, Reconstructed, Reconstructing, Reconstruction, layer_bytes};
 use engine::checkpoint::{OutputFolder, Tokenizer};
+use engine::hub::Use;
 use engine::model::{self, Model};
 use engine::peft;
 use engine::prune::Pruning;
@@ -53,8 +54,9 @@ pub struct LayerArgs {
 /// the text of --calibrate to give what the layer gave dense. No gradient goes through more than one layer.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Model folder: config.json, model.safetensors (or shards with an index), tokenizer.json.
-    #[arg(long, value_name = "DIR")]
+    /// Model folder: config.json, model.safetensors (or shards with an index), tokenizer.json; or a model of the hub, such as
+    /// facebook/opt-1.3b or facebook/opt-1.3b@REVISION.
+    #[arg(long, value_name = "DIR|ID")]
     model: PathBuf,
     #[command(flatten)]
     pruning: PruneArgs,
@@ -95,7 +97,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     args.allocation.check(&args.pruning)?;
     let console = Console::new(args.machine.quiet);
     let device = session::device(&console, &args.machine)?;
-    let opened = session::open(&args.model)?;
+    let opened = session::open(&console, &args.model)?;
     let allocating = args.allocation.plan(&args.pruning, &*opened.architecture)?;
     session::check_pattern(&*opened.architecture, allocating.pattern)?;
     let seq_len = session::sequence_length(args.windows.seq_len, &*opened.architecture)?;
@@ -103,10 +105,10 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let shape = (args.windows.batch, seq_len);
     let target = args.fit(&device, &opened, &allocating, &how, shape)?;
     let texts = Texts::new(&console, &args.text);
-    let eval = texts.files(&args.eval.eval)?;
-    let files = texts.files(&args.calibration.calibrate)?;
-    let tokenizer = Tokenizer::from_folder(&args.model)?;
-    let eval_tokens = match eval.as_slice() {
+    let eval = texts.evaluation(&args.eval.eval)?;
+    let files = texts.files(&args.calibration.calibrate, Use::Train)?;
+    let tokenizer = Tokenizer::from_folder(&opened.path)?;
+    let eval_tokens = match eval.files.as_slice() {
         [] => None,
         _ => Some(texts.evaluation_tokens(&tokenizer, &eval, seq_len)?),
     };
@@ -126,7 +128,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let perplexity = match &eval_tokens {
         None => None,
         Some(stream) => {
-            let max_windows = args.eval.max_windows(0);
+            let max_windows = args.eval.max_windows(eval.windows(0));
             let tokens = stream.tokens();
             let evaluation = Evaluation { console: &console, tokens, seq_len, batch: args.windows.batch, max_windows };
             Some(evaluation.run("reconstructed", &*model, &mut eval_seconds)?)
@@ -174,7 +176,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         ("peak memory", tables::bytes(peak.total)),
     ];
     let rows: Vec<Vec<String>> = rows.into_iter().map(|(name, value)| vec![name.into(), value]).collect();
-    let title = format!("{} · {} · {}", args.model.display(), allocating.pattern, args.method.label());
+    let title = format!("{} · {} · {}", opened.name, allocating.pattern, args.method.label());
     print(&format!("{title}\n{}", tables::columns(&rows)))
 }
 

@@ -31,7 +31,7 @@ use crate::progress::Console;
 use crate::report::{self, Report};
 use crate::session::{self, Opened};
 use crate::signals::Signals;
-use crate::text::TextArgs;
+use crate::text::{EvalText, TextArgs};
 use crate::validation::{Validation, ValidationArgs};
 use outcome::Outcome;
 pub use shared::Shared;
@@ -40,8 +40,9 @@ pub use shared::Shared;
 /// small OPT trained on Jane Austen's novels.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Model folder: config.json, model.safetensors (or shards with an index), tokenizer.json [default: the demo].
-    #[arg(long, value_name = "DIR")]
+    /// Model folder: config.json, model.safetensors (or shards with an index), tokenizer.json; or a model of the hub, such as
+    /// facebook/opt-1.3b or facebook/opt-1.3b@REVISION [default: the demo].
+    #[arg(long, value_name = "DIR|ID")]
     model: Option<PathBuf>,
     #[command(flatten)]
     pruning: PruneArgs,
@@ -95,7 +96,7 @@ struct Run<'a> {
     windows: Windows,
     calibrate: Vec<PathBuf>,
     calibration: Option<Calibration>,
-    eval: Vec<PathBuf>,
+    eval: EvalText,
     eval_tokens: Option<TokenStream>,
     eval_windows: Option<usize>,
     validation: Option<Validation>,

@@ -13,6 +13,7 @@ use models::Architecture;
 
 use crate::args::{DeviceChoice, MachineArgs};
 use crate::error::Failure;
+use crate::fetch;
 use crate::gemm;
 use crate::progress::Console;
 use crate::tables;
@@ -56,29 +57,33 @@ pub mod demo {
 
 /// A model folder with its configuration understood.
 pub struct Opened {
+    /// As it was named: a path, or a hub's id.
+    pub name: String,
     pub path: PathBuf,
     pub folder: ModelFolder,
     pub architecture: Box<dyn Architecture>,
 }
 
-/// Opens a model folder.
-pub fn open(path: &Path) -> Result<Opened, Failure> {
-    let folder = ModelFolder::open(path)?;
-    let architecture = models::from_config(folder.config()).map_err(|e| in_folder(path, &e))?;
-    Ok(Opened { path: path.to_path_buf(), folder, architecture })
+/// Opens a model folder, or a model of the hub, which is fetched.
+pub fn open(console: &Console, named: &Path) -> Result<Opened, Failure> {
+    let path = fetch::model(console, named, true)?;
+    let folder = ModelFolder::open(&path)?;
+    let architecture = models::from_config(folder.config()).map_err(|e| in_folder(&path, &e))?;
+    Ok(Opened { name: named.display().to_string(), path, folder, architecture })
 }
 
 fn in_folder(path: &Path, error: &models::ConfigError) -> Failure {
     Failure::failed(format!("{}: {error}", path.display()))
 }
 
-/// A configuration alone: of a folder, a file, or a built-in name such as `opt-30b`.
+/// A configuration alone: of a folder, a file, a model of the hub, or a built-in name such as `opt-30b`.
 pub fn open_config(name: &str) -> Result<Box<dyn Architecture>, Failure> {
     if let Some(config) = models::builtin(name).filter(|_| !Path::new(name).exists()) {
         return Ok(models::from_config(&config).expect("built-in configurations are valid"));
     }
-    let config = ModelFolder::read_config(name)?;
-    models::from_config(&config).map_err(|e| in_folder(Path::new(name), &e))
+    let path = fetch::model(&Console::new(false), Path::new(name), false)?;
+    let config = ModelFolder::read_config(&path)?;
+    models::from_config(&config).map_err(|e| in_folder(&path, &e))
 }
 
 /// Sets the threads and opens the device; says so where it is a GPU, or where there is one that cannot be used.

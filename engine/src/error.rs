@@ -15,6 +15,9 @@ pub enum Error {
     /// From text or tokens.
     #[error(transparent)]
     Data(#[from] crate::data::Error),
+    /// From the hub.
+    #[error(transparent)]
+    Hub(#[from] crate::hub::Error),
     /// From pruning.
     #[error(transparent)]
     Prune(#[from] crate::prune::Error),

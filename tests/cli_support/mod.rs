@@ -22,10 +22,10 @@ pub fn program(args: &[&str]) -> Command {
     command
 }
 
-/// The program with nothing added, on a machine without a GPU.
+/// The program with nothing added, on a machine without a GPU or a hub.
 pub fn bare(args: &[&str]) -> Command {
     let mut command = Command::cargo_bin("perp-engine").expect("the binary is built");
-    command.args(args).env("CUDA_VISIBLE_DEVICES", "").env("XDG_CACHE_HOME", CACHE);
+    command.args(args).env("CUDA_VISIBLE_DEVICES", "").env("XDG_CACHE_HOME", CACHE).env("HF_HUB_OFFLINE", "1");
     command
 }
 

@@ -195,7 +195,7 @@ pub fn others() -> Vec<Case> {
         &["eval"],
         "no model",
         Vec::new(),
-        "the following required arguments were not provided: --model <DIR>",
+        "the following required arguments were not provided: --model <DIR|ID>",
         2,
     ));
     cases.push(Case::new(

@@ -50,6 +50,16 @@ pub fn cases() -> Vec<Case> {
             ("no file", vec![Gone(TEXT)], "cannot read eval.txt: No such file"),
         ],
     );
+    cases.push(
+        Case::new(
+            EVAL,
+            "a folder under a folder's name",
+            vec![Folder("novels")],
+            "novels: is a folder, not a regular file; name its files, such as 'novels/*.jsonl'",
+            1,
+        )
+        .with("--eval novels"),
+    );
     let row = "not a JSON object with a string \"text\"";
     let deep = [&b"{\"a\":"[..], &vec![b'['; 100_000], b"\n"].concat();
     cases.extend(named(vec![

@@ -26,8 +26,8 @@ use crate::session;
 /// peak. A built-in name gives random weights of that shape.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Model folder, or a built-in name: opt-125m, -350m, -1.3b, -2.7b, -6.7b, -13b, -30b, -66b.
-    #[arg(long, default_value = "opt-125m", value_name = "DIR|NAME")]
+    /// Model folder, model of the hub, or a built-in name: opt-125m, -350m, -1.3b, -2.7b, -6.7b, -13b, -30b, -66b.
+    #[arg(long, default_value = "opt-125m", value_name = "DIR|ID|NAME")]
     model: String,
     #[command(flatten)]
     pruning: PruneArgs,

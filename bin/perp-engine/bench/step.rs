@@ -12,6 +12,8 @@ use serde::Serialize;
 
 use super::{Args, Machine, fit, median, publish};
 use crate::error::Failure;
+use crate::fetch;
+use crate::progress::Console;
 use crate::report::PeakBytes;
 use crate::session;
 use crate::tables;
@@ -50,7 +52,9 @@ struct Kernel {
 }
 
 pub fn run(args: &Args, device: &Device, architecture: &dyn Architecture, machine: Machine) -> Result<(), Failure> {
-    let folder = Path::new(&args.model).exists().then(|| session::open(Path::new(&args.model))).transpose()?;
+    let named = Path::new(&args.model);
+    let has_weights = named.exists() || fetch::model_id(named).is_some();
+    let folder = has_weights.then(|| session::open(&Console::new(args.machine.quiet), named)).transpose()?;
     let dtype = folder.as_ref().map_or(DType::F32, |opened| session::weight_dtype(&opened.folder));
     let (shape, offloaded_layers) = fit(args, device, architecture, dtype)?;
     let pruning = args.pruning.pruning(0);

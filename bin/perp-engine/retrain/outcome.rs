@@ -1,6 +1,7 @@
 //! What is told of a run: its configuration, its report, its summary.
 
 use engine::data::{self, TokenStream};
+use engine::evaluate::Protocol;
 use engine::model::{self, Counts, Model, Sparsity};
 use engine::retrain::StepRecord;
 use kernels::device::MemoryReport;
@@ -37,7 +38,8 @@ impl Run<'_> {
         json!({
             "model": self.opened.path,
             "train": self.train,
-            "eval": self.eval,
+            "eval": self.eval.files,
+            "eval_protocol": self.eval.protocol.map(Protocol::name),
             "packing": optimizer.packing.to_string(),
             "eval_every": self.args.validation.eval_every,
             "validation_windows": self.validation.as_ref().map(Validation::sequences),
@@ -71,7 +73,9 @@ impl Run<'_> {
     /// content. Threads, recomputed and offloaded layers change no bit, and paths may move.
     pub fn identity(&self) -> Map<String, Value> {
         let Value::Object(mut identity) = self.configuration() else { unreachable!("a configuration is an object") };
-        for place in ["model", "train", "eval", "calibrate", "recomputed_layers", "offloaded_layers", "threads"] {
+        for place in
+            ["model", "train", "eval", "eval_protocol", "calibrate", "recomputed_layers", "offloaded_layers", "threads"]
+        {
             identity.shift_remove(place);
         }
         let evaluated = self.eval_tokens.as_ref().map(TokenStream::hash);
@@ -96,7 +100,7 @@ impl Run<'_> {
         let matrices = model::changes(model, &self.opened.folder)?;
         Ok(Report {
             version: env!("CARGO_PKG_VERSION"),
-            model: self.opened.path.display().to_string(),
+            model: self.opened.name.clone(),
             device: self.device.name().into(),
             gpu: session::gpu_name(&self.device),
             library: gemm::title(&self.device),
@@ -155,7 +159,7 @@ impl Run<'_> {
             let after = rows.iter().position(|row| row[0] == "trainable parameters").map_or(rows.len(), |at| at + 1);
             rows.insert(after, row("trainable, mean over steps", format!("{:.2} %", outcome.aggregated_percent)));
         }
-        let title = format!("{} · {} · {}", self.opened.path.display(), self.pattern, self.args.method.label());
+        let title = format!("{} · {} · {}", self.opened.name, self.pattern, self.args.method.label());
         format!("{title}\n{}", tables::columns(&rows))
     }
 }

@@ -2,6 +2,7 @@
 
 use engine::checkpoint::Tokenizer;
 use engine::data::Windows;
+use engine::hub::Use;
 use engine::plan::StepShape;
 use engine::prune::Pattern;
 use engine::retrain::Config;
@@ -47,17 +48,17 @@ pub(super) fn prepare<'a>(args: &'a Args, shared: &mut Shared) -> Result<Run<'a>
     let calibrate =
         args.calibration.files(args.pruning.criterion, &args.allocation, if is_demo { &train } else { &[] })?;
     let texts = Texts::new(&console, &args.text);
-    let (train, eval) = (texts.files(&train)?, texts.files(&eval)?);
-    let calibrate = texts.files(&calibrate)?;
+    let (train, eval) = (texts.files(&train, Use::Train)?, texts.evaluation(&eval)?);
+    let calibrate = texts.files(&calibrate, Use::Train)?;
     let validation = match (args.validation.validation.as_slice(), args.validation.eval_every) {
         (_, None) => None,
-        ([], Some(_)) if eval.is_empty() => {
+        ([], Some(_)) if eval.files.is_empty() => {
             return Err(Failure::usage("--eval-every needs text to validate on: name it with --validation or --eval"));
         }
-        ([], Some(_)) => Some(eval.clone()),
-        (named, Some(_)) => Some(texts.files(named)?),
+        ([], Some(_)) => Some(eval.files.clone()),
+        (named, Some(_)) => Some(texts.files(named, Use::Validation)?),
     };
-    let opened = session::open(&model_path)?;
+    let opened = session::open(&console, &model_path)?;
     let set = args.method.train_set();
     let allocating = args.allocation.plan(&args.pruning, &*opened.architecture)?;
     let pattern = allocating.pattern;
@@ -94,7 +95,7 @@ pub(super) fn prepare<'a>(args: &'a Args, shared: &mut Shared) -> Result<Run<'a>
     let info = opened.architecture.info();
     console.say(&format!(
         "{} ({}, {} layers of {}) on {}; a step of {}×{} tokens needs {}{}",
-        model_path.display(),
+        opened.name,
         info.architecture,
         info.layers,
         info.hidden,
@@ -104,12 +105,12 @@ pub(super) fn prepare<'a>(args: &'a Args, shared: &mut Shared) -> Result<Run<'a>
         tables::bytes(plan.needed()),
         planned.measures(&plan),
     ));
-    let tokenizer = Tokenizer::from_folder(&model_path)?;
+    let tokenizer = Tokenizer::from_folder(&opened.path)?;
     let (packing, seed) = (args.optimizer.packing, args.optimizer.seed);
     let windows = Windows::new(texts.stream(&tokenizer, &train, "training")?, packing, shape.seq_len)?;
     let batch = (shape.batch, shape.seq_len);
     let calibration = args.calibration.read(&texts, &tokenizer, &calibrate, batch, seed, target)?;
-    let eval_tokens = if eval.is_empty() {
+    let eval_tokens = if eval.files.is_empty() {
         console.say("no --eval: perplexities are not measured");
         None
     } else {
@@ -132,7 +133,7 @@ pub(super) fn prepare<'a>(args: &'a Args, shared: &mut Shared) -> Result<Run<'a>
         weight_decay: args.optimizer.weight_decay,
         recompute: plan.recompute,
     };
-    let eval_windows = args.eval.max_windows(defaults.eval_windows);
+    let eval_windows = args.eval.max_windows(eval.windows(defaults.eval_windows));
     let (offload, signals) = (plan.offload, shared.signals()?);
     Ok(Run {
         args,

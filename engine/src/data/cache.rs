@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use super::documents::read_documents;
 use super::error::{Error, Result};
-use super::stream::{self, Progress, TokenStream};
+use super::stream::{self, Joining, Progress, TokenStream};
 use super::token_file::{Digest, TokenFile, VERSION};
 use crate::checkpoint::Tokenizer;
 
@@ -20,8 +20,8 @@ use crate::checkpoint::Tokenizer;
 pub struct Corpus {
     /// Its files, in order.
     pub files: Vec<PathBuf>,
-    /// True where its documents are [joined](super::join) and tokenised as one, not each by itself.
-    pub joined: bool,
+    /// How its documents are [joined](super::join) and tokenised as one; each is by itself where it is not said.
+    pub joining: Option<Joining>,
 }
 
 /// Where tokens came from.
@@ -128,10 +128,9 @@ fn make(
     tokenizer: &Tokenizer,
     progress: impl Fn(Progress) + Sync,
 ) -> Result<TokenStream> {
-    if corpus.joined {
-        stream::write(file, [stream::join(documents)], tokenizer, key, progress)?;
-    } else {
-        stream::write(file, documents, tokenizer, key, progress)?;
+    match corpus.joining {
+        Some(joining) => stream::write(file, [stream::join(documents, joining)], tokenizer, key, progress)?,
+        None => stream::write(file, documents, tokenizer, key, progress)?,
     }
     TokenStream::map(file, key)
 }
@@ -171,7 +170,7 @@ fn times(files: &[PathBuf]) -> Result<Stamps<'_>> {
     files.iter().map(|path| of(path).map(|stamp| (path, stamp))).collect()
 }
 
-/// BLAKE3 of all that decides about a corpus's tokens: the format, the program, the tokenizer, whether documents are joined, and of
+/// BLAKE3 of all that decides about a corpus's tokens: the format, the program, the tokenizer, how documents are joined, and of
 /// each file its form and bytes. Names do not count.
 fn key(corpus: &Corpus, tokenizer: &Tokenizer) -> Result<Digest> {
     let mut hasher = blake3::Hasher::new();
@@ -181,7 +180,7 @@ fn key(corpus: &Corpus, tokenizer: &Tokenizer) -> Result<Digest> {
     add(format!("tokens {VERSION} of perp-engine {}", env!("CARGO_PKG_VERSION")).as_bytes());
     let json = tokenizer.to_json().map_err(|cause| Error::Tokenizer { document: "the tokenizer".into(), cause })?;
     add(json.as_bytes());
-    add(&[u8::from(corpus.joined)]);
+    add(format!("{:?}", corpus.joining).as_bytes());
     for path in &corpus.files {
         add(super::documents::form_name(path)?.as_bytes());
         add(&file_digest(path).map_err(|source| Error::Io { path: path.clone(), source })?);

@@ -18,8 +18,8 @@ mod token_file;
 mod tests;
 
 pub use cache::{Corpus, Origin, TokenCache, Tokenized};
-pub use documents::{Document, Documents, expand_patterns, read_documents};
+pub use documents::{Document, Documents, expand_patterns, is_text, read_documents};
 pub use error::{Error, Result};
 pub use packing::{Packing, Windows};
 pub use sampler::{SamplerPosition, TrainSampler, sample};
-pub use stream::{Progress, TokenStream, hash, join, windows};
+pub use stream::{Joining, Progress, TokenStream, hash, join, windows};

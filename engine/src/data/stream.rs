@@ -133,24 +133,36 @@ pub(super) fn write(
     out.finish(key).map_err(Error::Tokens)
 }
 
-/// What stands between joined documents, as perplexity on WikiText is defined.
-const SEPARATOR: &str = "\n\n";
+/// How documents become one text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Joining {
+    /// What stands between them.
+    pub separator: &'static str,
+    /// The most of them, from the first; all where there is none.
+    pub documents: Option<usize>,
+}
 
-/// The documents of an evaluation corpus as one, two newlines between them.
+impl Joining {
+    /// All, with two newlines between, as perplexity on WikiText is defined.
+    pub const PARAGRAPHS: Joining = Joining { separator: "\n\n", documents: None };
+}
+
+/// The documents of an evaluation corpus as one.
 ///
 /// # Errors
 /// The documents' own errors, [`Error::NoFiles`] where there are none, [`Error::TooLong`].
-pub fn join(documents: impl IntoIterator<Item = Result<Document>>) -> Result<Document> {
+pub fn join(documents: impl IntoIterator<Item = Result<Document>>, how: Joining) -> Result<Document> {
     let mut joined: Option<Document> = None;
+    let documents = documents.into_iter().take(how.documents.unwrap_or(usize::MAX));
     for document in documents {
         let document = document?;
         match &mut joined {
             None => joined = Some(document),
             Some(joined) => {
-                if joined.text.len() + SEPARATOR.len() + document.text.len() > TEXT_LIMIT {
+                if joined.text.len() + how.separator.len() + document.text.len() > TEXT_LIMIT {
                     return Err(Error::Joined { document: document.source, limit: TEXT_LIMIT });
                 }
-                joined.text += SEPARATOR;
+                joined.text += how.separator;
                 joined.text += &document.text;
                 joined.file_bytes += document.file_bytes;
             }

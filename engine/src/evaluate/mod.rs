@@ -1,7 +1,10 @@
 //! Perplexity.
 //!
 //! The tokens are cut into ⌊tokens/L⌋ windows of L, the tail dropped; the perplexity is exp of the mean over windows of
-//! each window's mean next-token loss over its L−1 predictions. [`validation`] is the same over chosen sequences of a text.
+//! each window's mean next-token loss over its L−1 predictions. [`validation`] is the same over chosen sequences of a text,
+//! [`Protocol`] the texts that are compared by name.
+
+mod protocol;
 
 use kernels::ops::head_loss::IGNORED;
 
@@ -9,6 +12,8 @@ use crate::autograd::{Tape, head_loss_values};
 use crate::data::{self, Windows};
 use crate::error::Result;
 use crate::model::{self, Model, TokenBatch};
+
+pub use protocol::Protocol;
 
 /// A perplexity and what it was measured on.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -26,6 +26,11 @@ pub enum Compression {
     Zstd,
 }
 
+/// Whether a file's name says that it is text of a form that can be read.
+pub fn is_text(path: &Path) -> bool {
+    Form::of(path).is_ok()
+}
+
 /// Both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Form {

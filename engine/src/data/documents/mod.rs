@@ -22,6 +22,7 @@ use self::json_lines::JsonLines;
 use self::parquet::ParquetRows;
 use super::error::{Error, Result};
 
+pub use self::form::is_text;
 pub use self::paths::expand_patterns;
 pub(super) use self::text::TEXT_LIMIT;
 
@@ -62,11 +63,12 @@ pub fn read_documents<P: AsRef<Path>>(paths: &[P]) -> Result<Documents> {
     }
     let mut total_bytes = 0;
     for path in paths.iter().map(AsRef::as_ref) {
-        Form::of(path)?;
-        let metadata = std::fs::metadata(path).map_err(io(path))?;
-        if metadata.is_dir() {
+        // Before its name, which need not look like a file's.
+        if path.is_dir() {
             return Err(Error::Folder { path: path.into() });
         }
+        Form::of(path)?;
+        let metadata = std::fs::metadata(path).map_err(io(path))?;
         if !metadata.is_file() {
             return Err(io(path)(std::io::Error::other("it is not a regular file")));
         }

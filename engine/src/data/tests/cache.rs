@@ -18,7 +18,7 @@ impl Setup {
             ("a.txt", b"a document"),
             ("b.jsonl", b"{\"text\": \"one\"}\n{\"text\": \"\"}\n{\"text\": \"two\"}\n"),
         ]);
-        let corpus = Corpus { files: paths, joined: false };
+        let corpus = Corpus { files: paths, joining: None };
         Setup { dir, corpus, tokenizer: tokenizer(), encoded: AtomicUsize::new(0) }
     }
 
@@ -79,7 +79,7 @@ fn other_text_tokenizer_form_order_or_joining_is_another_entry_and_another_name_
     assert!(made(&setup), "of as many bytes, but others");
     setup.corpus.files.reverse();
     assert!(made(&setup));
-    setup.corpus.joined = true;
+    setup.corpus.joining = Some(Joining::PARAGRAPHS);
     assert!(made(&setup));
     assert_eq!(setup.cached().stream.documents(), 1);
     let settings = BpeSettings { vocab_size: 256, ..BpeSettings::default() };

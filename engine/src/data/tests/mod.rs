@@ -149,14 +149,16 @@ fn an_error_among_the_documents_ends_the_stream() {
 fn evaluation_joins_rows_and_tokenises_once() {
     let tokenizer = tokenizer();
     let rows = || ["", "a", "", "b c"].map(|t| Ok(document(t)));
-    assert_eq!(join(rows()).unwrap().text, "\n\na\n\n\n\nb c");
-    let stream = TokenStream::build([join(rows())], &tokenizer, |_| ()).unwrap();
+    assert_eq!(join(rows(), Joining::PARAGRAPHS).unwrap().text, "\n\na\n\n\n\nb c");
+    let two = Joining { separator: " ", documents: Some(2) };
+    assert_eq!(join(rows(), two).unwrap().text, " a");
+    let stream = TokenStream::build([join(rows(), Joining::PARAGRAPHS)], &tokenizer, |_| ()).unwrap();
     assert_eq!(stream.tokens(), tokenizer.encode("\n\na\n\n\n\nb c").unwrap());
-    assert_message(join([]), &["no text was given"]);
+    assert_message(join([], Joining::PARAGRAPHS), &["no text was given"]);
     let long = "x".repeat(200 << 20);
     let rows =
         [("a", &long), ("b", &long)].map(|(source, text)| Ok(Document { source: source.into(), ..document(text) }));
-    assert_message(join(rows), &["b: ", "longer than 256 MiB", "fewer files"]);
+    assert_message(join(rows, Joining::PARAGRAPHS), &["b: ", "longer than 256 MiB", "fewer files"]);
 }
 
 #[test]
