@@ -83,6 +83,35 @@ fn a_gpu_prunes_retrains_and_writes_what_the_processor_reads_back() {
     }
 }
 
+/// Merging computes on the host: what a GPU trained goes through it and back, and every zero stays.
+#[test]
+fn a_gpu_merges_plain_lora_and_refuses_adapters_inside_weights() {
+    let on_a100 = |args: &[&str]| on_gpu("a100-40gb", args);
+    for pattern in [["--sparsity", "0.6"], ["--pattern", "2:4"]] {
+        let folder = TempDir::new().unwrap();
+        let out = folder.path().join("out");
+        let flags = ["--steps", "2", "--batch", "2", "--method", "lora-prune", "--device", "cuda", "--out", text(&out)];
+        let report = retrain(on_a100, &folder, &[&flags[..], &pattern].concat());
+        assert_eq!(report["merged"]["matrices"], 13);
+        assert_eq!(report["merged"]["zeros_before"], report["merged"]["zeros_after"]);
+        assert!(!out.join("adapter").exists());
+        let (second, eval) = (folder.path().join("eval.json"), Fixture::get().eval());
+        let args = ["eval", "--model", text(&out), "--eval", text(&eval), "--eval-windows", "16"];
+        assert_succeeds(&program(&args).args(["--report", text(&second), "--quiet"]).output().unwrap());
+        let read_back = json(&second)["perplexity"].as_f64().unwrap();
+        assert!((read_back / perplexity(&report, "retrained") - 1.0).abs() <= PERPLEXITY, "{read_back}");
+    }
+    let (model, train) = (Fixture::get().model(), Fixture::get().train());
+    for method in ["mask-lora", "scale-lora"] {
+        let refused = "have no kernels for GPUs yet: use --device cpu, or lora-prune";
+        let args =
+            ["retrain", "--model", text(&model), "--train", text(&train), "--method", method, "--device", "cuda"];
+        assert_fails(&on_a100(&args).output().unwrap(), 1, &[refused]);
+        let args = ["profile", "--model", "opt-125m", "--method", method, "--gpu", "a100-40gb"];
+        assert_fails(&program(&args).output().unwrap(), 1, &[refused]);
+    }
+}
+
 #[test]
 fn a_run_on_a_gpu_is_resumed_in_the_same_bits() {
     for flags in [&["--method", "perp", "--sparsity", "0.6"][..], &["--method", "full", "--cycles", "2"]] {

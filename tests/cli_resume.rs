@@ -39,6 +39,10 @@ fn a_resumed_run_ends_in_the_bits_of_an_uninterrupted_one() {
         &["--method", "perp", "--freeze", "output", "--unfreeze"],
         &["--method", "full", "--cycles", "2", "--freeze", "input"],
         &["--method", "perp", "--cycles", "2", "--criterion", "random"],
+        // What the first cycle trained is in the weights that the second prunes.
+        &["--method", "mask-lora", "--cycles", "2", "--freeze", "output"],
+        &["--method", "lora-prune", "--cycles", "2", "--criterion", "random"],
+        &["--method", "scale-lora", "--cycles", "2", "--merge", "none"],
         // A dense first cycle: weights that have no mask until the second.
         &["--method", "full", "--sparsity", "0.0", "--cycles", "2"],
     ] {

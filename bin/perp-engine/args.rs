@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 use engine::data::Packing;
-use engine::peft::{Method, TrainSet};
+use engine::peft::{ALL_LINEAR, LoraKind, Method, TrainSet};
 use engine::prune::{Criterion, Pattern, Pruning};
 
 use crate::error::Failure;
@@ -186,11 +186,14 @@ impl PruneArgs {
 #[command(next_help_heading = "What trains")]
 pub struct MethodArgs {
     /// biases: biases of linear layers. norms: and norms. probe: and LoRA on the head. perp: and LoRA on --targets.
-    /// full: everything, pruned weights staying zero.
+    /// mask-lora, scale-lora: perp with adapters on --targets that merge into the weights without losing a zero.
+    /// lora-prune: perp whose LoRA loses, when it is merged, what would fill zeros. full: everything, pruned weights staying
+    /// zero.
     #[arg(long, default_value = "perp", value_parser = |s: &str| s.parse::<Method>(), value_name = "NAME")]
     pub method: Method,
-    /// Train exactly these parts instead of a method's set: any of biases, norms, head, lora.
-    #[arg(long, value_delimiter = ',', value_parser = ["biases", "norms", "head", "lora"], value_name = "PART,…")]
+    /// Train exactly these parts instead of a method's set: any of biases, norms, head, and one of lora, mask-lora,
+    /// scale-lora, lora-prune.
+    #[arg(long, value_delimiter = ',', value_parser = PARTS, value_name = "PART,…")]
     pub parts: Vec<String>,
     /// Rank of the LoRA matrices.
     #[arg(long, default_value_t = 16, value_parser = small, value_name = "R")]
@@ -198,26 +201,46 @@ pub struct MethodArgs {
     /// LoRA's α: the update is scaled by α/rank.
     #[arg(long, default_value_t = 32.0, value_parser = above_zero, value_name = "ALPHA")]
     pub alpha: f64,
-    /// Linear layers with LoRA, by name (q_proj, fc1, …), or all-linear.
-    #[arg(long, value_delimiter = ',', default_value = "q_proj,v_proj", value_name = "NAME,…")]
-    pub targets: Vec<String>,
+    /// Linear layers with LoRA, by name (q_proj, fc1, …), or all-linear [default: q_proj,v_proj; of adapters that merge:
+    /// all-linear].
+    #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
+    targets: Vec<String>,
 }
 
 impl MethodArgs {
     /// The set of trainable parameters asked for.
-    pub fn train_set(&self) -> TrainSet {
+    pub fn train_set(&self) -> Result<TrainSet, Failure> {
+        let of_method = TrainSet::of(self.method, self.rank, self.alpha, &self.targets_of(self.method.lora()));
         if self.parts.is_empty() {
-            return TrainSet::of(self.method, self.rank, self.alpha, &self.targets);
+            return Ok(of_method);
         }
         let has = |part: &str| self.parts.iter().any(|p| p == part);
-        TrainSet {
+        let mut kinds = LoraKind::ALL.into_iter().filter(|kind| has(kind.name()));
+        let (kind, other) = (kinds.next(), kinds.next());
+        if let (Some(kind), Some(other)) = (kind, other) {
+            return Err(Failure::usage(format!(
+                "--parts {},{}: a layer has one adapter; name one of them",
+                kind.name(),
+                other.name()
+            )));
+        }
+        Ok(TrainSet {
             biases: has("biases"),
             norms: has("norms"),
             head: has("head"),
-            targets: if has("lora") { self.targets.clone() } else { Vec::new() },
-            rank: self.rank,
-            alpha: self.alpha,
+            targets: kind.map_or(Vec::new(), |kind| self.targets_of(kind)),
+            kind: kind.unwrap_or(LoraKind::Lora),
             full: false,
+            ..of_method
+        })
+    }
+
+    /// The linear layers that get adapters of this kind.
+    pub fn targets_of(&self, kind: LoraKind) -> Vec<String> {
+        match (self.targets.is_empty(), kind.merges()) {
+            (false, _) => self.targets.clone(),
+            (true, true) => vec![ALL_LINEAR.into()],
+            (true, false) => vec!["q_proj".into(), "v_proj".into()],
         }
     }
 
@@ -297,6 +320,9 @@ impl OptimizerArgs {
         Ok(&self.train)
     }
 }
+
+/// The parts of a model that can train: the last are the names of [`LoraKind`].
+const PARTS: [&str; 7] = ["biases", "norms", "head", "lora", "mask-lora", "scale-lora", "lora-prune"];
 
 /// The same command, where a flag's value may begin with a minus, so that the flag's own message says what is wrong with it.
 pub fn with_minus(command: clap::Command) -> clap::Command {

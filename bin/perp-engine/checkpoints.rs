@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use engine::checkpoint::{self, RunCheckpoint, RunFolder};
 use engine::data::SamplerPosition;
 use engine::error::Error;
-use engine::retrain::{self, RunState, StepRecord, Trainer};
+use engine::retrain::{self, MergedParam, RunState, StepRecord, Trainer};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -114,6 +114,8 @@ pub struct Keeper<'a> {
     resumed: Option<Resumed>,
     /// The last good one.
     last: Option<PathBuf>,
+    /// Adapters that cycles which are over merged.
+    pub merged: Vec<MergedParam>,
 }
 
 impl<'a> Keeper<'a> {
@@ -136,7 +138,8 @@ impl<'a> Keeper<'a> {
         }
         let device = device.to_string();
         let configuration = configuration();
-        let mut keeper = Keeper { args, console, folder, device, configuration, resumed: None, last: None };
+        let mut keeper =
+            Keeper { args, console, folder, device, configuration, resumed: None, last: None, merged: Vec::new() };
         if args.resume {
             keeper.find(found)?;
         }
@@ -263,7 +266,7 @@ impl<'a> Keeper<'a> {
             configuration: self.configuration.clone(),
             measured,
         };
-        self.last = Some(trainer.save(&self.folder, &state, standing.records)?);
+        self.last = Some(trainer.save(&self.folder, &state, standing.records, &self.merged)?);
         if let Err(error) = self.folder.keep_newest(self.args.keep) {
             self.console.warn(&format!("older checkpoints stay: {error}"));
         }

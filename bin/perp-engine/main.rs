@@ -15,6 +15,7 @@ mod gemm;
 mod generate;
 mod inspect;
 mod live;
+mod merge;
 mod page;
 mod planned;
 mod pretrain;
@@ -76,6 +77,8 @@ enum Command {
     Reconstruct(Box<reconstruct::Args>),
     /// Measure a model's perplexity.
     Eval(eval::Args),
+    /// Merge a LoRA adapter into its model; those of mask-lora and scale-lora keep every zero.
+    Merge(merge::Args),
     /// Plan a training step: memory by category, work by kernel, and whether it fits.
     Profile(profile::Args),
     /// Time training steps against this machine's peak.
@@ -116,6 +119,7 @@ fn run() -> Result<(), Failure> {
         Command::Prune(args) => prune::run(&args),
         Command::Reconstruct(args) => reconstruct::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Merge(args) => merge::run(&args),
         Command::Profile(args) => profile::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Generate(args) => generate::run(&args),

@@ -204,6 +204,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             peak_bytes: PeakBytes::of(&peak),
             cycles: Vec::new(),
             validation: Vec::new(),
+            merged: None,
             steps: records.iter().map(|record| Step::of(record, 1)).collect(),
             matrices: Vec::new(),
             step_detail: probe.take().map(StepDetail::of),

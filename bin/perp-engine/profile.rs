@@ -73,7 +73,7 @@ fn unknown_gpu() -> String {
 pub fn run(args: &Args) -> Result<(), Failure> {
     let architecture = session::open_config(&args.model)?;
     let seq_len = session::sequence_length(args.seq_len, &*architecture)?;
-    let set = args.method.train_set();
+    let set = args.method.train_set()?;
     let (batch, accumulate) = (args.batch, args.accumulate);
     let dtype = match args.dtype {
         Stored::F32 => DType::F32,

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use engine::checkpoint::{check_replaceable, replace_file};
 use engine::model::MatrixChange;
+use engine::peft::MergeReport;
 use engine::retrain::StepRecord;
 use kernels::Category;
 use serde::{Deserialize, Serialize};
@@ -102,6 +103,24 @@ impl Matrix {
     }
 }
 
+/// What merging adapters did to the matrices that they went into.
+#[derive(Debug, Serialize)]
+pub struct Merged {
+    pub matrices: usize,
+    pub zeros_before: usize,
+    pub zeros_after: usize,
+    /// What rounding to the element type changed, as a share of what the adapters changed.
+    pub rounding: f64,
+}
+
+impl Merged {
+    /// From the engine's counts.
+    pub fn of(report: &MergeReport) -> Merged {
+        let MergeReport { matrices, zeros_before, zeros_after, .. } = *report;
+        Merged { matrices, zeros_before, zeros_after, rounding: report.rounding() }
+    }
+}
+
 /// One step in detail.
 #[derive(Debug, Serialize)]
 pub struct StepDetail {
@@ -187,6 +206,9 @@ pub struct Report {
     pub cycles: Vec<Cycle>,
     /// Perplexities of the validation sequences while it trained.
     pub validation: Vec<Validated>,
+    /// What merging adapters into the weights did, where they merge.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub merged: Option<Merged>,
     pub steps: Vec<Step>,
     /// Of the last cycle; empty where nothing was pruned.
     pub matrices: Vec<Matrix>,

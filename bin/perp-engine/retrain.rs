@@ -2,6 +2,7 @@
 //! `execute` runs it, `outcome` tells of it.
 
 mod execute;
+mod merging;
 mod outcome;
 mod prepare;
 mod shared;
@@ -33,6 +34,7 @@ use crate::session::{self, Opened};
 use crate::signals::Signals;
 use crate::text::{EvalText, TextArgs};
 use crate::validation::{Validation, ValidationArgs};
+use merging::MergingArgs;
 use outcome::Outcome;
 pub use shared::Shared;
 
@@ -56,6 +58,8 @@ pub struct Args {
     #[command(flatten)]
     method: MethodArgs,
     #[command(flatten)]
+    merging: MergingArgs,
+    #[command(flatten)]
     freezing: FreezeArgs,
     #[command(flatten)]
     optimizer: OptimizerArgs,
@@ -71,7 +75,8 @@ pub struct Args {
     checkpoints: CheckpointArgs,
     #[command(flatten)]
     live: LiveArgs,
-    /// Write the retrained model (and its LoRA adapter, in the subfolder adapter) to this new folder.
+    /// Write the retrained model (and, where adapters do not merge, its LoRA adapter in the subfolder adapter) to this new
+    /// folder.
     #[arg(long, value_name = "DIR", help_heading = "Machine and output")]
     out: Option<PathBuf>,
     #[command(flatten)]

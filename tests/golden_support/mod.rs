@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use engine::autograd::Tape;
 use engine::checkpoint::ModelFolder;
-use engine::model::{Loader, Lora, Model, Module, Source, TokenBatch, Weight, between_steps};
+use engine::model::{Loader, Lora, LoraForm, Model, Module, Source, TokenBatch, Weight, between_steps};
 use engine::peft::TrainSet;
 use engine::prune::{Pruning, prune_linear};
 use engine::tensor::Param;
@@ -135,7 +135,7 @@ pub fn attach_adapter(model: &mut dyn Model, name: &str, set: &TrainSet) {
             let value = device.upload(Category::Adapters, &values).unwrap();
             Arc::new(Param::new(format!("{module}.lora_{part}.weight"), &shape, value))
         };
-        Some(Lora { a: param("A", [4, cols]), b: param("B", [rows, 4]), rank: 4, alpha: 8.0 })
+        Some(Lora { a: param("A", [4, cols]), b: param("B", [rows, 4]), rank: 4, alpha: 8.0, form: LoraForm::Added })
     };
     model
         .visit(&mut |module| {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::case::{ADAPTED, Case, table};
+use crate::case::{ADAPTED, Case, MERGE, flags, table};
 use crate::folder::Spoil::{self, *};
 
 const CONFIG: &str = "adapter/adapter_config.json";
@@ -143,4 +143,42 @@ pub fn cases() -> Vec<Case> {
             ),
         ],
     )
+}
+
+/// What only merging finds.
+pub fn merging() -> Vec<Case> {
+    let mut cases = table(
+        MERGE,
+        1,
+        vec![
+            ("another rank", fields(json!({"r": 4})), "lora_A.weight has shape [16, 32]; with rank 4"),
+            (
+                "a number that is none",
+                vec![Spoil::Value(WEIGHTS, A, f32::NAN)],
+                "lm_head.weight: merge: entry (0, 0) becomes NaN, which f32 does not hold",
+            ),
+            (
+                "a module of another model",
+                entry(|header| {
+                    for part in ["A", "B"] {
+                        let of = |module: &str| format!("base_model.model.{module}.lora_{part}.weight");
+                        let moved = header.as_object_mut().unwrap().shift_remove(&of("lm_head")).unwrap();
+                        header[of("model.decoder.layers.9.fc1")] = moved;
+                    }
+                }),
+                "adapter adapter: the model has no module model.decoder.layers.9.fc1: it belongs to another model",
+            ),
+            ("no adapter", vec![Gone(CONFIG)], "adapter_config.json"),
+        ],
+    );
+    cases.extend(flags(
+        MERGE,
+        2,
+        vec![
+            ("--form subtract", "invalid value 'subtract' for '--form <FORM>'"),
+            ("--dtype i8", "invalid value 'i8' for '--dtype <TYPE>'"),
+        ],
+    ));
+    cases.extend(flags(MERGE, 1, vec![("--out model", "model")]));
+    cases
 }

@@ -19,6 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub const INSPECT: &[&str] = &["inspect", "model"];
 pub const EVAL: &[&str] = &["eval", "--model", "model", "--eval", "eval.txt", "--quiet"];
 pub const ADAPTED: &[&str] = &["eval", "--model", "model", "--eval", "eval.txt", "--adapter", "adapter", "--quiet"];
+pub const MERGE: &[&str] = &["merge", "--model", "model", "--adapter", "adapter", "--out", "out", "--quiet"];
 pub const PRUNE: &[&str] = &["prune", "--model", "model", "--out", "out", "--quiet"];
 pub const PROFILE: &[&str] = &["profile", "--model", "model"];
 pub const PRETRAIN: &[&str] =

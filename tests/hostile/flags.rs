@@ -133,7 +133,7 @@ pub fn others() -> Vec<Case> {
             ("--sparsity 0.5 --pattern 2:4", "'--sparsity <SHARE>' cannot be used with '--pattern <N:M>'"),
             ("--token-cache ''", "expected a folder, or off"),
             ("--packing loose", "expected pack (documents end to end) or pad (a document a sequence)"),
-            ("--method lora", "biases, norms, probe, perp, full"),
+            ("--method lora", "biases, norms, probe, perp, mask-lora, scale-lora, lora-prune, full"),
             ("--criterion wanda2", "magnitude, random, wanda, sparsegpt"),
             ("--criterion wanda", "--criterion wanda needs calibration text: name text with --calibrate"),
             ("--criterion sparsegpt", "--criterion sparsegpt needs calibration text"),

@@ -64,6 +64,7 @@ fn packed_texts() {
 #[test]
 fn adapters() {
     check(adapters::cases());
+    check(adapters::merging());
 }
 
 #[test]
@@ -93,6 +94,7 @@ fn the_table_is_as_long_as_it_should_be_and_no_case_stands_twice() {
         texts::cases(),
         packed::cases(),
         adapters::cases(),
+        adapters::merging(),
         checkpoints::cases(),
         run_toml::cases(),
         flags::numbers(),
@@ -110,7 +112,9 @@ fn the_table_is_as_long_as_it_should_be_and_no_case_stands_twice() {
 /// The folder without a fault is no error, or the table would prove nothing.
 #[test]
 fn what_is_not_spoilt_works() {
-    for command in [case::INSPECT, case::EVAL, case::ADAPTED, case::PRUNE, case::RETRAIN, case::RESUME, case::PROFILE] {
+    for command in
+        [case::INSPECT, case::EVAL, case::ADAPTED, case::MERGE, case::PRUNE, case::RETRAIN, case::RESUME, case::PROFILE]
+    {
         case::Case::new(command, "nothing", Vec::new(), "", 0).succeeds();
     }
 }

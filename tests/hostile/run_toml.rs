@@ -41,7 +41,7 @@ pub fn cases() -> Vec<Case> {
         ("sparsity = 0.5\npattern = \"2:4\"".into(), "'--pattern <N:M>' cannot be used with '--sparsity <SHARE>'"),
         (
             "parts = [\"all\"]".into(),
-            "invalid value 'all' for '--parts <PART,…>' [possible values: biases, norms, head, lora]",
+            "invalid value 'all' for '--parts <PART,…>' [possible values: biases, norms, head, lora, mask-lora, scale-lora, lora-prune]",
         ),
         ("parts = \"\"".into(), "a value is required for '--parts <PART,…>' but none was supplied"),
         ("seq_len = 33".into(), "--seq-len 33 is longer than the model's context of 32 tokens"),

@@ -6,15 +6,21 @@
 use engine::autograd::{Tape, head_loss};
 use engine::checkpoint::{ModelFolder, OutputFolder};
 use engine::model::{self, Loader, Model, Offload, Source, TokenBatch};
-use engine::peft::{self, Method, TrainSet};
+use engine::peft::{self, ALL_LINEAR, Method, TrainSet};
 use engine::prune::{Criterion, Pattern, Pruning, prune_linear};
 use kernels::{DType, Device};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// What a method trains, with LoRA as in the paper.
+/// What a method trains, with LoRA as in the paper; adapters that merge on every layer.
 pub fn train_set(method: Method) -> TrainSet {
-    TrainSet::of(method, 16, 32.0, &["q_proj".to_string(), "v_proj".to_string()])
+    let targets = if method.lora().merges() { &[ALL_LINEAR][..] } else { &["q_proj", "v_proj"] };
+    TrainSet::of(method, 16, 32.0, &targets.iter().map(|target| target.to_string()).collect::<Vec<_>>())
+}
+
+/// The methods that a GPU has kernels for, but lora-prune, which is perp while it trains.
+pub fn on_gpus() -> impl Iterator<Item = Method> {
+    Method::ALL.into_iter().filter(|method| !method.lora().merges())
 }
 
 /// OPT. Neither its vocabulary nor its feed-forward width is a multiple of anything.

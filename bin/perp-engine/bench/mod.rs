@@ -137,7 +137,7 @@ fn fit(
 ) -> Result<(StepShape, usize), Failure> {
     let seq_len = session::sequence_length(Some(args.seq_len), architecture)?;
     let shape = StepShape { batch: args.batch, accumulate: args.accumulate, seq_len, recompute: 0 };
-    let (pattern, set) = (args.pruning.pattern(), args.method.train_set());
+    let (pattern, set) = (args.pruning.pattern(), args.method.train_set()?);
     let criterion = args.pruning.criterion;
     if criterion.needs_calibration() {
         return Err(Failure::usage(format!(

@@ -70,7 +70,7 @@ pub fn run(args: &Args, device: &Device, architecture: &dyn Architecture, machin
         });
         architecture.build(&loader)?
     };
-    let params = peft::apply(&mut *model, &args.method.train_set(), 0)?;
+    let params = peft::apply(&mut *model, &args.method.train_set()?, 0)?;
     device.trim();
     let timing = plan::time(&mut *model, params, shape, architecture.info().vocab, args.steps)?;
     let report = Report {

@@ -62,6 +62,7 @@ impl Run<'_> {
             records,
             peak: self.device.memory().peak(),
             counts: Counts::default(),
+            merged: None,
             aggregated_percent: 0.0,
             sparsity: Sparsity::default(),
             allocated,
@@ -75,8 +76,15 @@ impl Run<'_> {
                 layer_errors = pruner.prune(&mut *model, &outcome.allocated, cycle)?;
                 outcome.measured.seconds.prune += start.elapsed().as_secs_f64();
             }
-            // Cycles that are over are pruned again, because their masks do not depend on what trained; what did, the
-            // checkpoint gives back. (Calibrated ones do depend on it: `prepare` refuses to keep checkpoints of several.)
+            // Cycles that are over are pruned again: their masks depend on nothing that trained but adapters that merged. These the
+            // checkpoint gives back, and what else trained. (Calibrated masks do depend on it: `prepare` refuses to keep
+            // checkpoints of several cycles.)
+            if let (Some(resumed), Some(keeper)) = (&resumed, keeper.as_deref_mut())
+                && resumed.state.cycle > cycle
+                && self.set.kind.merges()
+            {
+                self.merge_again(cycle, &mut *model, resumed, keeper)?;
+            }
             if resumed.as_ref().is_none_or(|resumed| resumed.state.cycle == cycle) {
                 let mut watch = Watch { keeper: keeper.as_deref_mut(), live, probe: &mut probe, shared };
                 self.cycle(cycle, &mut *model, &mut sampler, &mut outcome, &mut watch, resumed.take())?;
@@ -180,14 +188,14 @@ impl Run<'_> {
         let mut validated = measured.validation.last().map_or(String::new(), |last| format!(" {last}"));
         let before = measured.seconds.retrain;
         let mut validating = 0.0;
-        let model: &dyn Model = model;
+        let trained: &dyn Model = model;
         probe.begin();
         let mut on_step = |trainer: &Trainer, sampler: &TrainSampler, record: StepRecord| {
             let (step, memory_bytes) = (record.step, self.device.memory().peak().total);
             live.tell(Place { cycle, step }, &Event::Step { record: &record, memory_bytes });
             probe.after_step(&record);
             if let Some(validation) = self.validation.as_ref().filter(|all| all.is_due(step, self.config.steps)) {
-                let new = validation.measure(model, self.shape.batch, cycle, step)?;
+                let new = validation.measure(trained, self.shape.batch, cycle, step)?;
                 validated = format!(" {new}");
                 validating += new.seconds;
                 live.tell(Place { cycle, step }, &Event::Eval { name: "validation", perplexity: new.perplexity });
@@ -207,7 +215,7 @@ impl Run<'_> {
             }
             Ok(if stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         };
-        let ended = self.signals.deferred(|| trainer.run(model, &self.windows, sampler, &mut on_step));
+        let ended = self.signals.deferred(|| trainer.run(trained, &self.windows, sampler, &mut on_step));
         let last_good = keeper.as_ref().and_then(|keeper| keeper.last());
         ended.map_err(|error| {
             if !error.is_divergence() {
@@ -236,7 +244,15 @@ impl Run<'_> {
         }
         task.finish(&format!("{} steps, {last}", self.config.steps));
         outcome.peak = self.device.memory().peak();
+        drop(trainer);
         self.device.trim();
+        outcome.merged = None;
+        if self.merges_after(cycle) {
+            if let Some(keeper) = keeper.as_mut().filter(|_| cycle < self.args.cycles as usize) {
+                self.remember(cycle, model, keeper)?;
+            }
+            outcome.merged = Some(self.merge(cycle, model)?);
+        }
         let at = Place { cycle, step: self.config.steps };
         let retrained = self.evaluate("retrained", model, &mut measured.seconds, live, at)?;
         let pruned = measured.pruned;
@@ -289,7 +305,8 @@ impl Run<'_> {
     pub(super) fn write(&self, model: &mut dyn Model, out: &std::path::Path) -> Result<(), Failure> {
         let folder = OutputFolder::create(out)?;
         let source: &ModelFolder = &self.opened.folder;
-        model::save(model, &folder, source.config(), Some(source), None)?;
+        let config = self.model_config(model);
+        model::save(model, &folder, &config, Some(source), None)?;
         let base = out.display().to_string();
         let has_adapter = peft::save_adapter(model, &folder, Some("adapter"), &base)?;
         folder.commit()?;

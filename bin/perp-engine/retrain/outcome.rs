@@ -3,6 +3,7 @@
 use engine::data::{self, TokenStream};
 use engine::evaluate::Protocol;
 use engine::model::{self, Counts, Model, Sparsity};
+use engine::peft::MergeReport;
 use engine::retrain::StepRecord;
 use kernels::device::MemoryReport;
 use serde_json::{Map, Value, json};
@@ -13,7 +14,7 @@ use crate::checkpoints::Measured;
 use crate::error::Failure;
 use crate::gemm;
 use crate::live::Probed;
-use crate::report::{self, Matrix, PeakBytes, Report, SparsityReport, Step, StepDetail, Trainable};
+use crate::report::{self, Matrix, Merged, PeakBytes, Report, SparsityReport, Step, StepDetail, Trainable};
 use crate::session;
 use crate::tables;
 use crate::validation::Validation;
@@ -28,14 +29,16 @@ pub struct Outcome {
     pub aggregated_percent: f64,
     pub sparsity: Sparsity,
     pub allocated: Allocated,
+    /// What the last cycle's merging did, where adapters merge.
+    pub merged: Option<MergeReport>,
     /// One step in detail.
     pub probed: Option<Probed>,
 }
 
 impl Run<'_> {
     pub(super) fn configuration(&self) -> Value {
-        let Args { pruning, method, optimizer, .. } = self.args;
-        json!({
+        let Args { pruning, method, optimizer, merging, .. } = self.args;
+        let mut configuration = json!({
             "model": self.opened.path,
             "train": self.train,
             "eval": self.eval.files,
@@ -52,7 +55,7 @@ impl Run<'_> {
             "method": method.label(),
             "rank": method.rank,
             "alpha": method.alpha,
-            "targets": method.targets,
+            "targets": method.targets_of(self.set.kind),
             "freeze": self.args.freezing.name(),
             "steps": self.config.steps,
             "batch": self.shape.batch,
@@ -66,7 +69,11 @@ impl Run<'_> {
             "recomputed_layers": self.config.recompute,
             "offloaded_layers": self.offload,
             "threads": rayon::current_num_threads(),
-        })
+        });
+        if self.set.kind.merges() {
+            configuration["merge"] = merging.name().into();
+        }
+        configuration
     }
 
     /// All that decides about the run's numbers: its configuration without what only places it, base model and text by their
@@ -126,6 +133,7 @@ impl Run<'_> {
             peak_bytes: PeakBytes::of(&outcome.peak),
             cycles: measured.cycles.clone(),
             validation: measured.validation.clone(),
+            merged: outcome.merged.as_ref().map(Merged::of),
             steps: outcome.records.iter().map(|(cycle, record)| Step::of(record, *cycle)).collect(),
             matrices: matrices.into_iter().map(Matrix::of).collect(),
             step_detail: outcome.probed.clone().map(StepDetail::of),

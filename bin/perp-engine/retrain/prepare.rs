@@ -59,7 +59,8 @@ pub(super) fn prepare<'a>(args: &'a Args, shared: &mut Shared) -> Result<Run<'a>
         (named, Some(_)) => Some(texts.files(named, Use::Validation)?),
     };
     let opened = session::open(&console, &model_path)?;
-    let set = args.method.train_set();
+    let set = args.method.train_set()?;
+    args.merging.check(set.kind.merges())?;
     let allocating = args.allocation.plan(&args.pruning, &*opened.architecture)?;
     let pattern = allocating.pattern;
     if args.cycles > 1 && matches!(pattern, Pattern::NM { .. }) {

@@ -118,13 +118,15 @@ impl Run<'_> {
         let key = self.pruning_key();
         if let Some(Kept { model, lent }) = shared.pruned.take() {
             let (allocated, layer_errors) = (lent.allocated.clone(), lent.layer_errors.clone());
-            shared.lent = Some(lent);
+            shared.lent = Some(lent).filter(|_| !self.merges_after(1));
             self.console.say("prune: as the run before");
             return Ok(Pruned { model, allocated, layer_errors });
         }
+        // Of a run that failed.
+        shared.lent = None;
         let mut pruned = self.pruner().load(&self.device, &self.opened, self.offload)?;
-        // A later cycle prunes further: its model is no use to the next run.
-        if shared.keeps && self.args.cycles == 1 {
+        // A later cycle prunes further, and adapters that merge change weights: such a model is no use to the next run.
+        if shared.keeps && self.args.cycles == 1 && !self.merges_after(1) {
             let (allocated, layer_errors) = (pruned.allocated.clone(), pruned.layer_errors.clone());
             shared.lent =
                 Snapshot::of(&mut *pruned.model)?.map(|snapshot| Lent { key, snapshot, allocated, layer_errors });

@@ -1,4 +1,5 @@
-//! y = f(x·Wᵀ + b + s·(x·Aᵀ)·Bᵀ) + r. The gradients stand in [`kernels::ops::linear`] and [`kernels::ops::activation`].
+//! y = f(x·Wᵀ + b + s·(x·Aᵀ)·Bᵀ) + r. The gradients stand in [`kernels::ops::linear`] and [`kernels::ops::activation`]. An adapter that is
+//! masked or scaled lies inside W instead: see [`LoraForm`](crate::model::LoraForm).
 //!
 //! Saves x only where A, B or W train: a frozen weight's gradient is never formed, so its input is not needed. Of f it saves
 //! what f alone would: ReLU one bit an element, the others their input.
@@ -8,10 +9,11 @@ use std::sync::Arc;
 use kernels::Device;
 use kernels::ops::activation::{self, Activation};
 use kernels::ops::linear::{self as op, Epilogue};
+use kernels::weight::WeightRef;
 
 use super::{Tape, Var};
 use crate::error::Result;
-use crate::model::Linear;
+use crate::model::{Linear, LoraValues};
 use crate::tensor::Tensor;
 
 /// Applies a linear layer to `[n, in]`.
@@ -54,8 +56,9 @@ fn with(tape: &mut Tape, layer: &Arc<Linear>, x: &Var, kind: Option<Activation>,
             residual: residual.as_ref().map(|residual| residual.tensor().buffer()),
         };
         layer.weight.with_ref(|weight| {
-            let lora = lora.as_ref().map(|lora| lora.borrow());
-            op::forward_with(tape.device(), x.tensor().buffer(), n, weight, bias.as_deref(), lora, epilogue)
+            let (weight, lora) = operands(weight, lora.as_ref())?;
+            let x = x.tensor().buffer();
+            crate::error::Result::Ok(op::forward_with(tape.device(), x, n, weight, bias.as_deref(), lora, epilogue)?)
         })?
     };
     drop(residual);
@@ -82,6 +85,18 @@ fn with(tape: &mut Tape, layer: &Arc<Linear>, x: &Var, kind: Option<Activation>,
     }))
 }
 
+/// What is multiplied, and the adapter that is a term of its own.
+fn operands<'a>(
+    weight: WeightRef<'a>,
+    lora: Option<&'a LoraValues<'_>>,
+) -> Result<(WeightRef<'a>, Option<op::Lora<'a>>)> {
+    let Some(lora) = lora else { return Ok((weight, None)) };
+    Ok(match lora.inside(weight)? {
+        Some(adapted) => (WeightRef::Adapted(adapted), None),
+        None => (weight, Some(lora.borrow())),
+    })
+}
+
 /// What the backward pass needs.
 struct Backward {
     layer: Arc<Linear>,
@@ -90,7 +105,7 @@ struct Backward {
     activation: Option<(Activation, kernels::Buffer)>,
     /// x, where a gradient of A, B or W is formed from it.
     x: Option<Tensor>,
-    /// s·x·Aᵀ, where A and B train.
+    /// s·x·Aᵀ, where A and B train and are a term of their own.
     u: Option<kernels::Buffer>,
     lora_trains: bool,
     /// Whether x gets a gradient.
@@ -117,8 +132,8 @@ impl Backward {
             bias.accumulate(|d_bias| op::bias_gradient(device, dy, n, d_bias))?;
         }
         let lora = layer.lora.as_ref().map(|lora| lora.values());
-        let lora_ref = lora.as_ref().map(|lora| lora.borrow());
         layer.weight.with_ref(|weight| {
+            let (weight, lora_ref) = operands(weight, lora.as_ref())?;
             let v = match lora_ref {
                 Some(lora) if lora_trains || wanted => Some(op::lora_down(device, dy, n, weight, lora)?),
                 _ => None,
@@ -126,6 +141,14 @@ impl Backward {
             if let (Some(x), Some(u), Some(v), Some(lora)) = (&x, &u, &v, &layer.lora) {
                 let (mut d_a, mut d_b) = (lora.a.take_grad()?, lora.b.take_grad()?);
                 op::lora_gradients(device, x.buffer(), dy, n, (u, v), &mut d_a, &mut d_b)?;
+                lora.a.put_grad(d_a);
+                lora.b.put_grad(d_b);
+            }
+            if let (Some(x), WeightRef::Adapted(adapted), Some(lora)) = (&x, weight, &layer.lora)
+                && lora_trains
+            {
+                let (mut d_a, mut d_b) = (lora.a.take_grad()?, lora.b.take_grad()?);
+                op::adapted_gradients(device, x.buffer(), dy, n, adapted, &mut d_a, &mut d_b)?;
                 lora.a.put_grad(d_a);
                 lora.b.put_grad(d_b);
             }

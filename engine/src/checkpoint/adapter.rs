@@ -19,9 +19,39 @@ const PREFIX: &str = "base_model.model.";
 const SUFFIX_A: &str = ".lora_A.weight";
 const SUFFIX_B: &str = ".lora_B.weight";
 
+/// What an adapter makes of its weight W. M is 1 where W has an entry, s = α/r.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoraForm {
+    /// W + s·B·A: a term of its own beside W's.
+    Added,
+    /// W + s·M⊙(B·A).
+    Masked,
+    /// W⊙(B·A).
+    Scaled,
+}
+
+impl LoraForm {
+    const ALL: [LoraForm; 3] = [LoraForm::Added, LoraForm::Masked, LoraForm::Scaled];
+
+    /// As "peft_type" names it. PEFT knows the first alone, and refuses the others by their names: as plain LoRA they would be
+    /// another model.
+    pub fn peft_type(self) -> &'static str {
+        match self {
+            LoraForm::Added => "LORA",
+            LoraForm::Masked => "MASK_LORA",
+            LoraForm::Scaled => "SCALE_LORA",
+        }
+    }
+}
+
+/// The module that is the head. It is not pruned, and its adapter is plain LoRA always.
+pub const HEAD_MODULE: &str = "lm_head";
+
 /// What adapter_config.json says of a LoRA adapter. The update of a module is (alpha/rank)·B·A.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdapterConfig {
+    /// What becomes of the weights of all modules but the head.
+    pub form: LoraForm,
     /// The rank of every module that `rank_pattern` does not name.
     pub rank: usize,
     /// The alpha of every module that `alpha_pattern` does not name.
@@ -47,6 +77,11 @@ impl AdapterConfig {
         pattern_value(&self.alpha_pattern, module).unwrap_or(self.alpha)
     }
 
+    /// The form of a module's adapter, by its full path.
+    pub fn form_of(&self, module: &str) -> LoraForm {
+        if module == HEAD_MODULE { LoraForm::Added } else { self.form }
+    }
+
     /// The fields that every PEFT since 0.5 knows; what is left out keeps its default there.
     fn to_json(&self) -> Value {
         json!({
@@ -62,7 +97,7 @@ impl AdapterConfig {
             "lora_alpha": number(self.alpha),
             "lora_dropout": 0.0,
             "modules_to_save": null,
-            "peft_type": "LORA",
+            "peft_type": self.form.peft_type(),
             "r": self.rank,
             "rank_pattern": self.rank_pattern,
             "revision": null,
@@ -72,6 +107,7 @@ impl AdapterConfig {
     }
 
     fn from_json(json: &Value) -> std::result::Result<AdapterConfig, String> {
+        let form = form(json)?;
         refuse_unsupported(json)?;
         let rank = positive_integer(&json["r"]).ok_or("\"r\" must be a positive integer")?;
         let alpha = scale(&json["lora_alpha"]).ok_or("\"lora_alpha\" must be a number that f32 can hold")?;
@@ -82,6 +118,7 @@ impl AdapterConfig {
         }
         .ok_or("\"target_modules\" must be a name or a list of names")?;
         Ok(AdapterConfig {
+            form,
             rank,
             alpha,
             target_modules,
@@ -92,13 +129,19 @@ impl AdapterConfig {
     }
 }
 
+fn form(json: &Value) -> std::result::Result<LoraForm, String> {
+    let Some(name) = json["peft_type"].as_str() else {
+        return Err("has no \"peft_type\"; is it a PEFT adapter?".into());
+    };
+    LoraForm::ALL.into_iter().find(|form| form.peft_type() == name).ok_or_else(|| {
+        format!(
+            "\"peft_type\" is {name:?}; only \"LORA\" is supported, and \"MASK_LORA\" and \"SCALE_LORA\" of perp-engine"
+        )
+    })
+}
+
 /// Settings of PEFT that change what the tensors mean, and that this reader does not know.
 fn refuse_unsupported(json: &Value) -> std::result::Result<(), String> {
-    match json["peft_type"].as_str() {
-        Some("LORA") => {}
-        Some(other) => return Err(format!("\"peft_type\" is {other:?}; only \"LORA\" is supported")),
-        None => return Err("has no \"peft_type\"; is it a PEFT adapter?".into()),
-    }
     let off = |value: &Value| match value {
         Value::Null | Value::Bool(false) => true,
         Value::Array(items) => items.is_empty(),
@@ -237,6 +280,8 @@ pub struct LoraTensors {
     pub rank: usize,
     /// The module's alpha: the update is (alpha/rank)·B·A.
     pub alpha: f64,
+    /// What they make of the module's weight.
+    pub form: LoraForm,
 }
 
 /// A LoRA adapter folder.
@@ -312,8 +357,8 @@ impl Adapter {
                     )));
                 }
             }
-            let alpha = config.alpha_of(&module);
-            modules.insert(module, LoraTensors { a, b, rank, alpha });
+            let (alpha, form) = (config.alpha_of(&module), config.form_of(&module));
+            modules.insert(module, LoraTensors { a, b, rank, alpha, form });
         }
         Ok(Adapter { config, modules, path: path.into() })
     }

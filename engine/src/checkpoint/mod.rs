@@ -4,7 +4,7 @@
 //!   time to a device. Nothing is read before it is asked for, so the dense model is never in memory whole.
 //! * [`OutputFolder`] is how anything is written: in a hidden folder beside the wanted one, synced, and renamed when
 //!   complete. [`write_model`] and [`write_adapter`] fill it.
-//! * [`Adapter`] is a PEFT LoRA adapter folder.
+//! * [`Adapter`] is a LoRA adapter folder as PEFT has them, or of a form that lies inside its weights.
 //! * [`RunFolder`] holds the checkpoints of a training run, [`RunCheckpoint`] is one that proved intact.
 //! * [`Tokenizer`] turns text into token ids; [`train_bpe`] makes one.
 //!
@@ -25,7 +25,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-pub use adapter::{Adapter, AdapterConfig, LoraTensors, NewLora, write_adapter};
+pub use adapter::{Adapter, AdapterConfig, HEAD_MODULE, LoraForm, LoraTensors, NewLora, write_adapter};
 pub use error::{Error, Result};
 pub use files::{check_replaceable, replace_file};
 pub use folder::ModelFolder;

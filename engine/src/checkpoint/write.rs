@@ -82,6 +82,11 @@ impl<'a> NewTensor<'a> {
         NewTensor { name: info.name().into(), dtype: info.stored(), shape: info.shape().to_vec(), bytes }
     }
 
+    /// The same tensor under another name.
+    pub fn named(self, name: impl Into<String>) -> NewTensor<'a> {
+        NewTensor { name: name.into(), ..self }
+    }
+
     fn size_bytes(&self) -> Result<usize> {
         let elements = self.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
         elements.and_then(|n| n.checked_mul(self.dtype.bitsize())).map(|bits| bits / 8).ok_or_else(|| {

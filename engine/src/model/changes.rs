@@ -3,12 +3,12 @@
 use rayon::prelude::*;
 
 use super::load::find;
-use super::{Linear, Lora, Model, Module, Weight};
+use super::{Linear, Lora, LoraForm, Model, Module, Weight};
 use crate::checkpoint::ModelFolder;
 use crate::error::Result;
 
-/// What became of a prunable matrix D of the folder, which is now W with the zeros of a mask M, and an update s·B·A beside it
-/// where it has an adapter. Norms are Frobenius'.
+/// What became of a prunable matrix D of the folder, which is now W with the zeros of a mask M, and an adapter beside or
+/// inside it where it has one. Norms are Frobenius'.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MatrixChange {
     /// Its module path.
@@ -23,7 +23,7 @@ pub struct MatrixChange {
     pub dense_norm: f64,
     /// ‖D − M⊙D‖: what pruning took away.
     pub removed_norm: f64,
-    /// ‖W + s·B·A − M⊙D‖: what training changed in what was left, and SparseGPT's update.
+    /// ‖W' − M⊙D‖, W' being W with its adapter ([`LoraForm`]): what training changed in what was left, and SparseGPT's update.
     pub changed_norm: f64,
 }
 
@@ -58,12 +58,12 @@ fn change(linear: &Linear, folder: &ModelFolder) -> Result<MatrixChange> {
         .into_par_iter()
         .map(|row| {
             let part = row * cols..(row + 1) * cols;
-            let added = update.as_ref().map(|update| update.row(row, cols));
+            let product = update.as_ref().map(|update| (update.form, update.row(row, cols)));
             let mut sums = [0.0; 4];
             for (col, (d, w)) in dense[part.clone()].iter().zip(&now[part]).enumerate() {
                 let (d, w) = (f64::from(*d), f64::from(*w));
                 let (kept, removed) = if w == 0.0 { (0.0, d) } else { (d, 0.0) };
-                let changed = w + added.as_ref().map_or(0.0, |added| added[col]) - kept;
+                let changed = product.as_ref().map_or(w, |(form, product)| adapted(*form, w, product[col])) - kept;
                 sums[0] += f64::from(u8::from(w == 0.0));
                 sums[1] += d * d;
                 sums[2] += removed * removed;
@@ -85,8 +85,19 @@ fn change(linear: &Linear, folder: &ModelFolder) -> Result<MatrixChange> {
     })
 }
 
-/// s·B·A, a row at a time.
+/// An entry w with its adapter, whose product there is p: s·B·A, or B·A where it scales.
+fn adapted(form: LoraForm, w: f64, p: f64) -> f64 {
+    match form {
+        LoraForm::Added => w + p,
+        LoraForm::Masked if w == 0.0 => 0.0,
+        LoraForm::Masked => w + p,
+        LoraForm::Scaled => w * p,
+    }
+}
+
+/// An adapter's product, a row at a time.
 struct Update {
+    form: LoraForm,
     a: Vec<f32>,
     b: Vec<f32>,
     rank: usize,
@@ -96,7 +107,8 @@ struct Update {
 impl Update {
     fn of(lora: &Lora) -> Result<Update> {
         let (a, b) = (lora.a.value().download::<f32>()?, lora.b.value().download::<f32>()?);
-        Ok(Update { a, b, rank: lora.rank, scale: f64::from(lora.scale()) })
+        let scale = if lora.form == LoraForm::Scaled { 1.0 } else { f64::from(lora.scale()) };
+        Ok(Update { form: lora.form, a, b, rank: lora.rank, scale })
     }
 
     fn row(&self, row: usize, cols: usize) -> Vec<f64> {

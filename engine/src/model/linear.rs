@@ -3,9 +3,10 @@
 use std::sync::{Arc, RwLockReadGuard};
 
 use kernels::ops::linear as op;
-use kernels::weight::{FrozenWeight, Landing, OffloadedWeight, WeightRef};
+use kernels::weight::{Adapted, Form, FrozenWeight, Landing, OffloadedWeight, WeightRef};
 use kernels::{Buffer, Category, DType, Device};
 
+use crate::checkpoint::LoraForm;
 use crate::error::{Error, Result};
 use crate::tensor::Param;
 
@@ -162,6 +163,8 @@ pub struct Lora {
     pub rank: usize,
     /// α.
     pub alpha: f64,
+    /// What becomes of the weight.
+    pub form: LoraForm,
 }
 
 impl Lora {
@@ -187,7 +190,7 @@ impl Lora {
 
     /// Its values, to lend to a kernel.
     pub fn values(&self) -> LoraValues<'_> {
-        LoraValues { a: self.a.value(), b: self.b.value(), rank: self.rank, scale: self.scale() }
+        LoraValues { a: self.a.value(), b: self.b.value(), rank: self.rank, scale: self.scale(), form: self.form }
     }
 }
 
@@ -197,12 +200,29 @@ pub struct LoraValues<'a> {
     b: RwLockReadGuard<'a, Buffer>,
     rank: usize,
     scale: f32,
+    form: LoraForm,
 }
 
 impl LoraValues<'_> {
-    /// As a kernel takes it.
+    /// As a kernel takes a term of its own.
     pub fn borrow(&self) -> op::Lora<'_> {
         op::Lora { a: &self.a, b: &self.b, rank: self.rank, scale: self.scale }
+    }
+
+    /// As a kernel takes one that lies inside `weight`; nothing where it does not.
+    ///
+    /// # Errors
+    /// A weight that trains itself: its entries are no mask.
+    pub fn inside<'a>(&'a self, weight: WeightRef<'a>) -> Result<Option<Adapted<'a>>> {
+        let form = match self.form {
+            LoraForm::Added => return Ok(None),
+            LoraForm::Masked => Form::Add { scale: self.scale },
+            LoraForm::Scaled => Form::Scale,
+        };
+        match weight {
+            WeightRef::Frozen(weight) => Ok(Some(Adapted { weight, a: &self.a, b: &self.b, rank: self.rank, form })),
+            _ => Err(Error::config("a masked or scaled adapter goes into a frozen weight, and this one trains")),
+        }
     }
 }
 

@@ -22,8 +22,11 @@ pub(crate) use load::named_rng;
 pub use load::{Loader, Source};
 pub use modules::{Embedding, Head, Norm, NormKind};
 pub use offload::Offload;
+pub(crate) use save::narrow;
 pub use save::{save, tensors};
 pub use snapshot::Snapshot;
+
+pub use crate::checkpoint::LoraForm;
 
 use crate::autograd::{Tape, Var};
 use crate::error::Result;

@@ -88,7 +88,7 @@ fn frozen_bytes(weight: &FrozenWeight, dtype: Option<DType>) -> kernels::Result<
 }
 
 /// f32 values in another element type, rounded to nearest.
-fn narrow(values: &[f32], dtype: DType) -> Vec<u8> {
+pub(crate) fn narrow(values: &[f32], dtype: DType) -> Vec<u8> {
     match dtype {
         DType::F16 => values.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect(),
         DType::BF16 => values.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect(),

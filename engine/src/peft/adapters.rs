@@ -7,10 +7,12 @@ use kernels::Category;
 
 use crate::checkpoint::{Adapter, AdapterConfig, NewLora, OutputFolder, TensorInfo, write_adapter};
 use crate::error::{Error, Result};
-use crate::model::{self, Lora, Model, Module};
+use crate::model::{self, Lora, LoraForm, Model, Module};
+use crate::peft::check_device;
 use crate::tensor::Param;
 
-/// Writes the network's adapters as PEFT would, into `out` or its subfolder. `base_model` is what the adapter's
+/// Writes the network's adapters as PEFT would, into `out` or its subfolder; those that lie inside their weights under a type of their
+/// own ([`LoraForm`]). `base_model` is what the adapter's
 /// configuration names as its base. Returns false, and writes nothing, where there are none.
 ///
 /// # Errors
@@ -18,6 +20,7 @@ use crate::tensor::Param;
 pub fn save(model: &mut dyn Model, out: &OutputFolder, subfolder: Option<&str>, base_model: &str) -> Result<bool> {
     let mut pairs: Vec<(String, Vec<f32>, Vec<f32>)> = Vec::new();
     let mut config = AdapterConfig {
+        form: LoraForm::Added,
         rank: 0,
         alpha: 0.0,
         target_modules: Vec::new(),
@@ -28,6 +31,9 @@ pub fn save(model: &mut dyn Model, out: &OutputFolder, subfolder: Option<&str>, 
     let mut add = |module: &str, lora: &Lora| -> Result<()> {
         if pairs.is_empty() {
             (config.rank, config.alpha) = (lora.rank, lora.alpha);
+        }
+        if lora.form != LoraForm::Added {
+            config.form = lora.form;
         }
         if lora.rank != config.rank {
             config.rank_pattern.insert(module.into(), lora.rank);
@@ -58,9 +64,10 @@ pub fn save(model: &mut dyn Model, out: &OutputFolder, subfolder: Option<&str>, 
 /// Attaches an adapter's matrices to the network's modules, frozen.
 ///
 /// # Errors
-/// A module that the network does not have, a matrix of the wrong shape, or no memory.
+/// A module that the network does not have, a matrix of the wrong shape, a form that the device has no kernels for, or no memory.
 pub fn attach(model: &mut dyn Model, adapter: &Adapter) -> Result<()> {
     let device = model::device_of(model);
+    check_device(&device, adapter.config.form)?;
     let mut left: Vec<&str> = adapter.modules.keys().map(String::as_str).collect();
     let mut take = |module: &str, rows: usize, cols: usize| -> Result<Option<Lora>> {
         let Some(pair) = adapter.modules.get(module) else { return Ok(None) };
@@ -81,6 +88,7 @@ pub fn attach(model: &mut dyn Model, adapter: &Adapter) -> Result<()> {
             b: param("B", &pair.b, [rows, pair.rank])?,
             rank: pair.rank,
             alpha: pair.alpha,
+            form: pair.form,
         }))
     };
     model.visit(&mut |module| {

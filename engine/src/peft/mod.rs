@@ -1,69 +1,26 @@
 //! Which parameters train; LoRA and its initial values.
 //!
-//! Each method of the paper contains the one before it: biases ⊂ norms ⊂ probe ⊂ perp. `full` trains everything.
+//! Each method of the paper contains the one before it: biases ⊂ norms ⊂ probe ⊂ perp. Those whose adapters merge without
+//! losing a zero train perp's set with adapters of another form. `full` trains everything.
 
 mod adapters;
+mod merge;
+mod merge_folder;
+mod method;
 
-use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 
-use kernels::{Category, DType, Device};
+use kernels::{Backend, Category, DType, Device};
 use rand_chacha::rand_core::Rng;
 
 pub use adapters::{attach, save as save_adapter};
+pub use merge::{MergeReport, Merging, merge, merge_head, merging};
+pub use merge_folder::{FolderReport, MergeForm, merge_folder};
+pub use method::{LoraKind, Method};
 
 use crate::error::{Error, Result};
-use crate::model::{self, Linear, Lora, Model, Module, Weight};
+use crate::model::{self, Linear, Lora, LoraForm, Model, Module, Weight};
 use crate::tensor::Param;
-
-/// A method of the paper (its §3.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Method {
-    /// Biases of linear layers.
-    Biases,
-    /// And weight and bias of every norm.
-    Norms,
-    /// And LoRA on the LM head.
-    Probe,
-    /// And LoRA on every q_proj and v_proj.
-    Perp,
-    /// Every parameter; pruned entries stay zero.
-    Full,
-}
-
-impl Method {
-    /// All methods, from the fewest parameters.
-    pub const ALL: [Method; 5] = [Method::Biases, Method::Norms, Method::Probe, Method::Perp, Method::Full];
-
-    /// The name users give.
-    pub fn name(self) -> &'static str {
-        match self {
-            Method::Biases => "biases",
-            Method::Norms => "norms",
-            Method::Probe => "probe",
-            Method::Perp => "perp",
-            Method::Full => "full",
-        }
-    }
-}
-
-impl fmt::Display for Method {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Method {
-    type Err = String;
-
-    fn from_str(name: &str) -> std::result::Result<Method, String> {
-        Method::ALL
-            .into_iter()
-            .find(|method| method.name() == name)
-            .ok_or_else(|| format!("unknown method '{name}': one of {}", Method::ALL.map(Method::name).join(", ")))
-    }
-}
 
 /// What trains.
 #[derive(Clone, Debug, PartialEq)]
@@ -76,6 +33,8 @@ pub struct TrainSet {
     pub head: bool,
     /// Linear layers that get LoRA, by role (`q_proj`); [`ALL_LINEAR`] for every one inside decoder layers.
     pub targets: Vec<String>,
+    /// What their adapters are; the head's is always plain.
+    pub kind: LoraKind,
     /// Rank of the adapters.
     pub rank: usize,
     /// α of the adapters.
@@ -88,7 +47,7 @@ pub struct TrainSet {
 pub const ALL_LINEAR: &str = "all-linear";
 
 impl TrainSet {
-    /// The set of a method; `targets` are the linear layers that `perp` gives LoRA.
+    /// The set of a method; `targets` are the linear layers that `perp` and its kin give adapters.
     pub fn of(method: Method, rank: usize, alpha: f64, targets: &[String]) -> TrainSet {
         let at_least = |least: Method| method != Method::Full && method as usize >= least as usize;
         TrainSet {
@@ -96,6 +55,7 @@ impl TrainSet {
             norms: at_least(Method::Norms),
             head: at_least(Method::Probe),
             targets: if at_least(Method::Perp) { targets.to_vec() } else { Vec::new() },
+            kind: method.lora(),
             rank,
             alpha,
             full: method == Method::Full,
@@ -112,7 +72,8 @@ impl TrainSet {
 /// of [`Model::visit`]. Adapters that are there already (of an earlier cycle) stay and train on.
 ///
 /// # Errors
-/// A rank of zero, a target that no layer bears, a set that leaves nothing to train, or no memory.
+/// A rank of zero, a target that no layer bears, a set that leaves nothing to train, adapters that the device has no kernels for, or
+/// no memory.
 pub fn apply(model: &mut dyn Model, set: &TrainSet, seed: u64) -> Result<Vec<Arc<Param>>> {
     if set.uses_lora() && set.rank == 0 {
         return Err(Error::config("rank 0: LoRA needs a rank of at least 1"));
@@ -120,6 +81,9 @@ pub fn apply(model: &mut dyn Model, set: &TrainSet, seed: u64) -> Result<Vec<Arc
     model::params(model).iter().for_each(|param| param.set_trainable(false));
     check_targets(model, set)?;
     let device = model::device_of(model);
+    if !set.targets.is_empty() {
+        check_device(&device, set.kind.form())?;
+    }
     let mut tied_table = None;
     model.visit(&mut |module| {
         match module {
@@ -131,7 +95,7 @@ pub fn apply(model: &mut dyn Model, set: &TrainSet, seed: u64) -> Result<Vec<Arc
                 if linear.prunable && (is_target(set, linear.role()) || set.targets.iter().any(|t| t == ALL_LINEAR)) {
                     if linear.lora.is_none() {
                         let (rows, cols) = (linear.weight.rows(), linear.weight.cols());
-                        linear.lora = Some(fresh_lora(&device, &linear.name, rows, cols, set, seed)?);
+                        linear.lora = Some(fresh_lora(&device, &linear.name, (rows, cols), set, set.kind, seed)?);
                     }
                     linear.lora.iter().flat_map(|lora| [&lora.a, &lora.b]).for_each(|param| param.set_trainable(true));
                 }
@@ -156,7 +120,7 @@ pub fn apply(model: &mut dyn Model, set: &TrainSet, seed: u64) -> Result<Vec<Arc
                 if set.head {
                     if head.lora.is_none() {
                         let (rows, cols) = (head.weight.rows(), head.weight.cols());
-                        head.lora = Some(fresh_lora(&device, &head.name, rows, cols, set, seed)?);
+                        head.lora = Some(fresh_lora(&device, &head.name, (rows, cols), set, LoraKind::Lora, seed)?);
                     }
                     head.lora.iter().flat_map(|lora| [&lora.a, &lora.b]).for_each(|param| param.set_trainable(true));
                 }
@@ -173,6 +137,17 @@ pub fn apply(model: &mut dyn Model, set: &TrainSet, seed: u64) -> Result<Vec<Arc
         )));
     }
     Ok(trainable)
+}
+
+/// Fails where adapters of this form cannot be multiplied.
+fn check_device(device: &Device, form: LoraForm) -> Result<()> {
+    if form == LoraForm::Added || device.backend() != Backend::Cuda {
+        return Ok(());
+    }
+    Err(Error::config(
+        "masked and scaled adapters (mask-lora, scale-lora) have no kernels for GPUs yet: use --device cpu, or lora-prune, which \
+         is plain LoRA while it trains",
+    ))
 }
 
 fn is_target(set: &TrainSet, role: &str) -> bool {
@@ -225,23 +200,39 @@ fn trainable_table(device: &Device, table: &Arc<Weight>, name: &str) -> Result<A
 }
 
 /// A with Kaiming-uniform entries for a = √5, that is U(−1/√in, 1/√in), and B zero: the update starts at zero (as PEFT's
-/// default does).
-fn fresh_lora(device: &Device, name: &str, rows: usize, cols: usize, set: &TrainSet, seed: u64) -> Result<Lora> {
+/// default does). Of one that scales its weight all entries are 1/√r: their product starts at 1.
+fn fresh_lora(
+    device: &Device,
+    name: &str,
+    (rows, cols): (usize, usize),
+    set: &TrainSet,
+    kind: LoraKind,
+    seed: u64,
+) -> Result<Lora> {
+    let form = kind.form();
+    let constant = (1.0 / (set.rank as f64).sqrt()) as f32;
     let mut a = device.alloc(Category::Adapters, DType::F32, set.rank * cols)?;
     a.fill(|values| {
         let bound = 1.0 / (cols as f64).sqrt();
         let mut rng = model::named_rng(seed, name);
         for x in values {
             let unit = (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
-            *x = ((2.0 * unit - 1.0) * bound) as f32;
+            *x = if form == LoraForm::Scaled { constant } else { ((2.0 * unit - 1.0) * bound) as f32 };
         }
         Ok(())
     })?;
-    let b = device.zeros(Category::Adapters, DType::F32, rows * set.rank)?;
+    let mut b = device.zeros(Category::Adapters, DType::F32, rows * set.rank)?;
+    if form == LoraForm::Scaled {
+        b.fill(|values| {
+            values.fill(constant);
+            Ok(())
+        })?;
+    }
     Ok(Lora {
         a: Arc::new(Param::new(format!("{name}.lora_A.weight"), &[set.rank, cols], a)),
         b: Arc::new(Param::new(format!("{name}.lora_B.weight"), &[rows, set.rank], b)),
         rank: set.rank,
         alpha: set.alpha,
+        form,
     })
 }

@@ -18,7 +18,7 @@ use crate::model::{self, Model, TokenBatch};
 use crate::optim::{self, AdamW, AdamWConfig, LinearSchedule, ParamStep, PendingStep};
 use crate::tensor::Param;
 pub use freezing::{End, Freezing, FreezingPlan};
-pub use state::{RunState, records};
+pub use state::{MergedParam, RunState, records};
 
 /// How to train.
 #[derive(Clone, Debug, PartialEq)]

@@ -2,7 +2,8 @@
 //!
 //! A checkpoint holds the trained parameters (`value.NAME`, and `mask.NAME` where one has a mask), the optimizer's two moments
 //! of each (`m.NAME`, `v.NAME`), the steps so far (`steps`), and a [`RunState`]. Everything random is drawn from streams that
-//! seed and position name, so positions are all that is kept of it. Frozen weights are pruned from the base model again.
+//! seed and position name, so positions are all that is kept of it. Frozen weights are pruned from the base model again; adapters that
+//! earlier cycles merged into them are kept for that (`merged.CYCLE.NAME`).
 
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -86,15 +87,54 @@ fn records_tensor<'a>(records: &[(usize, StepRecord)]) -> NewTensor<'a> {
     NewTensor::f64("steps", [records.len(), RECORD], records.iter().flat_map(row).collect())
 }
 
+/// A matrix of an adapter that a cycle, now over, merged into its weight.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MergedParam {
+    /// The cycle, from 1.
+    pub cycle: usize,
+    /// The parameter's name.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Its values when it was merged.
+    pub values: Vec<f32>,
+}
+
+impl MergedParam {
+    fn key(cycle: usize, name: &str) -> String {
+        format!("merged.{cycle}.{name}")
+    }
+
+    fn tensor(&self) -> NewTensor<'_> {
+        NewTensor::f32(MergedParam::key(self.cycle, &self.name), self.shape.clone(), &self.values)
+    }
+
+    /// Gives `param` the values with which `cycle` merged it.
+    ///
+    /// # Errors
+    /// [`checkpoint::Error::Run`] for a checkpoint of other parameters; the GPU's.
+    pub fn restore(checkpoint: &RunCheckpoint, cycle: usize, param: &Param) -> Result<()> {
+        let bytes = checkpoint.bytes(&MergedParam::key(cycle, param.name()), "F32", param.shape())?;
+        Ok(param.value_mut().write(bytes)?)
+    }
+}
+
 impl Trainer {
     /// Writes a checkpoint of the run as it stands between two steps; one tensor at a time is in the host's memory.
     ///
     /// # Errors
     /// [`Error::Diverged`] for a trained value that is not finite: a checkpoint of it would be of no use. What the file system
     /// or the GPU refuses.
-    pub fn save(&self, folder: &RunFolder, state: &RunState, records: &[(usize, StepRecord)]) -> Result<PathBuf> {
+    pub fn save(
+        &self,
+        folder: &RunFolder,
+        state: &RunState,
+        records: &[(usize, StepRecord)],
+        merged: &[MergedParam],
+    ) -> Result<PathBuf> {
         self.check_finite()?;
         let mut tensors = vec![records_tensor(records)];
+        tensors.extend(merged.iter().map(MergedParam::tensor));
         for param in &self.params {
             let (name, shape) = (param.name(), param.shape());
             tensors

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use super::super::{Adapter, AdapterConfig, NewLora, OutputFolder, write_adapter};
+use super::super::{Adapter, AdapterConfig, LoraForm, NewLora, OutputFolder, write_adapter};
 use super::*;
 
 const Q: &str = "model.decoder.layers.0.self_attn.q_proj";
@@ -8,6 +8,7 @@ const HEAD: &str = "lm_head";
 
 fn adapter_config() -> AdapterConfig {
     AdapterConfig {
+        form: LoraForm::Added,
         rank: 2,
         alpha: 32.0,
         target_modules: vec!["q_proj".into(), HEAD.into()],
@@ -84,6 +85,16 @@ fn the_files_are_as_peft_writes_them() {
     assert_eq!((a.dtype(), a.shape()), (safetensors::Dtype::F32, &[2, 4][..]));
     let b = tensors.tensor("base_model.model.lm_head.lora_B.weight").unwrap();
     assert_eq!(b.shape(), [7, 3]);
+}
+
+/// Of another form than PEFT's, an adapter bears a name that PEFT does not load; the head's is plain LoRA.
+#[test]
+fn the_form_of_an_adapter_is_its_type() {
+    for (name, form) in [("LORA", LoraForm::Added), ("MASK_LORA", LoraForm::Masked), ("SCALE_LORA", LoraForm::Scaled)] {
+        let adapter = open_with(json!({"peft_type": name})).unwrap();
+        assert_eq!((adapter.config.form, adapter.config.form.peft_type()), (form, name));
+        assert_eq!((adapter.modules[Q].form, adapter.modules[HEAD].form), (form, LoraForm::Added));
+    }
 }
 
 #[test]
