@@ -9,6 +9,7 @@ use kernels::DType;
 use serde_json::json;
 
 use crate::error::{Failure, print};
+use crate::fetch;
 use crate::progress::Console;
 use crate::report::{self, Merged};
 use crate::tables;
@@ -17,8 +18,9 @@ use crate::tables;
 /// adapter is copied bit for bit.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Model folder: config.json, model.safetensors (or shards with an index).
-    #[arg(long, value_name = "DIR")]
+    /// Model folder: config.json, model.safetensors (or shards with an index); or a model of the hub, such as facebook/opt-1.3b or
+    /// facebook/opt-1.3b@REVISION.
+    #[arg(long, value_name = "DIR|ID")]
     model: PathBuf,
     /// LoRA adapter folder in PEFT's form, or of retrain --merge none.
     #[arg(long, value_name = "DIR")]
@@ -62,9 +64,9 @@ enum ElementType {
 
 pub fn run(args: &Args) -> Result<(), Failure> {
     OutputFolder::check(&args.out)?;
-    args.report.as_deref().map_or(Ok(()), |path| report::check("--report", path))?;
+    args.report.as_deref().map_or(Ok(()), |path| report::check_data("--report", path))?;
     let console = Console::new(args.quiet);
-    let folder = ModelFolder::open(&args.model)?;
+    let folder = ModelFolder::open(&fetch::model(&console, &args.model, true)?)?;
     let adapter = Adapter::open(&args.adapter)?;
     let form = match args.form {
         Form::Auto => MergeForm::Auto,

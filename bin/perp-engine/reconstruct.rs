@@ -101,7 +101,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let allocating = args.allocation.plan(&args.pruning, &*opened.architecture)?;
     session::check_pattern(&*opened.architecture, allocating.pattern)?;
     let seq_len = session::sequence_length(args.windows.seq_len, &*opened.architecture)?;
-    let how = args.reconstruction();
+    let how = args.reconstruction()?;
     let shape = (args.windows.batch, seq_len);
     let target = args.fit(&device, &opened, &allocating, &how, shape)?;
     let texts = Texts::new(&console, &args.text);
@@ -155,7 +155,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             "trainable": {"count": trainable, "percent": percent},
             "peak_bytes": report::PeakBytes::of(&peak),
             "seconds": {"reconstruct": seconds, "eval": eval_seconds},
-            "config": args.configuration(seq_len),
+            "config": args.configuration(seq_len, &how),
         });
         report::write(path, &report)?;
     }
@@ -215,19 +215,19 @@ fn told(layer: &Reconstructed) -> Value {
 }
 
 impl Args {
-    fn reconstruction(&self) -> Reconstruction {
+    fn reconstruction(&self) -> Result<Reconstruction, Failure> {
         let LayerArgs { steps, lr, warmup, weight_decay, seed, .. } = self.layer;
         let clip = Some(self.layer.clip).filter(|clip| *clip > 0.0);
         // A decoder layer has no head.
-        let set = peft::TrainSet { head: false, ..self.method.train_set() };
-        Reconstruction { set, steps, lr, warmup, clip, weight_decay, seed }
+        let set = peft::TrainSet { head: false, ..self.method.train_set()? };
+        Ok(Reconstruction { set, steps, lr, warmup, clip, weight_decay, seed })
     }
 
-    fn configuration(&self, seq_len: usize) -> Value {
+    fn configuration(&self, seq_len: usize, how: &Reconstruction) -> Value {
         json!({
             "steps": self.layer.steps, "batch": self.windows.batch, "seq_len": seq_len, "lr": self.layer.lr,
             "warmup": self.layer.warmup, "clip": self.layer.clip, "weight_decay": self.layer.weight_decay,
-            "rank": self.method.rank, "alpha": self.method.alpha, "targets": self.method.targets,
+            "rank": self.method.rank, "alpha": self.method.alpha, "targets": how.set.targets,
             "threads": rayon::current_num_threads(),
         })
     }

@@ -86,7 +86,7 @@ pub enum Reconstructing<'a> {
 }
 
 /// Prunes a dense model and reconstructs it, layer by layer. Weights that train (method `full`) are frozen again in the element type
-/// that they had, rounded to nearest; other parameters stay in f32.
+/// that they had, rounded to nearest; adapters that merge are merged; other parameters stay in f32.
 ///
 /// # Errors
 /// Those of pruning with calibration and of [`peft::apply`]; a loss or gradient that is not finite; no memory.
@@ -190,8 +190,7 @@ impl Job<'_> {
         let layer = self.view.layer;
         let mut before = 0.0;
         for index in 0..self.batches.len() {
-            let output = self.decode(index, inputs)?;
-            before += squared_distance(&output, &outputs.get(index)?)?;
+            before += self.error_of(index, inputs, outputs)?;
             work();
         }
         let dtypes = self.dtypes()?;
@@ -200,6 +199,16 @@ impl Job<'_> {
         self.train(&params, inputs, outputs, work)?;
         params.iter().for_each(|param| param.set_trainable(false));
         self.round(&dtypes)?;
+        // Adapters that merge are judged before they do, for nothing takes them out of the weights again.
+        let merges = self.how.set.kind.merges();
+        let mut trained = true;
+        if merges {
+            trained = self.error(inputs, outputs)? < before;
+            if !trained {
+                restore(&params, &start)?;
+            }
+            peft::merge(&mut self.view, &mut |_| {})?;
+        }
         // What it gives now takes the place of what it gave dense, batch by batch.
         let mut after = 0.0;
         for index in 0..self.batches.len() {
@@ -208,11 +217,9 @@ impl Job<'_> {
             outputs.set(index, output)?;
             work();
         }
-        let trained = after < before;
-        if !trained {
-            for (param, start) in params.iter().zip(&start) {
-                param.value_mut().write(bytemuck::cast_slice(start))?;
-            }
+        if !merges && after >= before {
+            trained = false;
+            restore(&params, &start)?;
             for index in 0..self.batches.len() {
                 let output = self.decode(index, inputs)?;
                 outputs.set(index, output)?;
@@ -224,6 +231,16 @@ impl Job<'_> {
         self.freeze(&dtypes)?;
         let share = |error: f64| if self.added == 0.0 { 0.0 } else { error / self.added };
         Ok(Reconstructed { layer, before: share(before), after: share(after), trained, trainable })
+    }
+
+    /// ‖ŷ − y‖² over all windows.
+    fn error(&self, inputs: &mut Store, outputs: &mut Store) -> Result<f64> {
+        (0..self.batches.len()).try_fold(0.0, |sum, index| Ok(sum + self.error_of(index, inputs, outputs)?))
+    }
+
+    /// ‖ŷ − y‖² over a batch.
+    fn error_of(&self, index: usize, inputs: &mut Store, outputs: &mut Store) -> Result<f64> {
+        squared_distance(&self.decode(index, inputs)?, &outputs.get(index)?)
     }
 
     fn decode(&self, index: usize, inputs: &mut Store) -> Result<Tensor> {
@@ -323,6 +340,13 @@ impl Job<'_> {
             _ => Ok(()),
         })
     }
+}
+
+fn restore(params: &[Arc<Param>], start: &[Vec<f32>]) -> Result<()> {
+    for (param, start) in params.iter().zip(start) {
+        param.value_mut().write(bytemuck::cast_slice(start))?;
+    }
+    Ok(())
 }
 
 /// A parameter with its mask as a frozen weight.
