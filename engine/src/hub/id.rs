@@ -75,6 +75,10 @@ impl FromStr for DataPart {
     type Err = ();
 
     fn from_str(text: &str) -> Result<DataPart, ()> {
+        // C:\text.txt is a path, not a file of the data set C.
+        if text.contains('\\') {
+            return Err(());
+        }
         if text.contains(['/', '*', '?', '[']) || is_text(Path::new(text)) {
             return if text.contains(':') { Err(()) } else { Ok(DataPart::Files(text.into())) };
         }
