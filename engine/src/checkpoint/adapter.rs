@@ -265,8 +265,8 @@ pub fn write_adapter<'a>(
             }
         }
     }
-    write_weight_file(&folder.join(WEIGHTS_FILE), tensors.into_values().collect())?;
-    write_json(&folder.join(CONFIG_FILE), &config.to_json())
+    write_weight_file(out.disk(), &folder.join(WEIGHTS_FILE), tensors.into_values().collect())?;
+    write_json(out.disk(), &folder.join(CONFIG_FILE), &config.to_json())
 }
 
 /// One module's pair of matrices, as they lie in an adapter file.

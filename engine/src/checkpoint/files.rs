@@ -1,11 +1,12 @@
 //! Small files: read with a size limit, written with a sync.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::disk::{Disk, Open, SystemDisk, parent_of, sync_folder};
 use super::error::{Error, Result, io};
 
 /// The most bytes of a config.json and its like; real ones have a few thousand.
@@ -45,41 +46,41 @@ pub(super) fn read_json_object(path: &Path, limit: u64) -> Result<Value> {
 }
 
 /// Writes and syncs a new file.
-pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut file = File::create_new(path).map_err(io("create", path))?;
+pub(super) fn write_synced(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = disk.open(path, Open::New).map_err(io("create", path))?;
     file.write_all(bytes).map_err(io("write", path))?;
-    file.sync_all().map_err(io("sync", path))
+    file.sync().map_err(io("sync", path))
 }
 
 /// Writes and syncs JSON, indented and with a newline at the end, as transformers does.
-pub(super) fn write_json(path: &Path, value: &Value) -> Result<()> {
+pub(super) fn write_json(disk: &dyn Disk, path: &Path, value: &Value) -> Result<()> {
     let mut text = serde_json::to_string_pretty(value).expect("a JSON value always serializes");
     text.push('\n');
-    write_synced(path, text.as_bytes())
+    write_synced(disk, path, text.as_bytes())
 }
 
-/// Syncs a folder's entries. Only Unix lets a folder be opened for that; elsewhere the rename orders them.
-pub(super) fn sync_folder(path: &Path) -> Result<()> {
-    if cfg!(unix) {
-        File::open(path).and_then(|folder| folder.sync_all()).map_err(io("sync", path))?;
-    }
-    Ok(())
-}
-
-/// Replaces a file, or makes it: written beside, synced, renamed. A failure leaves what was there.
+/// Replaces a file, or makes it: written beside, synced, renamed, and the folder synced. A failure leaves what was there.
 ///
 /// # Errors
 /// [`Error::Io`] where the system refuses.
 pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    replace_file_on(&SystemDisk, path, bytes)
+}
+
+/// The same on any disk.
+///
+/// # Errors
+/// As [`replace_file`].
+pub fn replace_file_on(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<()> {
     let beside = beside(path);
-    let written = (|| {
-        let _ = std::fs::remove_file(&beside); // left by a killed process that had this one's id
-        write_synced(&beside, bytes)?;
-        std::fs::rename(&beside, path).map_err(io("create", path))?;
-        sync_folder(path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))
-    })();
+    if beside.exists() {
+        let _ = disk.remove_file(&beside); // left by a killed process that had this one's id
+    }
+    let written = write_synced(disk, &beside, bytes)
+        .and_then(|()| disk.rename(&beside, path).map_err(io("create", path)))
+        .and_then(|()| sync_folder(disk, parent_of(path)));
     if written.is_err() {
-        let _ = std::fs::remove_file(&beside);
+        let _ = disk.remove_file(&beside);
     }
     written
 }
@@ -90,8 +91,8 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
 /// [`Error::Io`] where nothing can be created.
 pub fn check_replaceable(path: &Path) -> Result<()> {
     let beside = beside(path);
-    File::create(&beside).map_err(io("create", path))?;
-    std::fs::remove_file(&beside).map_err(io("remove", &beside))
+    SystemDisk.open(&beside, Open::Emptied).map_err(io("create", path))?;
+    SystemDisk.remove_file(&beside).map_err(io("remove", &beside))
 }
 
 fn beside(path: &Path) -> PathBuf {

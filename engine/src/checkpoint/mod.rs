@@ -4,6 +4,7 @@
 //!   time to a device. Nothing is read before it is asked for, so the dense model is never in memory whole.
 //! * [`OutputFolder`] is how anything is written: in a hidden folder beside the wanted one, synced, and renamed when
 //!   complete. [`write_model`] and [`write_adapter`] fill it.
+//! * [`Disk`] is all that these ask of a file system, so that tests can stand in for one that loses power.
 //! * [`Adapter`] is a LoRA adapter folder as PEFT has them, or of a form that lies inside its weights.
 //! * [`RunFolder`] holds the checkpoints of a training run, [`RunCheckpoint`] is one that proved intact.
 //! * [`Tokenizer`] turns text into token ids; [`train_bpe`] makes one.
@@ -12,6 +13,7 @@
 //! index must be plain names, so that no index can point outside its folder.
 
 mod adapter;
+mod disk;
 mod error;
 mod files;
 mod folder;
@@ -26,8 +28,9 @@ mod write;
 mod tests;
 
 pub use adapter::{Adapter, AdapterConfig, HEAD_MODULE, LoraForm, LoraTensors, NewLora, write_adapter};
+pub use disk::{Disk, DiskFile, Open, SystemDisk};
 pub use error::{Error, Result};
-pub use files::{check_replaceable, replace_file};
+pub use files::{check_replaceable, replace_file, replace_file_on};
 pub use folder::ModelFolder;
 pub use output::OutputFolder;
 pub use run::{RunCheckpoint, RunFolder};

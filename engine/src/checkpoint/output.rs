@@ -4,14 +4,16 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::disk::{self, Disk, SystemDisk, create_folders, parent_of, sync_folder};
 use super::error::{Error, Result, io};
-use super::files::sync_folder;
 
 /// A folder under construction. Everything is written to a hidden folder beside the wanted one; [`OutputFolder::commit`]
 /// syncs it and renames it. Dropped before that, it takes everything it wrote away again.
 #[derive(Debug)]
 pub struct OutputFolder {
+    disk: Arc<dyn Disk>,
     target: PathBuf,
     partial: PathBuf,
     /// Parents that did not exist, innermost first: they go too if nothing is committed.
@@ -31,8 +33,8 @@ impl OutputFolder {
         OutputFolder::check_free(target)?;
         let above = parent_of(target).ancestors().map(or_here).find(|path| path.exists()).unwrap_or(Path::new("."));
         let trial = above.join(partial_name(target));
-        match fs::create_dir(&trial) {
-            Ok(()) => fs::remove_dir(&trial).map_err(io("remove", &trial)),
+        match SystemDisk.create_folder(&trial) {
+            Ok(()) => SystemDisk.remove_folder(&trial).map_err(io("remove", &trial)),
             // Left by a killed process that had this one's id.
             Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
             Err(e) => Err(io("create", target)(e)),
@@ -63,24 +65,33 @@ impl OutputFolder {
     /// # Errors
     /// As [`OutputFolder::check`], and [`Error::Io`] where nothing can be created.
     pub fn create(target: impl AsRef<Path>) -> Result<OutputFolder> {
+        OutputFolder::create_on(disk::system(), target)
+    }
+
+    /// The same on any disk.
+    ///
+    /// # Errors
+    /// As [`OutputFolder::create`].
+    pub fn create_on(disk: Arc<dyn Disk>, target: impl AsRef<Path>) -> Result<OutputFolder> {
         let target = target.as_ref();
         OutputFolder::check_free(target)?;
         let parent = parent_of(target);
-        let made_parents: Vec<PathBuf> = parent
-            .ancestors()
-            .take_while(|p| !p.as_os_str().is_empty() && !p.exists())
-            .map(Path::to_path_buf)
-            .collect();
         let partial = parent.join(partial_name(target));
+        let (made_parents, made) = create_folders(&*disk, parent);
         // From here on Drop cleans up, whatever fails.
-        let folder = OutputFolder { target: target.into(), partial, made_parents, committed: false };
-        fs::create_dir_all(parent).map_err(io("create", parent))?;
+        let folder = OutputFolder { disk, target: target.into(), partial, made_parents, committed: false };
+        made?;
         if folder.partial.exists() {
             // Left by a killed process that had this one's id.
-            fs::remove_dir_all(&folder.partial).map_err(io("remove", &folder.partial))?;
+            folder.disk.remove_all(&folder.partial).map_err(io("remove", &folder.partial))?;
         }
-        fs::create_dir(&folder.partial).map_err(io("create", &folder.partial))?;
+        folder.disk.create_folder(&folder.partial).map_err(io("create", &folder.partial))?;
         Ok(folder)
+    }
+
+    /// What its files are written on.
+    pub(super) fn disk(&self) -> &dyn Disk {
+        &*self.disk
     }
 
     /// Where its files lie until it is committed.
@@ -96,7 +107,9 @@ impl OutputFolder {
     /// A folder inside, made if need be.
     pub(super) fn subfolder(&self, name: &str) -> Result<PathBuf> {
         let path = self.partial.join(name);
-        fs::create_dir_all(&path).map_err(io("create", &path))?;
+        if !path.is_dir() {
+            self.disk.create_folder(&path).map_err(io("create", &path))?;
+        }
         Ok(path)
     }
 
@@ -107,14 +120,14 @@ impl OutputFolder {
     /// is left behind.
     pub fn commit(mut self) -> Result<()> {
         OutputFolder::check_free(&self.target)?;
-        sync_tree(&self.partial)?;
+        sync_tree(self.disk(), &self.partial)?;
         if self.target.exists() {
             // Checked to be empty. Not every system renames over an empty folder.
-            fs::remove_dir(&self.target).map_err(io("replace", &self.target))?;
+            self.disk.remove_folder(&self.target).map_err(io("replace", &self.target))?;
         }
-        fs::rename(&self.partial, &self.target).map_err(io("create", &self.target))?;
+        self.disk.rename(&self.partial, &self.target).map_err(io("create", &self.target))?;
         self.committed = true;
-        sync_folder(parent_of(&self.target))
+        sync_folder(self.disk(), parent_of(&self.target))
     }
 }
 
@@ -122,9 +135,9 @@ impl Drop for OutputFolder {
     fn drop(&mut self) {
         if !self.committed {
             // Nothing can be done about a failure here, and the error that led here is the one to report.
-            let _ = fs::remove_dir_all(&self.partial);
+            let _ = self.disk.remove_all(&self.partial);
             for parent in &self.made_parents {
-                let _ = fs::remove_dir(parent); // only if empty
+                let _ = self.disk.remove_folder(parent); // only if empty
             }
         }
     }
@@ -138,21 +151,17 @@ fn partial_name(target: &Path) -> OsString {
     name
 }
 
-fn parent_of(path: &Path) -> &Path {
-    path.parent().map_or(Path::new("."), or_here)
-}
-
 /// The empty path as what it means.
 fn or_here(path: &Path) -> &Path {
     if path.as_os_str().is_empty() { Path::new(".") } else { path }
 }
 
-fn sync_tree(folder: &Path) -> Result<()> {
+fn sync_tree(disk: &dyn Disk, folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).map_err(io("read", folder))? {
         let path = entry.map_err(io("read", folder))?.path();
         if path.is_dir() {
-            sync_tree(&path)?;
+            sync_tree(disk, &path)?;
         }
     }
-    sync_folder(folder)
+    sync_folder(disk, folder)
 }

@@ -4,14 +4,15 @@
 //! itself, as JSON; docs/checkpoints.md describes it byte by byte. The checksum stands at a fixed place, so that nothing
 //! in a file is believed before the file is known to be intact.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, TryLockError};
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use super::disk::{self, Disk, DiskFile, Open, create_folders, sync_folder};
 use super::error::{Error, Result, io};
-use super::files::sync_folder;
 use super::tensor_info::TensorInfo;
 use super::weight_file;
 use super::write::{NewTensor, lay_out, write_tensors};
@@ -27,12 +28,16 @@ const NO_CHECKSUM: [u8; CHECKSUM_LEN] = [b'0'; CHECKSUM_LEN];
 /// The format that this version writes, and the only one it reads.
 const FORMAT: &str = "1";
 
+/// Bytes of the lock: the id of the process that holds it, and spaces, which take the place of a longer one's digits.
+const HOLDER: usize = 20;
+
 /// The folder of a run's checkpoints, held by this process alone.
 #[derive(Debug)]
 pub struct RunFolder {
+    disk: Arc<dyn Disk>,
     path: PathBuf,
     /// The system frees the lock when the process is gone, however it went.
-    _lock: File,
+    _lock: Box<dyn DiskFile>,
 }
 
 impl RunFolder {
@@ -41,24 +46,28 @@ impl RunFolder {
     /// # Errors
     /// [`Error::Output`] where another process holds it or it is no folder, [`Error::Io`] where it cannot be written.
     pub fn open(path: impl AsRef<Path>) -> Result<RunFolder> {
+        RunFolder::open_on(disk::system(), path)
+    }
+
+    /// The same on any disk.
+    ///
+    /// # Errors
+    /// As [`RunFolder::open`].
+    pub fn open_on(disk: Arc<dyn Disk>, path: impl AsRef<Path>) -> Result<RunFolder> {
         let path = path.as_ref();
         let refuse = |reason: String| Err(Error::Output { path: path.into(), reason });
         if path.exists() && !path.is_dir() {
             return refuse("is not a folder, and checkpoints need one; name another".into());
         }
-        if !path.exists() {
-            fs::create_dir_all(path).map_err(io("create", path))?;
-            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-            sync_folder(parent.unwrap_or(Path::new(".")))?;
-        }
+        create_folders(&*disk, path).1?;
         let file = path.join("lock");
-        let opened = File::options().create(true).truncate(false).read(true).write(true).open(&file);
-        let mut lock = opened.map_err(io("create", &file))?;
-        match lock.try_lock() {
+        let mut lock = disk.open(&file, Open::Kept).map_err(io("create", &file))?;
+        match lock.as_file().try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
-                let _ = lock.take(20).read_to_string(&mut holder); // it only helps to find the process
+                let _ = lock.as_file().take(HOLDER as u64).read_to_string(&mut holder); // it only helps to find the process
+                let holder = holder.trim();
                 let holder = if holder.is_empty() { String::new() } else { format!(" (process {holder})") };
                 return refuse(format!(
                     "another run{holder} keeps its checkpoints here; wait for it, or name another folder"
@@ -67,11 +76,13 @@ impl RunFolder {
             Err(TryLockError::Error(error)) => return Err(io("lock", &file)(error)),
         }
         // Who holds it is told to others; a disk too full for that will be noticed by the first checkpoint.
-        let _ = lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id()));
-        let folder = RunFolder { path: path.into(), _lock: lock };
+        let _ = write!(lock, "{:<HOLDER$}", std::process::id());
+        let folder = RunFolder { disk, path: path.into(), _lock: lock };
         for left in folder.names(|name| name.starts_with(".step-") && name.ends_with(".partial"))? {
-            fs::remove_file(&left).map_err(io("remove", &left))?;
+            folder.disk.remove_file(&left).map_err(io("remove", &left))?;
         }
+        // A run that was killed may have renamed a checkpoint and not synced it: what this run goes on from is to stay.
+        sync_folder(&*folder.disk, path)?;
         Ok(folder)
     }
 
@@ -104,11 +115,11 @@ impl RunFolder {
     pub fn save(&self, number: u64, run: &Value, tensors: Vec<NewTensor>) -> Result<PathBuf> {
         let path = self.path.join(format!("step-{number:08}.safetensors"));
         let beside = self.path.join(format!(".step-{number:08}.partial"));
-        let written = write_file(&beside, run, tensors)
-            .and_then(|()| fs::rename(&beside, &path).map_err(io("create", &path)))
-            .and_then(|()| sync_folder(&self.path));
+        let written = write_file(&*self.disk, &beside, run, tensors)
+            .and_then(|()| self.disk.rename(&beside, &path).map_err(io("create", &path)))
+            .and_then(|()| sync_folder(&*self.disk, &self.path));
         if written.is_err() {
-            let _ = fs::remove_file(&beside); // the error that led here is the one to report
+            let _ = self.disk.remove_file(&beside); // the error that led here is the one to report
         }
         written.map(|()| path)
     }
@@ -119,7 +130,7 @@ impl RunFolder {
     /// [`Error::Io`].
     pub fn keep_newest(&self, keep: usize) -> Result<()> {
         for (_, old) in self.checkpoints()?.into_iter().skip(keep) {
-            fs::remove_file(&old).map_err(io("remove", &old))?;
+            self.disk.remove_file(&old).map_err(io("remove", &old))?;
         }
         Ok(())
     }
@@ -129,7 +140,7 @@ impl RunFolder {
     /// # Errors
     /// [`Error::Io`].
     pub fn set_aside(&self, path: &Path) -> Result<()> {
-        fs::rename(path, path.with_extension("safetensors.damaged")).map_err(io("rename", path))
+        self.disk.rename(path, &path.with_extension("safetensors.damaged")).map_err(io("rename", path))
     }
 
     fn names(&self, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
@@ -144,7 +155,7 @@ impl RunFolder {
     }
 }
 
-fn write_file(path: &Path, run: &Value, mut tensors: Vec<NewTensor>) -> Result<()> {
+fn write_file(disk: &dyn Disk, path: &Path, run: &Value, mut tensors: Vec<NewTensor>) -> Result<()> {
     let mut header = Map::from_iter([(
         "__metadata__".to_string(),
         json!({"checksum": str::from_utf8(&NO_CHECKSUM).expect("digits"), "format": FORMAT, "run": run.to_string()}),
@@ -159,7 +170,7 @@ fn write_file(path: &Path, run: &Value, mut tensors: Vec<NewTensor>) -> Result<(
     let header = Value::Object(header).to_string();
     debug_assert!(header.starts_with(OPENING), "keys keep their order");
     let mut hasher = blake3::Hasher::new();
-    let mut file = BufWriter::with_capacity(1 << 20, File::create(path).map_err(io("create", path))?);
+    let mut file = BufWriter::with_capacity(1 << 20, disk.open(path, Open::Emptied).map_err(io("create", path))?);
     write_tensors(&header, tensors, &mut |bytes| {
         hasher.update_rayon(bytes);
         file.write_all(bytes).map_err(io("write", path))
@@ -168,7 +179,7 @@ fn write_file(path: &Path, run: &Value, mut tensors: Vec<NewTensor>) -> Result<(
     file.seek(SeekFrom::Start(CHECKSUM_AT as u64))
         .and_then(|_| file.write_all(hasher.finalize().to_hex().as_bytes()))
         .map_err(io("write", path))?;
-    file.sync_all().map_err(io("sync", path))
+    file.sync().map_err(io("sync", path))
 }
 
 /// An intact checkpoint of a run.

@@ -105,8 +105,8 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Io`].
     pub fn save(&self, out: &OutputFolder) -> Result<()> {
-        write_synced(&out.path().join("tokenizer.json"), self.to_json()?.as_bytes())?;
-        write_json(&out.path().join("tokenizer_config.json"), &self.config)
+        write_synced(out.disk(), &out.path().join("tokenizer.json"), self.to_json()?.as_bytes())?;
+        write_json(out.disk(), &out.path().join("tokenizer_config.json"), &self.config)
     }
 }
 

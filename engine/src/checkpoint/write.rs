@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
-use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
@@ -11,6 +10,7 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo as Entry};
 use serde_json::{Map, Value, json};
 
+use super::disk::{Disk, Open};
 use super::error::{Error, Result, io};
 use super::files::{write_json, write_synced};
 use super::folder::{INDEX_FILE, ModelFolder, SINGLE_FILE};
@@ -137,32 +137,32 @@ pub fn write_model<'a>(
         for tensor in &shard {
             weight_map.insert(tensor.name.clone(), Value::String(file.clone()));
         }
-        write_weight_file(&out.path().join(file), shard)?;
+        write_weight_file(out.disk(), &out.path().join(file), shard)?;
     }
     if count > 1 {
         weight_map.sort_keys();
         let index = json!({"metadata": {"total_size": total_bytes}, "weight_map": weight_map});
-        write_json(&out.path().join(INDEX_FILE), &index)?;
+        write_json(out.disk(), &out.path().join(INDEX_FILE), &index)?;
     }
-    write_json(&out.path().join("config.json"), config)?;
+    write_json(out.disk(), &out.path().join("config.json"), config)?;
     if let Some(source) = copy_from {
-        copy_companions(source.path(), out.path())?;
+        copy_companions(source.path(), out)?;
     }
     Ok(())
 }
 
-fn copy_companions(from: &Path, to: &Path) -> Result<()> {
+fn copy_companions(from: &Path, out: &OutputFolder) -> Result<()> {
     for name in COMPANIONS {
-        let (from, to) = (from.join(name), to.join(name));
+        let (from, to) = (from.join(name), out.path().join(name));
         if from.is_file() && !to.exists() {
-            write_synced(&to, &std::fs::read(&from).map_err(io("read", &from))?)?;
+            write_synced(out.disk(), &to, &std::fs::read(&from).map_err(io("read", &from))?)?;
         }
     }
     Ok(())
 }
 
 /// Writes one safetensors file: the length of the header, the header, the tensors' bytes in its order.
-pub(super) fn write_weight_file(path: &Path, mut tensors: Vec<NewTensor>) -> Result<()> {
+pub(super) fn write_weight_file(disk: &dyn Disk, path: &Path, mut tensors: Vec<NewTensor>) -> Result<()> {
     let entries = lay_out(&mut tensors)?;
     // The format that transformers asks for in every file.
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
@@ -173,10 +173,10 @@ pub(super) fn write_weight_file(path: &Path, mut tensors: Vec<NewTensor>) -> Res
             path: path.into(),
             reason: format!("no header can be made: {reason}"),
         })?;
-    let mut file = BufWriter::with_capacity(1 << 20, File::create_new(path).map_err(io("create", path))?);
+    let mut file = BufWriter::with_capacity(1 << 20, disk.open(path, Open::New).map_err(io("create", path))?);
     write_tensors(&header, tensors, &mut |bytes| file.write_all(bytes).map_err(io("write", path)))?;
     let file = file.into_inner().map_err(|e| io("write", path)(e.into_error()))?;
-    file.sync_all().map_err(io("sync", path))
+    file.sync().map_err(io("sync", path))
 }
 
 /// Puts tensors in the order in which they are written, and says where each will lie.

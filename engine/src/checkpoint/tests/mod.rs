@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::write::write_weight_file;
-use super::{NewTensor, Result};
+use super::{NewTensor, Result, SystemDisk};
 
 fn config() -> Value {
     json!({"model_type": "opt", "hidden_size": 4, "zeta": 1e-5, "alpha": null})
@@ -26,7 +26,12 @@ fn values(n: usize) -> Vec<f32> {
 fn write_file(path: &Path, tensors: &[(&str, &[usize])]) {
     let data: Vec<(&str, &[usize], Vec<f32>)> =
         tensors.iter().map(|&(name, shape)| (name, shape, values(shape.iter().product()))).collect();
-    write_weight_file(path, data.iter().map(|(name, shape, v)| NewTensor::f32(*name, *shape, v)).collect()).unwrap();
+    write_weight_file(
+        &SystemDisk,
+        path,
+        data.iter().map(|(name, shape, v)| NewTensor::f32(*name, *shape, v)).collect(),
+    )
+    .unwrap();
 }
 
 /// A folder with config.json and model.safetensors.

@@ -21,7 +21,7 @@ fn model() -> TempDir {
         NewTensor::new("f16", DType::F16, [6, 10], || Ok(Cow::Borrowed(bytemuck::cast_slice(&half)))),
         NewTensor::new("bf16", DType::BF16, [6, 10], || Ok(Cow::Borrowed(bytemuck::cast_slice(&brain)))),
     ];
-    write_weight_file(&path, tensors).unwrap();
+    write_weight_file(&SystemDisk, &path, tensors).unwrap();
     dir
 }
 
