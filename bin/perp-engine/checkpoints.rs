@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use engine::checkpoint::{self, RunCheckpoint, RunFolder};
+use engine::checkpoint::{self, Newest, RunCheckpoint, RunFolder};
 use engine::data::SamplerPosition;
 use engine::error::Error;
 use engine::retrain::{self, MergedParam, RunState, StepRecord, Trainer};
@@ -129,8 +129,7 @@ impl<'a> Keeper<'a> {
     ) -> Result<Option<Keeper<'a>>, Failure> {
         let Some(path) = &args.checkpoints else { return Ok(None) };
         let folder = RunFolder::open(path)?;
-        let found = folder.checkpoints()?;
-        if !args.resume && !found.is_empty() {
+        if !args.resume && !folder.checkpoints()?.is_empty() {
             return Err(Failure::usage(format!(
                 "--checkpoints {}: holds checkpoints of a run already; --resume goes on with it, or name a new folder",
                 path.display()
@@ -141,44 +140,34 @@ impl<'a> Keeper<'a> {
         let mut keeper =
             Keeper { args, console, folder, device, configuration, resumed: None, last: None, merged: Vec::new() };
         if args.resume {
-            keeper.find(found)?;
+            keeper.find()?;
         }
         Ok(Some(keeper))
     }
 
     /// The newest checkpoint that is intact. It must be of this run.
-    fn find(&mut self, found: Vec<(u64, PathBuf)>) -> Result<(), Failure> {
+    fn find(&mut self) -> Result<(), Failure> {
         let folder = self.folder.path().display().to_string();
-        let mut damaged: Vec<(PathBuf, Error)> = Vec::new();
-        for (_, path) in found {
-            match Resumed::read(path.clone()) {
-                Ok(resumed) => {
-                    self.accept(&resumed)?;
-                    for (path, error) in &damaged {
-                        self.console.warn(&format!("{error}; the one before is used"));
-                        self.folder.set_aside(path)?;
-                    }
-                    let RunState { cycle, step, .. } = resumed.state;
-                    let path = resumed.checkpoint.path();
-                    self.console.say(&format!("goes on after step {step} of cycle {cycle}: {}", path.display()));
-                    self.last = Some(path.into());
-                    self.resumed = Some(resumed);
-                    return Ok(());
-                }
-                Err(
-                    error @ Error::Checkpoint(checkpoint::Error::Run { .. } | checkpoint::Error::WeightFile { .. }),
-                ) => damaged.push((path, error)),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        match damaged.first() {
-            None => self.console.say(&format!("no checkpoint in {folder} yet: the run starts")),
-            Some((_, error)) => {
+        let Newest { intact, damaged } = self.folder.newest(Resumed::read)?;
+        let Some(resumed) = intact else {
+            if let Some((_, error)) = damaged.first() {
                 return Err(Failure::failed(format!(
                     "{error}; no checkpoint in {folder} is intact: name a new folder to start anew"
                 )));
             }
+            self.console.say(&format!("no checkpoint in {folder} yet: the run starts"));
+            return Ok(());
+        };
+        self.accept(&resumed)?;
+        for (path, error) in &damaged {
+            self.console.warn(&format!("{error}; the one before is used"));
+            self.folder.set_aside(path)?;
         }
+        let RunState { cycle, step, .. } = resumed.state;
+        let path = resumed.checkpoint.path();
+        self.console.say(&format!("goes on after step {step} of cycle {cycle}: {}", path.display()));
+        self.last = Some(path.into());
+        self.resumed = Some(resumed);
         Ok(())
     }
 

@@ -33,7 +33,7 @@ pub use error::{Error, Result};
 pub use files::{check_replaceable, replace_file, replace_file_on};
 pub use folder::ModelFolder;
 pub use output::OutputFolder;
-pub use run::{RunCheckpoint, RunFolder};
+pub use run::{Newest, RunCheckpoint, RunFolder};
 pub use tensor_info::TensorInfo;
 pub use tokenizer::{BpeSettings, Tokenizer, train_bpe};
 pub use write::{DEFAULT_SHARD_BYTES, NewTensor, write_model};

@@ -40,6 +40,15 @@ pub struct RunFolder {
     _lock: Box<dyn DiskFile>,
 }
 
+/// What [`RunFolder::newest`] finds.
+#[derive(Debug)]
+pub struct Newest<T> {
+    /// The newest that is intact, if there is one.
+    pub intact: Option<T>,
+    /// Those that are newer, or all, and what is wrong with each: the newest first.
+    pub damaged: Vec<(PathBuf, Error)>,
+}
+
 impl RunFolder {
     /// Takes the folder for this process, makes it if need be, and clears away what a killed process left half-written.
     ///
@@ -104,6 +113,27 @@ impl RunFolder {
             .collect();
         found.sort_by_key(|(number, _)| std::cmp::Reverse(*number));
         Ok(found)
+    }
+
+    /// The newest checkpoint that `read` reads, and what is torn or altered of those that are newer.
+    ///
+    /// # Errors
+    /// Any error of `read` but [`Error::Run`] and [`Error::WeightFile`], which say that the file is at fault; [`Error::Io`].
+    pub fn newest<T>(
+        &self,
+        mut read: impl FnMut(PathBuf) -> crate::error::Result<T>,
+    ) -> crate::error::Result<Newest<T>> {
+        let mut damaged = Vec::new();
+        for (_, path) in self.checkpoints()? {
+            match read(path.clone()) {
+                Ok(read) => return Ok(Newest { intact: Some(read), damaged }),
+                Err(crate::error::Error::Checkpoint(error @ (Error::Run { .. } | Error::WeightFile { .. }))) => {
+                    damaged.push((path, error));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Newest { intact: None, damaged })
     }
 
     /// Writes checkpoint `number` of what a run says of itself and its tensors: beside, synced, renamed, and the folder
