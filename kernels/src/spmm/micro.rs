@@ -1,7 +1,7 @@
 //! The micro-kernel: two columns × a few vectors of tokens of C in registers, over 64 rows of B.
 
 use super::pairs::Masks;
-use crate::simd::{F32x16, Isa, LANES};
+use crate::simd::{F32x16, Isa, LANES, prefetch};
 use crate::simd_fn;
 use crate::strips::STRIP;
 
@@ -16,30 +16,38 @@ fn most_vectors(isa: Isa) -> usize {
 }
 
 /// sums += B's block · tokens. `tokens` is `[rows, width]` and `sums` `[columns, width]`; `width` is a multiple of 16 and at
-/// most [`STRIP`].
-pub(super) fn sweep(isa: Isa, width: usize, tokens: &[f32], block: (&[Masks], &[f32]), sums: &mut [f32]) {
+/// most [`STRIP`]. `ahead` are the tokens of the sweep after this one: they are fetched meanwhile.
+pub(super) fn sweep(
+    isa: Isa,
+    width: usize,
+    tokens: &[f32],
+    block: (&[Masks], &[f32]),
+    sums: &mut [f32],
+    mut ahead: &[f32],
+) {
     let (masks, values) = block;
     assert!(width.is_multiple_of(LANES) && sums.len() >= 2 * masks.len() * width);
     let most = most_vectors(isa);
     for at in (0..width / LANES).step_by(most) {
         let (tokens, sums) = (tokens.get(at * LANES..).unwrap_or(&[]), &mut sums[at * LANES..]);
         match (most.min(width / LANES - at), width) {
-            (6, STRIP) => whole_strip(isa, tokens, masks, values, sums),
-            (6, _) => sweep_6(isa, width, tokens, masks, values, sums),
-            (5, _) => sweep_5(isa, width, tokens, masks, values, sums),
-            (4, _) => sweep_4(isa, width, tokens, masks, values, sums),
-            (3, _) => sweep_3(isa, width, tokens, masks, values, sums),
-            (2, _) => sweep_2(isa, width, tokens, masks, values, sums),
-            _ => sweep_1(isa, width, tokens, masks, values, sums),
+            (6, STRIP) => whole_strip(isa, tokens, masks, values, sums, ahead),
+            (6, _) => sweep_6(isa, width, tokens, masks, values, sums, ahead),
+            (5, _) => sweep_5(isa, width, tokens, masks, values, sums, ahead),
+            (4, _) => sweep_4(isa, width, tokens, masks, values, sums, ahead),
+            (3, _) => sweep_3(isa, width, tokens, masks, values, sums, ahead),
+            (2, _) => sweep_2(isa, width, tokens, masks, values, sums, ahead),
+            _ => sweep_1(isa, width, tokens, masks, values, sums, ahead),
         }
+        ahead = &[];
     }
 }
 
 macro_rules! sweeps {
     ($($name:ident $vectors:literal),*) => { $(
         simd_fn! {
-            fn $name(stride: usize, tokens: &[f32], masks: &[Masks], values: &[f32], sums: &mut [f32]) {
-                pairs::<$vectors, FMA>(stride, tokens, masks, values, sums);
+            fn $name(stride: usize, tokens: &[f32], masks: &[Masks], values: &[f32], sums: &mut [f32], ahead: &[f32]) {
+                pairs::<$vectors, FMA>(stride, tokens, masks, values, sums, ahead);
             }
         }
     )* };
@@ -49,8 +57,8 @@ sweeps!(sweep_1 1, sweep_2 2, sweep_3 3, sweep_4 4, sweep_5 5, sweep_6 6);
 
 simd_fn! {
     /// [`sweep_6`] where the stride is known to the compiler.
-    fn whole_strip(tokens: &[f32], masks: &[Masks], values: &[f32], sums: &mut [f32]) {
-        pairs::<6, FMA>(STRIP, tokens, masks, values, sums);
+    fn whole_strip(tokens: &[f32], masks: &[Masks], values: &[f32], sums: &mut [f32], ahead: &[f32]) {
+        pairs::<6, FMA>(STRIP, tokens, masks, values, sums, ahead);
     }
 }
 
@@ -61,8 +69,14 @@ fn pairs<const V: usize, const FMA: bool>(
     masks: &[Masks],
     mut values: &[f32],
     mut sums: &mut [f32],
+    mut ahead: &[f32],
 ) {
+    // A whole number of cache lines with each pair, so that no more are on their way at once than the processor can track.
+    let share = ahead.len().div_ceil(masks.len().max(1)).next_multiple_of(LANES);
     for masks in masks {
+        let (now, later) = ahead.split_at(share.min(ahead.len()));
+        prefetch(bytemuck::cast_slice(now));
+        ahead = later;
         values = pair::<V, FMA>(stride, tokens, *masks, values, sums);
         let next = sums.len().min(2 * stride);
         sums = &mut sums[next..];
@@ -102,23 +116,35 @@ fn pair<'a, const V: usize, const FMA: bool>(
         mask &= mask - 1;
         at += 1;
     }
-    (mask, at) = (masks.first, 2 * both);
-    while mask != 0 {
-        let (t, a) = (vectors(mask.trailing_zeros() as usize), value(at));
+    // The rows of one column alone, side by side with those of the other: twelve sums that do not wait for each other, where
+    // one column's six would.
+    let (mut of_x, mut of_y) = (masks.first, masks.second);
+    let (mut at_x, mut at_y) = (2 * both, 2 * both + first);
+    for _ in 0..first.min(second) {
+        let (t, a) = (vectors(of_x.trailing_zeros() as usize), value(at_x));
+        let (u, b) = (vectors(of_y.trailing_zeros() as usize), value(at_y));
+        for v in 0..V {
+            x[v] = t[v].madd::<FMA>(a, x[v]);
+            y[v] = u[v].madd::<FMA>(b, y[v]);
+        }
+        (of_x, of_y) = (of_x & (of_x - 1), of_y & (of_y - 1));
+        (at_x, at_y) = (at_x + 1, at_y + 1);
+    }
+    while of_x != 0 {
+        let (t, a) = (vectors(of_x.trailing_zeros() as usize), value(at_x));
         for v in 0..V {
             x[v] = t[v].madd::<FMA>(a, x[v]);
         }
-        mask &= mask - 1;
-        at += 1;
+        of_x &= of_x - 1;
+        at_x += 1;
     }
-    (mask, at) = (masks.second, 2 * both + first);
-    while mask != 0 {
-        let (t, b) = (vectors(mask.trailing_zeros() as usize), value(at));
+    while of_y != 0 {
+        let (t, b) = (vectors(of_y.trailing_zeros() as usize), value(at_y));
         for v in 0..V {
             y[v] = t[v].madd::<FMA>(b, y[v]);
         }
-        mask &= mask - 1;
-        at += 1;
+        of_y &= of_y - 1;
+        at_y += 1;
     }
     for v in 0..V {
         x[v].store(&mut of_first[v * LANES..]);

@@ -359,7 +359,9 @@ impl Task<'_> {
     ) {
         let Scratch { pairs, sums, block, spare } = scratch;
         self.unpack(&columns, pairs, block, spare);
-        for strip in strips {
+        let mut strips = strips.peekable();
+        while let Some(strip) = strips.next() {
+            let next = strips.peek().copied();
             let width = strip.width.next_multiple_of(LANES);
             // Columns go two by two: an odd one's pair has no place in C.
             let in_place = match c {
@@ -375,12 +377,12 @@ impl Task<'_> {
                     } else {
                         self.start(&columns, width, sums);
                     }
-                    self.sweep(strip, pairs, sums);
+                    self.sweep(strip, next, pairs, sums);
                 }
                 None => {
                     let sums = &mut sums[..COLUMNS * width];
                     self.start(&columns, width, sums);
-                    self.sweep(strip, pairs, sums);
+                    self.sweep(strip, next, pairs, sums);
                     // SAFETY: the caller's.
                     unsafe { c.put(self.isa, columns.clone(), strip, sums, width, self.accumulate) };
                 }
@@ -421,18 +423,30 @@ impl Task<'_> {
         }
     }
 
-    /// Adds every block of the pass to the sums of a strip, `[columns, width]`.
-    fn sweep(&self, strip: Strip, pairs: &Pairs, sums: &mut [f32]) {
+    /// Adds every block of the pass to the sums of a strip, `[columns, width]`; `next` is the strip after it.
+    fn sweep(&self, strip: Strip, next: Option<Strip>, pairs: &Pairs, sums: &mut [f32]) {
         let width = strip.width.next_multiple_of(LANES);
-        let panel = self.panels.of(strip, self.pass.rows);
         let mut at = 0;
         for (index, block) in self.pass.blocks().iter().enumerate() {
-            let tokens = match self.terms[block.term].a {
-                Rows::Tokens(a) if width == strip.width => a.rows(strip, block.start),
-                _ => &panel[at * width..],
-            };
-            micro::sweep(self.isa, width, &tokens[..block.rows * width], pairs.block(index), sums);
+            let tokens = self.tokens(strip, block, at);
             at += block.rows;
+            // What comes after is far away: by now the last strip has left the second-level cache.
+            let ahead = match (self.pass.blocks().get(index + 1), next) {
+                (Some(block), _) => self.tokens(strip, block, at),
+                (None, Some(next)) => self.tokens(next, &self.pass.blocks()[0], 0),
+                (None, None) => &[],
+            };
+            micro::sweep(self.isa, width, tokens, pairs.block(index), sums, ahead);
         }
+    }
+
+    /// The tokens of a strip that meet a block, `[rows, width]`, `at` rows into the pass.
+    fn tokens(&self, strip: Strip, block: &Block, at: usize) -> &[f32] {
+        let width = strip.width.next_multiple_of(LANES);
+        let rows = match self.terms[block.term].a {
+            Rows::Tokens(a) if width == strip.width => a.rows(strip, block.start),
+            _ => &self.panels.of(strip, self.pass.rows)[at * width..],
+        };
+        &rows[..block.rows * width]
     }
 }
