@@ -9,7 +9,7 @@
 //! as in a dense kernel. Each list is a bit mask over 64 rows and the values in order.
 //!
 //! Blocking, from the inside out: two columns × one strip of tokens of C in registers, over a block of 64 rows of B, whose
-//! 64 rows of tokens stay in the first-level cache while all [`COLUMNS`] columns of a task pass over it; a task unpacks its
+//! 64 rows of tokens stay in the first-level cache while all columns of a task pass over it; a task unpacks its
 //! columns for one *pass* of [`PASS`] rows once (second-level cache) and sweeps all tokens with them. Activations lie in
 //! [strips](crate::strips), so A is read and C is written where they stand. Only a strip whose tokens are no whole vectors,
 //! and a transposed A, whose features take the tokens' place, are packed first, a pass at a time, by all threads, into
@@ -32,17 +32,19 @@ use pairs::Pairs;
 
 /// Rows of B that one word of a mask covers.
 pub const BLOCK: usize = 64;
-/// Columns of B that a task unpacks at a time.
+/// Columns of B that are [read](Columns::read) at a time.
 pub const COLUMNS: usize = 64;
+/// Columns of B that a task has at most: so often is a block of tokens used once it is in the first-level cache.
+const TASK_COLUMNS: usize = 2 * COLUMNS;
 /// A task is not made narrower than this to occupy a thread: the tokens would stream through the cache for too little.
 const LEAST_COLUMNS: usize = 32;
-/// Rows of B a pass: COLUMNS·PASS·4 bytes of unpacked values stay within the second-level cache.
+/// Rows of B a pass: TASK_COLUMNS·PASS·4 bytes of unpacked values stay within the second-level cache.
 const PASS: usize = 1024;
 /// Blocks a pass holds at most.
 const PASS_BLOCKS: usize = PASS / BLOCK;
 
 /// The scratch that each thread of the CPU device keeps.
-pub const THREAD_SCRATCH_BYTES: usize = Pairs::BYTES + (COLUMNS * STRIP + 2 * BLOCK * COLUMNS) * 4;
+pub const THREAD_SCRATCH_BYTES: usize = Pairs::BYTES + (TASK_COLUMNS * STRIP + 2 * BLOCK * COLUMNS) * 4;
 
 thread_local! {
     static SCRATCH: std::cell::RefCell<Option<Box<Scratch>>> = const { std::cell::RefCell::new(None) };
@@ -61,7 +63,7 @@ impl Scratch {
     fn new() -> Scratch {
         Scratch {
             pairs: Pairs::new(),
-            sums: vec![0.0; COLUMNS * STRIP],
+            sums: vec![0.0; TASK_COLUMNS * STRIP],
             block: vec![0.0; BLOCK * COLUMNS],
             spare: vec![0.0; BLOCK * COLUMNS],
         }
@@ -160,7 +162,7 @@ pub fn spmm(
     let c = SharedOut::new(c, m, n);
     let threads = rayon::current_num_threads();
     // As many tasks for each thread, of columns enough to pay for streaming the tokens past them.
-    let column_tasks = n.div_ceil(COLUMNS).next_multiple_of(threads).min(n.div_ceil(LEAST_COLUMNS));
+    let column_tasks = n.div_ceil(TASK_COLUMNS).next_multiple_of(threads).min(n.div_ceil(LEAST_COLUMNS));
     // Even, so that the same columns are paired, and so summed in the same order, for any number of threads.
     let task_columns = n.div_ceil(column_tasks).next_multiple_of(2);
     let column_tasks = n.div_ceil(task_columns);
@@ -380,7 +382,7 @@ impl Task<'_> {
                     self.sweep(strip, next, pairs, sums);
                 }
                 None => {
-                    let sums = &mut sums[..COLUMNS * width];
+                    let sums = &mut sums[..TASK_COLUMNS * width];
                     self.start(&columns, width, sums);
                     self.sweep(strip, next, pairs, sums);
                     // SAFETY: the caller's.
@@ -399,8 +401,12 @@ impl Task<'_> {
             if let Some(next) = next {
                 self.terms[next.term].b.prefetch(next.start..next.start + next.rows, columns.clone());
             }
-            b.read(self.isa, block.start..block.start + block.rows, columns.clone(), by_columns, spare);
-            pairs.push_block(self.isa, columns.len(), by_columns);
+            for start in columns.clone().step_by(COLUMNS) {
+                let some = start..columns.end.min(start + COLUMNS);
+                b.read(self.isa, block.start..block.start + block.rows, some.clone(), by_columns, spare);
+                pairs.push(self.isa, some.len(), by_columns);
+            }
+            pairs.end_block();
         }
     }
 

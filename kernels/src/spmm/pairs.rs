@@ -1,6 +1,6 @@
 //! Columns of B unpacked for the micro-kernel: two by two, as the rows where both have an entry, and where one has.
 
-use super::{BLOCK, COLUMNS, PASS_BLOCKS};
+use super::{BLOCK, PASS_BLOCKS, TASK_COLUMNS};
 use crate::simd::Isa;
 
 /// Entries of two columns of B in 64 rows. Bit p of a mask stands for row p of the block.
@@ -22,12 +22,14 @@ pub(super) struct Pairs {
     /// For each block, where its masks and its values start; and where the next would.
     starts: [(usize, usize); PASS_BLOCKS + 1],
     blocks: usize,
+    /// Where the next pair's masks and values go.
+    end: (usize, usize),
 }
 
 /// The vector stores of [`split_avx512`] write whole registers.
 const SLACK: usize = 16;
-const MASKS: usize = COLUMNS / 2 * PASS_BLOCKS;
-const VALUES: usize = COLUMNS * BLOCK * PASS_BLOCKS + SLACK;
+const MASKS: usize = TASK_COLUMNS / 2 * PASS_BLOCKS;
+const VALUES: usize = TASK_COLUMNS * BLOCK * PASS_BLOCKS + SLACK;
 
 impl Pairs {
     /// Bytes of memory.
@@ -39,16 +41,18 @@ impl Pairs {
             values: vec![0.0; VALUES],
             starts: [(0, 0); PASS_BLOCKS + 1],
             blocks: 0,
+            end: (0, 0),
         }
     }
 
     pub fn clear(&mut self) {
-        self.blocks = 0;
+        (self.blocks, self.end) = (0, (0, 0));
     }
 
-    /// Appends a block of `columns` columns of 64 rows each, as [`Columns::read`](super::Columns::read) writes it.
-    pub fn push_block(&mut self, isa: Isa, columns: usize, by_columns: &mut [f32]) {
-        let (mut pair, mut value) = self.starts[self.blocks];
+    /// Appends `columns` columns of 64 rows each, as [`Columns::read`](super::Columns::read) writes them, to the block that is
+    /// being filled. Only its last columns may be odd in number.
+    pub fn push(&mut self, isa: Isa, columns: usize, by_columns: &mut [f32]) {
+        let (mut pair, mut value) = self.end;
         if columns % 2 == 1 {
             by_columns[columns * BLOCK..][..BLOCK].fill(0.0);
         }
@@ -58,8 +62,13 @@ impl Pairs {
             pair += 1;
             value += written;
         }
+        self.end = (pair, value);
+    }
+
+    /// Ends a block: what is appended next belongs to the one after it.
+    pub fn end_block(&mut self) {
         self.blocks += 1;
-        self.starts[self.blocks] = (pair, value);
+        self.starts[self.blocks] = self.end;
     }
 
     /// The masks of block `index`, a pair of columns each, and the values of all of them in order.
