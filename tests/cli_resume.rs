@@ -219,6 +219,76 @@ fn another_run_is_refused_and_what_differs_is_named() {
 }
 
 #[test]
+fn a_finished_run_is_over_and_says_so() {
+    let place = Place::new();
+    assert_succeeds(&place.run(&["--save-every", "10"]));
+    let all = |place: &Place| -> Vec<(PathBuf, Vec<u8>)> {
+        let mut files = vec![place.path("run.json")];
+        for folder in [place.path("out"), place.path("out/adapter"), place.checkpoints()] {
+            files.extend(std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).filter(|path| path.is_file()));
+        }
+        files.sort();
+        // Who held it last is another.
+        files.retain(|path| !path.ends_with("lock"));
+        files.into_iter().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
+    };
+    let before = all(&place);
+    let log = place.path("run.jsonl");
+    for flags in [&["--resume"][..], &["--resume", "--log", text(&log), "--save-every", "3"]] {
+        let output = place.run(flags);
+        let said = assert_succeeds(&output);
+        let (model, report) = (place.path("out"), place.path("run.json"));
+        let complete = format!("the run is complete: its model is {}, its report {}\n", text(&model), text(&report));
+        assert_eq!(said, complete);
+        assert!(!stderr(&output).contains("goes on"), "{}", stderr(&output));
+        assert!(all(&place) == before && !log.exists(), "nothing is done");
+    }
+    // Another run's flags are named before that.
+    assert_fails(&place.run(&["--resume", "--lr", "1e-3"]), 2, &["is of another run", "lr is 0.001 here"]);
+    assert_fails(&place.run(&[]), 1, &["holds a model already"]);
+
+    // What is not the run's is named, and stays.
+    let report = std::fs::read(place.path("run.json")).unwrap();
+    for (spoil, part) in [(Some(&b"{}"[..]), "is not its report"), (None, "is missing")] {
+        match spoil {
+            Some(bytes) => std::fs::write(place.path("run.json"), bytes).unwrap(),
+            None => std::fs::remove_file(place.path("run.json")).unwrap(),
+        }
+        assert_fails(&place.run(&["--resume"]), 1, &["--report", "run.json", "the run is complete", part, "it wrote"]);
+    }
+    std::fs::write(place.path("run.json"), report).unwrap();
+    for (file, bytes) in [("config.json", &b"{}"[..]), ("more.txt", b"")] {
+        let path = place.path("out").join(file);
+        let old = std::fs::read(&path).ok();
+        std::fs::write(&path, bytes).unwrap();
+        let parts = ["--out ", "the run is complete", "this is not the model that it wrote", "name a new folder"];
+        assert_fails(&place.run(&["--resume"]), 1, &parts);
+        assert_eq!(std::fs::read(&path).unwrap(), bytes);
+        old.map_or_else(|| std::fs::remove_file(&path), |old| std::fs::write(&path, old)).unwrap();
+    }
+    assert_succeeds(&place.run(&["--resume"]));
+    assert!(all(&place) == before);
+
+    // A model that is gone is written again, from the last checkpoint.
+    let first = place.result();
+    std::fs::remove_dir_all(place.path("out")).unwrap();
+    let output = place.run(&["--resume"]);
+    assert_succeeds(&output);
+    assert!(stderr(&output).contains("goes on after step 24"), "{}", stderr(&output));
+    assert!(place.result() == first);
+
+    // Where there are no checkpoints any more, nothing says whose the model is.
+    place.files().iter().for_each(|file| std::fs::remove_file(file).unwrap());
+    assert_fails(&place.run(&["--resume"]), 1, &["holds a model already"]);
+    // And a run that starts there anew does not end in what another ended in.
+    std::fs::rename(place.path("out"), place.path("moved")).unwrap();
+    assert_succeeds(&place.run(&["--steps", "5"]));
+    std::fs::remove_dir_all(place.path("out")).unwrap();
+    std::fs::rename(place.path("moved"), place.path("out")).unwrap();
+    assert_fails(&place.run(&["--steps", "5", "--resume"]), 1, &["this is not the model that it wrote"]);
+}
+
+#[test]
 fn a_resume_before_the_first_checkpoint_starts_the_run() {
     let place = Place::new();
     let output = place.run(&["--resume"]);

@@ -40,6 +40,11 @@ impl CheckpointArgs {
     pub fn are_kept(&self) -> bool {
         self.checkpoints.is_some()
     }
+
+    /// Whether the run that is to go on may be over already.
+    pub fn may_be_over(&self) -> bool {
+        self.resume && self.checkpoints.as_ref().is_some_and(|folder| RunFolder::has_result(folder))
+    }
 }
 
 /// What a run has measured so far.
@@ -112,6 +117,8 @@ pub struct Keeper<'a> {
     device: String,
     configuration: Map<String, Value>,
     resumed: Option<Resumed>,
+    /// Newer than that one, and of no use.
+    damaged: Vec<(PathBuf, checkpoint::Error)>,
     /// The last good one.
     last: Option<PathBuf>,
     /// Adapters that cycles which are over merged.
@@ -137,8 +144,17 @@ impl<'a> Keeper<'a> {
         }
         let device = device.to_string();
         let configuration = configuration();
-        let mut keeper =
-            Keeper { args, console, folder, device, configuration, resumed: None, last: None, merged: Vec::new() };
+        let mut keeper = Keeper {
+            args,
+            console,
+            folder,
+            device,
+            configuration,
+            resumed: None,
+            damaged: Vec::new(),
+            last: None,
+            merged: Vec::new(),
+        };
         if args.resume {
             keeper.find()?;
         }
@@ -159,14 +175,8 @@ impl<'a> Keeper<'a> {
             return Ok(());
         };
         self.accept(&resumed)?;
-        for (path, error) in &damaged {
-            self.console.warn(&format!("{error}; the one before is used"));
-            self.folder.set_aside(path)?;
-        }
-        let RunState { cycle, step, .. } = resumed.state;
-        let path = resumed.checkpoint.path();
-        self.console.say(&format!("goes on after step {step} of cycle {cycle}: {}", path.display()));
-        self.last = Some(path.into());
+        self.last = Some(resumed.checkpoint.path().into());
+        self.damaged = damaged;
         self.resumed = Some(resumed);
         Ok(())
     }
@@ -206,9 +216,36 @@ impl<'a> Keeper<'a> {
         self.resumed.as_ref().map(|Resumed { state, .. }| Place { cycle: state.cycle, step: state.step })
     }
 
-    /// The run to go on with, once.
-    pub fn take_resumed(&mut self) -> Option<Resumed> {
-        self.resumed.take()
+    /// The run to go on with, once; nothing where it starts.
+    pub fn take_resumed(&mut self) -> Result<Option<Resumed>, Failure> {
+        // What an earlier run in this folder ended in, if it left anything, is not what this one will.
+        if self.resumed.is_none() {
+            self.folder.forget_result()?;
+        }
+        for (path, error) in std::mem::take(&mut self.damaged) {
+            self.console.warn(&format!("{error}; the one before is used"));
+            self.folder.set_aside(&path)?;
+        }
+        if let Some(Resumed { checkpoint, state, .. }) = &self.resumed {
+            let (RunState { cycle, step, .. }, path) = (state, checkpoint.path().display());
+            self.console.say(&format!("goes on after step {step} of cycle {cycle}: {path}"));
+        }
+        Ok(self.resumed.take())
+    }
+
+    /// Writes down what the run ends in, before that is there.
+    pub fn will_end_in(&self, result: &Value) -> Result<(), Failure> {
+        Ok(self.folder.set_result(result)?)
+    }
+
+    /// Where it is written down.
+    pub fn result_file(&self) -> PathBuf {
+        self.folder.result_file()
+    }
+
+    /// What the run that would go on ended in, if it was about to end.
+    pub fn ended_in(&self) -> Result<Option<Value>, Failure> {
+        if self.resumed.is_some() { Ok(self.folder.result()?) } else { Ok(None) }
     }
 
     /// The last good checkpoint.

@@ -4,6 +4,7 @@
 mod execute;
 mod merging;
 mod outcome;
+mod over;
 mod prepare;
 mod shared;
 
@@ -111,13 +112,17 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     args.check()?;
     let (mut shared, command) = (Shared::default(), command::given());
     let run = prepare::prepare(args, &mut shared)?;
-    let (mut model, outcome) = run.watched(&mut shared, &command)?;
+    let mut keeper = run.keeper()?;
+    if let Some(over) = keeper.as_ref().map_or(Ok(None), |keeper| run.over(keeper))? {
+        return print(&over);
+    }
+    let (mut model, outcome) = run.watched(keeper.as_mut(), &mut shared, &command)?;
     if let Some(path) = &args.machine.report {
         report::write_run(path, &run.report(&mut *model, &outcome, command)?)?;
     }
     // The model comes last: where it is, nothing of the run is missing.
     if let Some(out) = &args.out {
-        run.write(&mut *model, out)?;
+        run.write(&mut *model, out, keeper.as_ref())?;
     }
     print(&run.summary(&outcome))
 }
@@ -126,7 +131,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 pub fn one(args: &Args, shared: &mut Shared, command: String) -> Result<Report, Failure> {
     args.check()?;
     let run = prepare::prepare(args, shared)?;
-    let (mut model, outcome) = run.watched(shared, &command)?;
+    let (mut model, outcome) = run.watched(run.keeper()?.as_mut(), shared, &command)?;
     let report = run.report(&mut *model, &outcome, command)?;
     shared.give_back(model)?;
     Ok(report)
@@ -134,7 +139,8 @@ pub fn one(args: &Args, shared: &mut Shared, command: String) -> Result<Report, 
 
 impl Args {
     fn check(&self) -> Result<(), Failure> {
-        if let Some(out) = &self.out {
+        // What a finished run wrote is looked at when it is known which run this is.
+        if let Some(out) = self.out.as_ref().filter(|_| !self.checkpoints.may_be_over()) {
             OutputFolder::check(out)?;
         }
         self.machine.report.as_deref().map_or(Ok(()), |report| report::check("--report", report))
@@ -142,15 +148,23 @@ impl Args {
 }
 
 impl Run<'_> {
+    /// Who keeps its checkpoints, where any are asked for.
+    fn keeper(&self) -> Result<Option<Keeper<'_>>, Failure> {
+        Keeper::open(&self.args.checkpoints, self.console, self.device.name(), || self.identity())
+    }
+
     /// The run, with who keeps it and who hears of it.
-    fn watched(&self, shared: &mut Shared, command: &str) -> Result<(Box<dyn Model>, Outcome), Failure> {
-        let args = self.args;
-        let mut keeper = Keeper::open(&args.checkpoints, self.console, self.device.name(), || self.identity())?;
-        let resumed = keeper.as_ref().and_then(Keeper::resumed_at);
-        let mut live = Live::open(&args.live, self.console, resumed, self.config.steps)?;
+    fn watched(
+        &self,
+        keeper: Option<&mut Keeper<'_>>,
+        shared: &mut Shared,
+        command: &str,
+    ) -> Result<(Box<dyn Model>, Outcome), Failure> {
+        let resumed = keeper.as_ref().and_then(|keeper| keeper.resumed_at());
+        let mut live = Live::open(&self.args.live, self.console, resumed, self.config.steps)?;
         let (device, config) = (session::title(&self.device), self.configuration());
         live.tell(resumed.unwrap_or_default(), &Event::Config { command, device: &device, config: &config });
-        let result = self.execute(keeper.as_mut(), &mut live, shared);
+        let result = self.execute(keeper, &mut live, shared);
         live.end(&result);
         result
     }

@@ -131,6 +131,37 @@ pub fn cases() -> Vec<Case> {
             ),
         ],
     );
+    let another = || vec![Folder("out"), Bytes("out/config.json", b"{}".to_vec())];
+    let with = |spoil: Spoil| another().into_iter().chain([spoil]).collect();
+    cases.extend(table(
+        RESUME,
+        1,
+        vec![
+            ("another model in the place of the run's", another(), "and this is not the model that it wrote"),
+            (
+                "a model that no run told of",
+                with(Gone("run/result.json")),
+                "holds a model already, and models are never written over",
+            ),
+            (
+                "a result that is no JSON",
+                with(Bytes("run/result.json", b"{".to_vec())),
+                "run/result.json: is not valid JSON",
+            ),
+            (
+                "a result without a model",
+                with(Bytes("run/result.json", b"{}".to_vec())),
+                "run/result.json: missing field `model`",
+            ),
+            ("a result that is a pipe", with(Pipe("run/result.json")), "run/result.json: is not a regular file"),
+            (
+                "a pipe in the model",
+                with(Pipe("out/model.safetensors")),
+                "out/model.safetensors: is not a regular file",
+            ),
+            ("a file in the place of the model", vec![Bytes("out", b"x".to_vec())], "exists and is not a folder"),
+        ],
+    ));
     cases.extend(table(
         RESUME,
         2,

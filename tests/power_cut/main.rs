@@ -39,6 +39,7 @@ impl Promised {
             Said::Checkpoint(number) | Said::GoesOn(number) => self.checkpoint = Some(*number),
             Said::Report => self.report = true,
             Said::Model => self.model = true,
+            Said::Over => {}
         }
     }
 }
@@ -106,17 +107,22 @@ fn go_on(state: &Tree, promised: Promised, expected: &Results) -> Result<(), Str
     {
         return Err(format!("the model is {}", if model.is_empty() { "lost" } else { "torn" }));
     }
-    if !model.is_empty() {
-        return Ok(()); // it comes last: the run was over
-    }
     // Without a checkpoint it starts, and says nothing of going on.
-    let from = Cell::new(None);
-    run::run(Arc::new(SystemDisk), root, &|said| {
-        if let Said::GoesOn(number) = said {
-            from.set(Some(number));
-        }
+    let (from, over) = (Cell::new(None), Cell::new(false));
+    run::run(Arc::new(SystemDisk), root, &|said| match said {
+        Said::GoesOn(number) => from.set(Some(number)),
+        Said::Over => over.set(true),
+        _ => {}
     })?;
-    if from.get() < promised.checkpoint {
+    // The model comes last: where it is, the run was over.
+    if over.get() != !model.is_empty() {
+        return Err(format!(
+            "a model was {}there, and the run over: {}",
+            if model.is_empty() { "not " } else { "" },
+            over.get()
+        ));
+    }
+    if !over.get() && from.get() < promised.checkpoint {
         return Err(format!("it went on from {:?}, and {:?} was there", from.get(), promised.checkpoint));
     }
     if results(root) != *expected {

@@ -20,6 +20,8 @@ pub enum Said {
     Report,
     /// The model is written.
     Model,
+    /// It was over already.
+    Over,
 }
 
 /// An entry of the log.

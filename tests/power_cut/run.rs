@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use engine::checkpoint::{Disk, OutputFolder, RunCheckpoint, RunFolder, replace_file_on};
+use engine::checkpoint::{Disk, OutputFolder, RunCheckpoint, RunFolder, folder_hash, replace_file_on};
 use engine::data::TrainSampler;
 use engine::model::{self, TokenBatch};
 use engine::peft::{self, Method};
@@ -91,6 +91,15 @@ pub fn run(disk: Arc<dyn Disk>, root: &Path, say: &dyn Fn(Said)) -> Result<(), S
     if let Some((_, error)) = newest.damaged.first() {
         return Err(error.to_string());
     }
+    if root.join(OUT).exists() {
+        let result = folder.result().map_err(|e| failed(e.into()))?;
+        let found = folder_hash(&root.join(OUT)).map_err(|e| failed(e.into()))?;
+        if newest.intact.is_none() || result != Some(json!({"model": found})) {
+            return Err("a model is there that nobody told of".into());
+        }
+        say(Said::Over);
+        return Ok(());
+    }
 
     let device = Device::cpu();
     let mut model = build(&device, &config(), Pattern::Unstructured { sparsity: 0.5 });
@@ -138,6 +147,8 @@ pub fn run(disk: Arc<dyn Disk>, root: &Path, say: &dyn Fn(Said)) -> Result<(), S
     let out = OutputFolder::create_on(disk, root.join(OUT)).map_err(|e| failed(e.into()))?;
     model::save(&mut *model, &out, &self::config(), None, None).map_err(failed)?;
     peft::save_adapter(&mut *model, &out, Some("adapter"), "base").map_err(failed)?;
+    let hash = out.hash().map_err(|e| failed(e.into()))?;
+    folder.set_result(&json!({"model": hash})).map_err(|e| failed(e.into()))?;
     out.commit().map_err(|e| failed(e.into()))?;
     say(Said::Model);
     Ok(())

@@ -39,7 +39,7 @@ impl Run<'_> {
         shared: &mut Shared,
     ) -> Result<(Box<dyn Model>, Outcome), Failure> {
         shared.release_unless(&self.pruning_key());
-        let mut resumed = keeper.as_mut().and_then(|keeper| keeper.take_resumed());
+        let mut resumed = keeper.as_mut().map_or(Ok(None), |keeper| keeper.take_resumed())?;
         let (mut measured, records) = match &mut resumed {
             Some(resumed) => (resumed.measured.clone(), std::mem::take(&mut resumed.records)),
             None => (Measured::default(), Vec::new()),
@@ -302,13 +302,21 @@ impl Run<'_> {
         Ok(Some(perplexity))
     }
 
-    pub(super) fn write(&self, model: &mut dyn Model, out: &std::path::Path) -> Result<(), Failure> {
+    pub(super) fn write(
+        &self,
+        model: &mut dyn Model,
+        out: &std::path::Path,
+        keeper: Option<&Keeper<'_>>,
+    ) -> Result<(), Failure> {
         let folder = OutputFolder::create(out)?;
         let source: &ModelFolder = &self.opened.folder;
         let config = self.model_config(model);
         model::save(model, &folder, &config, Some(source), None)?;
         let base = out.display().to_string();
         let has_adapter = peft::save_adapter(model, &folder, Some("adapter"), &base)?;
+        if let Some(keeper) = keeper {
+            self.promise(keeper, &folder, out);
+        }
         folder.commit()?;
         let adapter = if has_adapter { " with its LoRA in adapter/" } else { "" };
         self.console.say(&format!("wrote {}{adapter}", out.display()));

@@ -32,7 +32,7 @@ pub use disk::{Disk, DiskFile, Open, SystemDisk};
 pub use error::{Error, Result};
 pub use files::{check_replaceable, replace_file, replace_file_on};
 pub use folder::ModelFolder;
-pub use output::OutputFolder;
+pub use output::{OutputFolder, file_hash, folder_hash};
 pub use run::{Newest, RunCheckpoint, RunFolder};
 pub use tensor_info::TensorInfo;
 pub use tokenizer::{BpeSettings, Tokenizer, train_bpe};

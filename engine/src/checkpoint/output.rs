@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::disk::{self, Disk, SystemDisk, create_folders, parent_of, sync_folder};
 use super::error::{Error, Result, io};
+use super::weight_file;
 
 /// A folder under construction. Everything is written to a hidden folder beside the wanted one; [`OutputFolder::commit`]
 /// syncs it and renames it. Dropped before that, it takes everything it wrote away again.
@@ -113,6 +114,14 @@ impl OutputFolder {
         Ok(path)
     }
 
+    /// What is in it, as [`folder_hash`] says it.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn hash(&self) -> Result<String> {
+        folder_hash(&self.partial)
+    }
+
     /// Syncs the folder and renames it to its target.
     ///
     /// # Errors
@@ -141,6 +150,43 @@ impl Drop for OutputFolder {
             }
         }
     }
+}
+
+/// What a written folder is, as BLAKE3 of all its files, in the order of their paths: of each the length of its path below the folder,
+/// that path, the length of its bytes, and these; lengths are u64.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Missing`] for what is neither a file nor a folder.
+pub fn folder_hash(folder: &Path) -> Result<String> {
+    let mut files = Vec::new();
+    let mut left = vec![(folder.to_path_buf(), String::new())];
+    while let Some((at, below)) = left.pop() {
+        for entry in fs::read_dir(&at).map_err(io("read", &at))? {
+            let entry = entry.map_err(io("read", &at))?;
+            let name = format!("{below}{}", entry.file_name().to_string_lossy());
+            if entry.path().is_dir() {
+                left.push((entry.path(), format!("{name}/")));
+            } else {
+                files.push((name, entry.path()));
+            }
+        }
+    }
+    files.sort();
+    let mut hasher = blake3::Hasher::new();
+    for (name, path) in files {
+        let bytes = weight_file::map(&path)?;
+        hasher.update(&(name.len() as u64).to_le_bytes()).update(name.as_bytes());
+        hasher.update(&(bytes.len() as u64).to_le_bytes()).update_rayon(&bytes);
+    }
+    Ok(hasher.finalize().to_string())
+}
+
+/// What a file is, as BLAKE3 of its bytes.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Missing`] for what is no file.
+pub fn file_hash(path: &Path) -> Result<String> {
+    Ok(blake3::Hasher::new().update_rayon(&weight_file::map(path)?).finalize().to_string())
 }
 
 /// The hidden folder beside `target`. It has a name: that is checked first.

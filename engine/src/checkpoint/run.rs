@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::disk::{self, Disk, DiskFile, Open, create_folders, sync_folder};
 use super::error::{Error, Result, io};
+use super::files::{CONFIG_LIMIT, read_json_object, replace_file_on};
 use super::tensor_info::TensorInfo;
 use super::weight_file;
 use super::write::{NewTensor, lay_out, write_tensors};
@@ -25,6 +26,8 @@ const CHECKSUM_AT: usize = 8 + OPENING.len();
 const CHECKSUM_LEN: usize = 2 * blake3::OUT_LEN;
 /// What stands in its place while it is computed.
 const NO_CHECKSUM: [u8; CHECKSUM_LEN] = [b'0'; CHECKSUM_LEN];
+/// What the run ends in.
+const RESULT: &str = "result.json";
 /// The format that this version writes, and the only one it reads.
 const FORMAT: &str = "1";
 
@@ -87,7 +90,10 @@ impl RunFolder {
         // Who holds it is told to others; a disk too full for that will be noticed by the first checkpoint.
         let _ = write!(lock, "{:<HOLDER$}", std::process::id());
         let folder = RunFolder { disk, path: path.into(), _lock: lock };
-        for left in folder.names(|name| name.starts_with(".step-") && name.ends_with(".partial"))? {
+        let is_left = |name: &str| {
+            name.starts_with(".step-") && name.ends_with(".partial") || name.starts_with(".result.json.partial-")
+        };
+        for left in folder.names(is_left)? {
             folder.disk.remove_file(&left).map_err(io("remove", &left))?;
         }
         // A run that was killed may have renamed a checkpoint and not synced it: what this run goes on from is to stay.
@@ -171,6 +177,48 @@ impl RunFolder {
     /// [`Error::Io`].
     pub fn set_aside(&self, path: &Path) -> Result<()> {
         self.disk.rename(path, &path.with_extension("safetensors.damaged")).map_err(io("rename", path))
+    }
+
+    /// Writes down what the run ends in: what [`RunFolder::result`] gives to whoever comes later. To be called when all of it is written
+    /// but for the last rename, so that a result that is there is always told of.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn set_result(&self, result: &Value) -> Result<()> {
+        replace_file_on(&*self.disk, &self.result_file(), format!("{result:#}\n").as_bytes())
+    }
+
+    /// The file for what the run ends in.
+    pub fn result_file(&self) -> PathBuf {
+        self.path.join(RESULT)
+    }
+
+    /// What the run ends in, where it was about to.
+    ///
+    /// # Errors
+    /// [`Error::Json`] for what no run wrote, [`Error::Io`].
+    pub fn result(&self) -> Result<Option<Value>> {
+        if !RunFolder::has_result(&self.path) {
+            return Ok(None);
+        }
+        read_json_object(&self.result_file(), CONFIG_LIMIT).map(Some)
+    }
+
+    /// Whether there is such a result in a folder, which need not be held for that.
+    pub fn has_result(folder: impl AsRef<Path>) -> bool {
+        folder.as_ref().join(RESULT).symlink_metadata().is_ok()
+    }
+
+    /// Forgets what another run ended in.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn forget_result(&self) -> Result<()> {
+        let path = self.result_file();
+        if !RunFolder::has_result(&self.path) {
+            return Ok(());
+        }
+        self.disk.remove_file(&path).map_err(io("remove", &path))
     }
 
     fn names(&self, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
