@@ -12,8 +12,10 @@ use cli_support::runs::{Place, stderr, uninterrupted};
 use cli_support::{CACHE, Fixture, assert_fails, assert_succeeds, text};
 use serde_json::Value;
 
-/// How often the test of random moments kills; 50 for a longer run.
-const KILLS: usize = 12;
+/// How often the test of random moments kills; `PERP_ENGINE_KILLS` is another number.
+fn kills() -> usize {
+    std::env::var("PERP_ENGINE_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(50)
+}
 
 /// Splitmix64: moments that a seed repeats.
 struct Moments(u64);
@@ -31,7 +33,7 @@ impl Moments {
 
 #[test]
 fn a_resumed_run_ends_in_the_bits_of_an_uninterrupted_one() {
-    for flags in [
+    assert_resumes(&[
         &["--method", "perp"][..],
         &["--method", "full"],
         &["--method", "perp", "--cycles", "2", "--eval-every", "7", "--validation-windows", "5"],
@@ -45,7 +47,29 @@ fn a_resumed_run_ends_in_the_bits_of_an_uninterrupted_one() {
         &["--method", "scale-lora", "--cycles", "2", "--merge", "none"],
         // A dense first cycle: weights that have no mask until the second.
         &["--method", "full", "--sparsity", "0.0", "--cycles", "2"],
-    ] {
+    ]);
+}
+
+/// What goes into a layer depends on what trained, and so do the masks of a calibrated cycle, and SparseGPT's weights.
+#[test]
+fn a_resumed_run_prunes_by_calibration_as_the_uninterrupted_one_did() {
+    let train = Fixture::get().train();
+    let calibrated = ["--calibrate", text(&train), "--calibration-samples", "8"];
+    let with = |flags: &[&'static str]| -> Vec<&str> { [&calibrated[..], flags].concat() };
+    let sets = [
+        with(&["--criterion", "wanda", "--method", "perp"]),
+        with(&["--criterion", "wanda", "--method", "perp", "--cycles", "2"]),
+        with(&["--criterion", "sparsegpt", "--method", "perp", "--cycles", "2", "--allocation", "owl"]),
+        with(&["--criterion", "sparsegpt", "--method", "mask-lora", "--cycles", "2"]),
+        with(&["--criterion", "wanda", "--method", "full", "--cycles", "2"]),
+        with(&["--criterion", "sparsegpt", "--method", "norms", "--cycles", "2", "--freeze", "input"]),
+    ];
+    assert_resumes(&sets.each_ref().map(Vec::as_slice));
+}
+
+/// Runs of each set of flags, resumed from several of their checkpoints, end in the bits of one that nothing disturbs.
+fn assert_resumes(sets: &[&[&str]]) {
+    for flags in sets.iter().copied() {
         let expected = uninterrupted(flags);
         assert_eq!(expected.1["steps"].as_array().unwrap().len(), if flags.contains(&"--cycles") { 48 } else { 24 });
         let place = Place::new();
@@ -77,27 +101,45 @@ fn a_resumed_run_ends_in_the_bits_of_an_uninterrupted_one() {
 
 #[test]
 fn a_run_killed_at_random_moments_ends_in_the_same_bits() {
-    let mut moments = Moments(2024);
-    let sets = [&["--method", "perp", "--cycles", "2"][..], &["--method", "full", "--cycles", "2"]];
+    let (mut moments, wanted) = (Moments(2024), kills());
+    let train = Fixture::get().train();
+    let sets = [
+        &["--method", "perp", "--cycles", "2"][..],
+        &["--method", "full", "--cycles", "2"],
+        &[
+            "--method",
+            "perp",
+            "--cycles",
+            "2",
+            "--criterion",
+            "sparsegpt",
+            "--calibrate",
+            text(&train),
+            "--calibration-samples",
+            "8",
+        ],
+    ];
     let expected = sets.map(uninterrupted);
-    let started = Instant::now();
-    assert_succeeds(&Place::new().run(&["--save-every", "1", "--cycles", "2"]));
-    let whole = started.elapsed();
+    let seconds = sets.map(|flags| {
+        let started = Instant::now();
+        assert_succeeds(&Place::new().run(&[flags, &["--save-every", "1"]].concat()));
+        started.elapsed()
+    });
     let (mut kills, mut rounds, mut in_training) = (0, 0, 0);
-    while kills < KILLS {
-        let (flags, expected) = (sets[rounds % 2], &expected[rounds % 2]);
+    while kills < wanted {
+        let (flags, expected, whole) = (sets[rounds % 3], &expected[rounds % 3], seconds[rounds % 3]);
         let place = Place::new();
         loop {
             let flags = [flags, &["--save-every", "1", "--resume"]].concat();
             let mut child = place.kept(&flags).spawn().unwrap();
             // Resumed runs are shorter, so that some finish.
             let mut left = whole.mul_f64(moments.next());
-            while kills < KILLS && !left.is_zero() && child.try_wait().unwrap().is_none() {
+            while kills < wanted && !left.is_zero() && child.try_wait().unwrap().is_none() {
                 let nap = left.min(Duration::from_millis(1));
                 std::thread::sleep(nap);
                 left = left.saturating_sub(nap);
             }
-            if kills < KILLS && child.try_wait().unwrap().is_none() {
+            if kills < wanted && child.try_wait().unwrap().is_none() {
                 child.kill().unwrap();
                 child.wait().unwrap();
                 kills += 1;
@@ -105,7 +147,9 @@ fn a_run_killed_at_random_moments_ends_in_the_same_bits() {
                 if !place.path("out").exists() {
                     continue;
                 }
-                break; // the model comes last: the run was over
+                // The model comes last: the run was over.
+                assert!(assert_succeeds(&place.run(&flags)).starts_with("the run is complete"));
+                break;
             }
             assert_succeeds(&child.wait_with_output().unwrap());
             break;

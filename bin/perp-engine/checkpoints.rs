@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use engine::checkpoint::{self, Newest, RunCheckpoint, RunFolder};
 use engine::data::SamplerPosition;
 use engine::error::Error;
-use engine::retrain::{self, MergedParam, RunState, StepRecord, Trainer};
+use engine::retrain::{self, PastParam, RunState, StepRecord, Trainer};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -36,11 +36,6 @@ pub struct CheckpointArgs {
 }
 
 impl CheckpointArgs {
-    /// Whether checkpoints are kept.
-    pub fn are_kept(&self) -> bool {
-        self.checkpoints.is_some()
-    }
-
     /// Whether the run that is to go on may be over already.
     pub fn may_be_over(&self) -> bool {
         self.resume && self.checkpoints.as_ref().is_some_and(|folder| RunFolder::has_result(folder))
@@ -53,6 +48,9 @@ pub struct Measured {
     pub dense: Option<f64>,
     /// Of the current cycle.
     pub pruned: Option<f64>,
+    /// Likewise: of each decoder layer, where its pruning was calibrated.
+    #[serde(default)]
+    pub layer_errors: Vec<f64>,
     /// Those that are over.
     pub cycles: Vec<Cycle>,
     /// While it trained, so far.
@@ -121,8 +119,8 @@ pub struct Keeper<'a> {
     damaged: Vec<(PathBuf, checkpoint::Error)>,
     /// The last good one.
     last: Option<PathBuf>,
-    /// Adapters that cycles which are over merged.
-    pub merged: Vec<MergedParam>,
+    /// What cycles that are over left, and later pruning depends on.
+    pub past: Vec<PastParam>,
 }
 
 impl<'a> Keeper<'a> {
@@ -153,7 +151,7 @@ impl<'a> Keeper<'a> {
             resumed: None,
             damaged: Vec::new(),
             last: None,
-            merged: Vec::new(),
+            past: Vec::new(),
         };
         if args.resume {
             keeper.find()?;
@@ -256,6 +254,9 @@ impl<'a> Keeper<'a> {
     /// The first checkpoint, before anything is trained: a folder that cannot take it ends the run here, not in hours.
     pub fn begin(&mut self, trainer: &Trainer, standing: &Standing<'_>) -> Result<(), Failure> {
         self.save(trainer, standing).map_err(|error| {
+            if error.is_divergence() {
+                return error.into();
+            }
             Failure::failed(format!(
                 "no checkpoint can be kept: {error}; name another --checkpoints folder, or free space"
             ))
@@ -292,7 +293,7 @@ impl<'a> Keeper<'a> {
             configuration: self.configuration.clone(),
             measured,
         };
-        self.last = Some(trainer.save(&self.folder, &state, standing.records, &self.merged)?);
+        self.last = Some(trainer.save(&self.folder, &state, standing.records, &self.past)?);
         if let Err(error) = self.folder.keep_newest(self.args.keep) {
             self.console.warn(&format!("older checkpoints stay: {error}"));
         }

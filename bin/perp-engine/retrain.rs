@@ -5,6 +5,7 @@ mod execute;
 mod merging;
 mod outcome;
 mod over;
+mod past;
 mod prepare;
 mod shared;
 

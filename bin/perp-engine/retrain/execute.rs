@@ -55,8 +55,12 @@ impl Run<'_> {
         let cycles = self.args.cycles as usize;
         let start = Instant::now();
         let pruner = self.pruner();
-        let Pruned { mut model, allocated, mut layer_errors } = self.pruned_model(shared)?;
+        let Pruned { mut model, allocated, layer_errors } = self.pruned_model(shared)?;
         measured.seconds.prune += start.elapsed().as_secs_f64();
+        let at = resumed.as_ref().map(|resumed| resumed.state.cycle);
+        if at.is_none() {
+            measured.layer_errors = layer_errors;
+        }
         let mut outcome = Outcome {
             measured,
             records,
@@ -71,25 +75,22 @@ impl Run<'_> {
         let mut probe = Probe::new(&self.device, self.args.machine.report.is_some());
         let mut sampler = TrainSampler::new(self.windows.count(), self.args.optimizer.seed)?;
         for cycle in 1..=cycles {
-            if cycle > 1 {
+            if cycle > 1 && self.prunes_again(cycle, at) {
                 let start = Instant::now();
-                layer_errors = pruner.prune(&mut *model, &outcome.allocated, cycle)?;
+                let layer_errors = pruner.prune(&mut *model, &outcome.allocated, cycle)?;
+                if at.is_none_or(|at| at < cycle) {
+                    outcome.measured.layer_errors = layer_errors;
+                }
                 outcome.measured.seconds.prune += start.elapsed().as_secs_f64();
             }
-            // Cycles that are over are pruned again: their masks depend on nothing that trained but adapters that merged. These the
-            // checkpoint gives back, and what else trained. (Calibrated masks do depend on it: `prepare` refuses to keep
-            // checkpoints of several cycles.)
             if let (Some(resumed), Some(keeper)) = (&resumed, keeper.as_deref_mut())
                 && resumed.state.cycle > cycle
-                && self.set.kind.merges()
             {
-                self.merge_again(cycle, &mut *model, resumed, keeper)?;
+                self.repeat(cycle, &mut *model, resumed, keeper)?;
             }
             if resumed.as_ref().is_none_or(|resumed| resumed.state.cycle == cycle) {
                 let mut watch = Watch { keeper: keeper.as_deref_mut(), live, probe: &mut probe, shared };
                 self.cycle(cycle, &mut *model, &mut sampler, &mut outcome, &mut watch, resumed.take())?;
-                let done = outcome.measured.cycles.last_mut().expect("just run");
-                done.layer_errors = std::mem::take(&mut layer_errors);
             }
         }
         if let Some(Resumed { checkpoint, state, .. }) = resumed {
@@ -167,6 +168,7 @@ impl Run<'_> {
             }
         };
         let Outcome { measured, records, .. } = outcome;
+        let trained_params = params.clone();
         self.device.trim();
         self.device.memory().reset_peak();
         let start = Instant::now();
@@ -247,22 +249,17 @@ impl Run<'_> {
         drop(trainer);
         self.device.trim();
         outcome.merged = None;
+        if let Some(keeper) = keeper.as_mut().filter(|_| cycle < self.args.cycles as usize) {
+            self.remember(cycle, model, &trained_params, keeper)?;
+        }
+        drop(trained_params); // adapters that merge are to be gone then
         if self.merges_after(cycle) {
-            if let Some(keeper) = keeper.as_mut().filter(|_| cycle < self.args.cycles as usize) {
-                self.remember(cycle, model, keeper)?;
-            }
             outcome.merged = Some(self.merge(cycle, model)?);
         }
         let at = Place { cycle, step: self.config.steps };
         let retrained = self.evaluate("retrained", model, &mut measured.seconds, live, at)?;
-        let pruned = measured.pruned;
-        measured.cycles.push(Cycle {
-            cycle,
-            sparsity: self.sparsity_after(cycle),
-            pruned,
-            retrained,
-            layer_errors: Vec::new(),
-        });
+        let (pruned, layer_errors) = (measured.pruned, std::mem::take(&mut measured.layer_errors));
+        measured.cycles.push(Cycle { cycle, sparsity: self.sparsity_after(cycle), pruned, retrained, layer_errors });
         Ok(())
     }
 

@@ -3,11 +3,9 @@
 use clap::ValueEnum;
 use engine::model::Model;
 use engine::peft::{self, MergeReport};
-use engine::retrain::MergedParam;
 use serde_json::Value;
 
 use super::Run;
-use crate::checkpoints::{Keeper, Resumed};
 use crate::error::Failure;
 use crate::tables;
 
@@ -78,31 +76,6 @@ impl Run<'_> {
             tables::percent(report.rounding())
         ));
         Ok(report)
-    }
-
-    /// Before the adapters of a cycle that another follows are merged: their values, for the checkpoints to come.
-    pub(super) fn remember(&self, cycle: usize, model: &mut dyn Model, keeper: &mut Keeper<'_>) -> Result<(), Failure> {
-        for param in peft::merging(model) {
-            let values = param.value().download::<f32>()?;
-            keeper.merged.push(MergedParam { cycle, name: param.name().into(), shape: param.shape().into(), values });
-        }
-        Ok(())
-    }
-
-    /// Merges what an earlier cycle of a resumed run trained, from its checkpoint.
-    pub(super) fn merge_again(
-        &self,
-        cycle: usize,
-        model: &mut dyn Model,
-        resumed: &Resumed,
-        keeper: &mut Keeper<'_>,
-    ) -> Result<(), Failure> {
-        peft::apply(model, &self.set, self.args.optimizer.seed)?;
-        for param in peft::merging(model) {
-            MergedParam::restore(&resumed.checkpoint, cycle, &param)?;
-        }
-        self.remember(cycle, model, keeper)?;
-        self.merge(cycle, model).map(drop)
     }
 
     /// The configuration that the written model needs: a head of its own, where one was made.

@@ -66,12 +66,6 @@ pub(super) fn prepare<'a>(args: &'a Args, shared: &mut Shared) -> Result<Run<'a>
     if args.cycles > 1 && matches!(pattern, Pattern::NM { .. }) {
         return Err(Failure::usage("--cycles above 1 goes with --sparsity: an n:m pattern has no steps between"));
     }
-    if args.cycles > 1 && args.pruning.criterion.needs_calibration() && args.checkpoints.are_kept() {
-        return Err(Failure::usage(
-            "--checkpoints with --cycles above 1 goes with the criteria magnitude and random: a calibrated cycle prunes by \
-             what the one before trained, which its checkpoints do not hold",
-        ));
-    }
     session::check_pattern(&*opened.architecture, pattern)?;
     let shape = StepShape {
         batch: args.step.batch.unwrap_or(defaults.batch),

@@ -18,7 +18,7 @@ use crate::model::{self, Model, TokenBatch};
 use crate::optim::{self, AdamW, AdamWConfig, LinearSchedule, ParamStep, PendingStep};
 use crate::tensor::Param;
 pub use freezing::{End, Freezing, FreezingPlan};
-pub use state::{MergedParam, RunState, records};
+pub use state::{PastParam, RunState, records};
 
 /// How to train.
 #[derive(Clone, Debug, PartialEq)]

@@ -2,8 +2,9 @@
 //!
 //! A checkpoint holds the trained parameters (`value.NAME`, and `mask.NAME` where one has a mask), the optimizer's two moments
 //! of each (`m.NAME`, `v.NAME`), the steps so far (`steps`), and a [`RunState`]. Everything random is drawn from streams that
-//! seed and position name, so positions are all that is kept of it. Frozen weights are pruned from the base model again; adapters that
-//! earlier cycles merged into them are kept for that (`merged.CYCLE.NAME`).
+//! seed and position name, so positions are all that is kept of it. Frozen weights are pruned from the base model again; what their pruning
+//! depends on of earlier cycles is kept for that (`after.CYCLE.NAME`): adapters that merged into them, and for calibrated criteria all that
+//! trained, since inputs depend on it.
 
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -87,34 +88,43 @@ fn records_tensor<'a>(records: &[(usize, StepRecord)]) -> NewTensor<'a> {
     NewTensor::f64("steps", [records.len(), RECORD], records.iter().flat_map(row).collect())
 }
 
-/// A matrix of an adapter that a cycle, now over, merged into its weight.
+/// A trained parameter as a cycle, now over, left it: what the next cycle's pruning depends on.
 #[derive(Clone, Debug, PartialEq)]
-pub struct MergedParam {
+pub struct PastParam {
     /// The cycle, from 1.
     pub cycle: usize,
     /// The parameter's name.
     pub name: String,
     /// Its shape.
     pub shape: Vec<usize>,
-    /// Its values when it was merged.
+    /// Its values.
     pub values: Vec<f32>,
 }
 
-impl MergedParam {
+impl PastParam {
+    /// What `cycle` left of `param`.
+    ///
+    /// # Errors
+    /// The GPU's.
+    pub fn of(cycle: usize, param: &Param) -> Result<PastParam> {
+        let values = param.value().download::<f32>()?;
+        Ok(PastParam { cycle, name: param.name().into(), shape: param.shape().into(), values })
+    }
+
     fn key(cycle: usize, name: &str) -> String {
-        format!("merged.{cycle}.{name}")
+        format!("after.{cycle}.{name}")
     }
 
     fn tensor(&self) -> NewTensor<'_> {
-        NewTensor::f32(MergedParam::key(self.cycle, &self.name), self.shape.clone(), &self.values)
+        NewTensor::f32(PastParam::key(self.cycle, &self.name), self.shape.clone(), &self.values)
     }
 
-    /// Gives `param` the values with which `cycle` merged it.
+    /// Gives `param` the values that `cycle` left it.
     ///
     /// # Errors
     /// [`checkpoint::Error::Run`] for a checkpoint of other parameters; the GPU's.
     pub fn restore(checkpoint: &RunCheckpoint, cycle: usize, param: &Param) -> Result<()> {
-        let bytes = checkpoint.bytes(&MergedParam::key(cycle, param.name()), "F32", param.shape())?;
+        let bytes = checkpoint.bytes(&PastParam::key(cycle, param.name()), "F32", param.shape())?;
         Ok(param.value_mut().write(bytes)?)
     }
 }
@@ -130,11 +140,11 @@ impl Trainer {
         folder: &RunFolder,
         state: &RunState,
         records: &[(usize, StepRecord)],
-        merged: &[MergedParam],
+        past: &[PastParam],
     ) -> Result<PathBuf> {
         self.check_finite()?;
         let mut tensors = vec![records_tensor(records)];
-        tensors.extend(merged.iter().map(MergedParam::tensor));
+        tensors.extend(past.iter().map(PastParam::tensor));
         for param in &self.params {
             let (name, shape) = (param.name(), param.shape());
             tensors
