@@ -38,7 +38,7 @@ pub struct CheckpointArgs {
 impl CheckpointArgs {
     /// Whether the run that is to go on may be over already.
     pub fn may_be_over(&self) -> bool {
-        self.resume && self.checkpoints.as_ref().is_some_and(|folder| RunFolder::has_result(folder))
+        self.resume && self.checkpoints.as_ref().is_some_and(RunFolder::has_result)
     }
 }
 
