@@ -116,7 +116,7 @@ fn go_on(state: &Tree, promised: Promised, expected: &Results) -> Result<(), Str
         _ => {}
     })?;
     // The model comes last: where it is, the run was over.
-    if over.get() != !model.is_empty() {
+    if over.get() == model.is_empty() {
         return Err(format!(
             "a model was {}there, and the run over: {}",
             if model.is_empty() { "not " } else { "" },
