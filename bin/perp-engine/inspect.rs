@@ -49,7 +49,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         .collect();
     let elements: usize = rows.iter().map(|row| row.info.len()).sum();
     let bytes: usize = rows.iter().map(|row| row.info.size_bytes()).sum();
-    let matrices = || rows.iter().filter(|row| is_layer_matrix(row.info));
+    let matrices = || rows.iter().filter(|row| row.info.is_layer_matrix());
     let prunable: usize = matrices().map(|row| row.info.len()).sum();
     let zeros: usize = matrices().filter_map(|row| row.zeros).sum();
     let mut layers = layers::Layers::default();
@@ -64,6 +64,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
                     "dtype": info.dtype_name(),
                     "shape": info.shape(),
                     "bytes": info.size_bytes(),
+                    "packed": info.is_packed(),
                     "sparsity": zeros.map(|zeros| share(zeros, info.len())),
                 })
             })
@@ -84,7 +85,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         let shape = info.shape().iter().map(usize::to_string).collect::<Vec<_>>().join("×");
         let zeros = zeros.map_or("–".into(), |zeros| format!("{:.2} %", 100.0 * share(zeros, info.len())));
         let size = tables::bytes(info.size_bytes() as u64);
-        table.push(vec![one_line(info.name()), info.dtype_name(), shape, size, zeros]);
+        let dtype = info.dtype_name() + if info.is_packed() { " packed" } else { "" };
+        table.push(vec![one_line(info.name()), dtype, shape, size, zeros]);
     }
     print(&format!(
         "{}\n{}{} tensors, {} parameters, {}; {:.2} % zeros in the {} weights of linear layers inside decoder layers\n{}",
@@ -97,9 +99,4 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         tables::count(prunable),
         layers.table(),
     ))
-}
-
-/// The matrices that pruning works on: two dimensions, inside a numbered layer.
-fn is_layer_matrix(info: &TensorInfo) -> bool {
-    info.shape().len() == 2 && info.name().split('.').any(|part| part.parse::<usize>().is_ok())
 }

@@ -7,9 +7,11 @@ mod bench;
 mod calibration;
 mod checkpoints;
 mod command;
+mod convert;
 mod error;
 mod eval;
 mod fetch;
+mod format;
 mod freezing;
 mod gemm;
 mod generate;
@@ -79,6 +81,8 @@ enum Command {
     Eval(eval::Args),
     /// Merge a LoRA adapter into its model; those of mask-lora and scale-lora keep every zero.
     Merge(merge::Args),
+    /// Write a model packed, without its zeros, or dense again.
+    Convert(convert::Args),
     /// Plan a training step: memory by category, work by kernel, and whether it fits.
     Profile(profile::Args),
     /// Time training steps against this machine's peak.
@@ -120,6 +124,7 @@ fn run() -> Result<(), Failure> {
         Command::Reconstruct(args) => reconstruct::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Merge(args) => merge::run(&args),
+        Command::Convert(args) => convert::run(&args),
         Command::Profile(args) => profile::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Generate(args) => generate::run(&args),

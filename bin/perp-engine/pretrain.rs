@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::ValueEnum;
-use engine::checkpoint::{BpeSettings, ModelFolder, OutputFolder, Tokenizer, train_bpe};
+use engine::checkpoint::{BpeSettings, ModelFolder, OutputFolder, Tokenizer, WeightFormat, train_bpe};
 use engine::data::{self, TrainSampler, Windows};
 use engine::hub::Use;
 use engine::model::{self, Loader, Model, Source};
@@ -292,7 +292,7 @@ fn write(args: &Args, model: &mut dyn Model, mut config: Value, tokenizer: &Toke
     let key = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
     config[key] = json!(name);
     let folder = OutputFolder::create(Path::new(&args.out))?;
-    model::save(model, &folder, &config, None, Some(dtype))?;
+    model::save(model, &folder, &config, None, Some(dtype), WeightFormat::HuggingFace)?;
     tokenizer.save(&folder)?;
     Ok(folder.commit()?)
 }

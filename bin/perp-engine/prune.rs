@@ -13,6 +13,7 @@ use crate::allocation::AllocationArgs;
 use crate::args::{EvalArgs, MachineArgs, PruneArgs, WindowArgs, bytes};
 use crate::calibration::{self, CalibrationArgs};
 use crate::error::{Failure, print};
+use crate::format::FormatArgs;
 use crate::planned::Target;
 use crate::progress::Console;
 use crate::pruner::{Pruned, Pruner};
@@ -49,6 +50,8 @@ pub struct Args {
     /// Write the pruned model to this new folder.
     #[arg(long, value_name = "DIR", help_heading = "Machine and output")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    format: FormatArgs,
     #[command(flatten)]
     machine: MachineArgs,
 }
@@ -107,7 +110,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     };
     if let Some(out) = &args.out {
         let folder = OutputFolder::create(out)?;
-        model::save(&mut *model, &folder, opened.folder.config(), Some(&opened.folder), None)?;
+        let (config, format) = (opened.folder.config(), args.format.weights());
+        model::save(&mut *model, &folder, config, Some(&opened.folder), None, format)?;
         folder.commit()?;
         console.say(&format!("wrote {}", out.display()));
     }

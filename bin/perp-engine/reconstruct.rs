@@ -16,6 +16,7 @@ use crate::allocation::{Allocating, AllocationArgs};
 use crate::args::{EvalArgs, MachineArgs, MethodArgs, PruneArgs, WindowArgs, at_least_zero, bytes, positive, share};
 use crate::calibration::{self, CalibrationArgs};
 use crate::error::{Failure, print};
+use crate::format::FormatArgs;
 use crate::planned::{Planned, Target};
 use crate::progress::Console;
 use crate::report;
@@ -77,6 +78,8 @@ pub struct Args {
     /// Write the reconstructed model (and its LoRA adapter, in the subfolder adapter) to this new folder.
     #[arg(long, value_name = "DIR", help_heading = "Machine and output")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    format: FormatArgs,
     #[command(flatten)]
     machine: MachineArgs,
 }
@@ -161,7 +164,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     if let Some(out) = &args.out {
         let folder = OutputFolder::create(out)?;
-        model::save(&mut *model, &folder, opened.folder.config(), Some(&opened.folder), None)?;
+        let (config, format) = (opened.folder.config(), args.format.weights());
+        model::save(&mut *model, &folder, config, Some(&opened.folder), None, format)?;
         let has_adapter = peft::save_adapter(&mut *model, &folder, Some("adapter"), &out.display().to_string())?;
         folder.commit()?;
         console.say(&format!("wrote {}{}", out.display(), if has_adapter { " with its LoRA in adapter/" } else { "" }));

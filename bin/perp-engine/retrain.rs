@@ -28,6 +28,7 @@ use crate::calibration::CalibrationArgs;
 use crate::checkpoints::{CheckpointArgs, Keeper};
 use crate::command;
 use crate::error::{Failure, print};
+use crate::format::FormatArgs;
 use crate::freezing::FreezeArgs;
 use crate::live::{Event, Live, LiveArgs};
 use crate::progress::Console;
@@ -81,6 +82,8 @@ pub struct Args {
     /// folder.
     #[arg(long, value_name = "DIR", help_heading = "Machine and output")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    format: FormatArgs,
     #[command(flatten)]
     machine: MachineArgs,
 }

@@ -13,6 +13,7 @@ mod cli_support;
 mod configurations;
 mod flags;
 mod folder;
+mod formats;
 mod packed;
 mod run_toml;
 mod texts;
@@ -34,6 +35,12 @@ fn weight_files() {
 #[test]
 fn tensors_and_models() {
     check(weights::tensors());
+}
+
+#[test]
+fn packed_weight_files() {
+    check(formats::files());
+    check(formats::models());
 }
 
 #[test]
@@ -89,6 +96,8 @@ fn the_table_is_as_long_as_it_should_be_and_no_case_stands_twice() {
         weights::files(),
         weights::tensors(),
         weights::indices(),
+        formats::files(),
+        formats::models(),
         configurations::cases(),
         tokenizers::cases(),
         texts::cases(),

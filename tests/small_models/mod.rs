@@ -4,7 +4,7 @@
 #![allow(dead_code)]
 
 use engine::autograd::{Tape, head_loss};
-use engine::checkpoint::{ModelFolder, OutputFolder};
+use engine::checkpoint::{ModelFolder, OutputFolder, WeightFormat};
 use engine::model::{self, Loader, Model, Offload, Source, TokenBatch};
 use engine::peft::{self, ALL_LINEAR, Method, TrainSet};
 use engine::prune::{Criterion, Pattern, Pruning, prune_linear};
@@ -68,7 +68,7 @@ pub fn folder(config: &Value, dtype: DType, std: f64) -> TempDir {
     let loader = Loader::new(&device, Source::Random { seed: 1, std });
     let mut made = models::from_config(config).unwrap().build(&loader).unwrap();
     let out = OutputFolder::create(folder.path().join("model")).unwrap();
-    model::save(&mut *made, &out, config, None, Some(dtype)).unwrap();
+    model::save(&mut *made, &out, config, None, Some(dtype), WeightFormat::HuggingFace).unwrap();
     out.commit().unwrap();
     folder
 }

@@ -308,7 +308,7 @@ impl Run<'_> {
         let folder = OutputFolder::create(out)?;
         let source: &ModelFolder = &self.opened.folder;
         let config = self.model_config(model);
-        model::save(model, &folder, &config, Some(source), None)?;
+        model::save(model, &folder, &config, Some(source), None, self.args.format.weights())?;
         let base = out.display().to_string();
         let has_adapter = peft::save_adapter(model, &folder, Some("adapter"), &base)?;
         if let Some(keeper) = keeper {

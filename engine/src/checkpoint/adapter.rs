@@ -8,6 +8,7 @@ use serde_json::{Map, Number, Value, json};
 use super::error::{Error, Result};
 use super::files::{CONFIG_LIMIT, read_json_object, write_json};
 use super::output::OutputFolder;
+use super::packed::WeightFormat;
 use super::tensor_info::TensorInfo;
 use super::weight_file;
 use super::write::{NewTensor, write_weight_file};
@@ -265,7 +266,12 @@ pub fn write_adapter<'a>(
             }
         }
     }
-    write_weight_file(out.disk(), &folder.join(WEIGHTS_FILE), tensors.into_values().collect())?;
+    write_weight_file(
+        out.disk(),
+        &folder.join(WEIGHTS_FILE),
+        tensors.into_values().collect(),
+        WeightFormat::HuggingFace,
+    )?;
     write_json(out.disk(), &folder.join(CONFIG_FILE), &config.to_json())
 }
 

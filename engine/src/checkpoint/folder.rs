@@ -8,11 +8,12 @@ use serde_json::Value;
 
 use super::error::{Error, Result};
 use super::files::{CONFIG_LIMIT, INDEX_LIMIT, read_json_object};
+use super::packed::{self, WeightFormat};
 use super::tensor_info::TensorInfo;
 use super::weight_file;
 
-pub(super) const SINGLE_FILE: &str = "model.safetensors";
-pub(super) const INDEX_FILE: &str = "model.safetensors.index.json";
+const SINGLE_FILE: &str = "model.safetensors";
+const INDEX_FILE: &str = "model.safetensors.index.json";
 
 /// A model folder: its configuration and its tensors by name. Weight files are mapped; their headers are validated
 /// when the folder is opened, their data is read when it is asked for.
@@ -24,7 +25,8 @@ pub struct ModelFolder {
 }
 
 impl ModelFolder {
-    /// Opens a folder with config.json and either model.safetensors or model.safetensors.index.json with its shards.
+    /// Opens a folder with config.json and either model.safetensors or model.safetensors.index.json with its shards, or the same
+    /// packed: model-packed.safetensors or its index. Where both are, the first are read.
     ///
     /// # Errors
     /// Names the file, and the tensor where there is one: missing folder, configuration, weights or shard; damaged or
@@ -32,17 +34,9 @@ impl ModelFolder {
     pub fn open(path: impl AsRef<Path>) -> Result<ModelFolder> {
         let path = path.as_ref();
         let config = ModelFolder::read_config(path)?;
-        let single = path.join(SINGLE_FILE);
-        let index = path.join(INDEX_FILE);
-        // The order is transformers': a single file wins over an index.
-        let tensors = if exists(&single) {
-            let mut tensors = BTreeMap::new();
-            add_file(&mut tensors, &single)?;
-            tensors
-        } else if exists(&index) {
-            open_shards(path, &index)?
-        } else {
-            return Err(no_weights(path));
+        let tensors = match open_weights(path, WeightFormat::HuggingFace)? {
+            Some(tensors) => tensors,
+            None => open_weights(path, WeightFormat::Packed)?.ok_or_else(|| no_weights(path))?,
         };
         Ok(ModelFolder { path: path.into(), config, tensors })
     }
@@ -102,7 +96,7 @@ impl ModelFolder {
     /// do: a fine-tuned model has those of the one that it came from. Reading 60 GB takes what the disk takes, half a minute
     /// to some minutes; a run reads them to prune them in any case.
     pub fn hash(&self) -> String {
-        let mut maps: Vec<_> = self.tensors.values().map(|info| info.map()).collect();
+        let mut maps: Vec<_> = self.tensors.values().flat_map(TensorInfo::maps).collect();
         maps.sort_by_key(|(path, _)| *path);
         maps.dedup_by_key(|(path, _)| *path);
         let mut hasher = blake3::Hasher::new();
@@ -147,6 +141,46 @@ impl ModelFolder {
     }
 }
 
+impl WeightFormat {
+    /// What the names of its files begin with.
+    pub(super) fn stem(self) -> &'static str {
+        match self {
+            WeightFormat::HuggingFace => "model",
+            // Not a name that transformers looks for: it would find no weights it knows and start from random ones.
+            WeightFormat::Packed => "model-packed",
+        }
+    }
+
+    /// The file of a model that is not in shards.
+    pub(super) fn single(self) -> String {
+        format!("{}.safetensors", self.stem())
+    }
+
+    /// The index of one that is.
+    pub(super) fn index(self) -> String {
+        format!("{}.safetensors.index.json", self.stem())
+    }
+}
+
+/// The tensors of a folder's weight files of one format, if it has any.
+fn open_weights(folder: &Path, format: WeightFormat) -> Result<Option<BTreeMap<String, TensorInfo>>> {
+    let (single, index) = (folder.join(format.single()), folder.join(format.index()));
+    // The order is transformers': a single file wins over an index.
+    let tensors = if exists(&single) {
+        let mut tensors = BTreeMap::new();
+        add_file(&mut tensors, &single, format)?;
+        tensors
+    } else if exists(&index) {
+        open_shards(folder, &index, format)?
+    } else {
+        return Ok(None);
+    };
+    Ok(Some(match format {
+        WeightFormat::HuggingFace => tensors,
+        WeightFormat::Packed => packed::gather(tensors)?,
+    }))
+}
+
 /// True also for a dangling link, so that opening it gives the system's error and not "no weights".
 fn exists(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
@@ -167,8 +201,12 @@ fn no_weights(folder: &Path) -> Error {
     Error::Missing { path: folder.into(), reason }
 }
 
-fn add_file(tensors: &mut BTreeMap<String, TensorInfo>, path: &Path) -> Result<()> {
-    for info in weight_file::open(path)? {
+fn add_file(tensors: &mut BTreeMap<String, TensorInfo>, path: &Path, format: WeightFormat) -> Result<()> {
+    let opened = match format {
+        WeightFormat::HuggingFace => weight_file::open(path)?,
+        WeightFormat::Packed => weight_file::open_packed(path)?,
+    };
+    for info in opened {
         match tensors.entry(info.name().into()) {
             Entry::Vacant(place) => {
                 place.insert(info);
@@ -185,7 +223,7 @@ fn add_file(tensors: &mut BTreeMap<String, TensorInfo>, path: &Path) -> Result<(
     Ok(())
 }
 
-fn open_shards(folder: &Path, index: &Path) -> Result<BTreeMap<String, TensorInfo>> {
+fn open_shards(folder: &Path, index: &Path, format: WeightFormat) -> Result<BTreeMap<String, TensorInfo>> {
     let bad = |reason: &str| Error::Json { path: index.into(), reason: reason.into() };
     let json = read_json_object(index, INDEX_LIMIT)?;
     let map = json.get("weight_map").and_then(Value::as_object).ok_or_else(|| bad("has no object \"weight_map\""))?;
@@ -206,10 +244,10 @@ fn open_shards(folder: &Path, index: &Path) -> Result<BTreeMap<String, TensorInf
         if !exists(&shard) {
             return Err(Error::Missing {
                 path: shard,
-                reason: format!("no such file, but {INDEX_FILE} needs it for {}; download it", promised[0]),
+                reason: format!("no such file, but {} needs it for {}; download it", format.index(), promised[0]),
             });
         }
-        add_file(&mut tensors, &shard)?;
+        add_file(&mut tensors, &shard, format)?;
         for tensor in promised {
             if tensors.get(tensor).is_none_or(|info: &TensorInfo| info.file() != shard) {
                 return Err(Error::NotInShard { index: index.into(), shard, tensor: tensor.into() });

@@ -315,7 +315,7 @@ impl RunCheckpoint {
     /// A tensor's element type as safetensors spells it, its shape, and its bytes.
     pub fn find(&self, name: &str) -> Option<(String, &[usize], &[u8])> {
         let info = self.tensors.iter().find(|info| info.name() == name)?;
-        Some((info.dtype_name(), info.shape(), info.bytes()))
+        Some((info.dtype_name(), info.shape(), info.stored_bytes()))
     }
 
     /// The bytes of a tensor that must be there with this element type and shape.

@@ -12,6 +12,7 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 
 use super::error::{Error, Result, io};
 use super::files::open_regular;
+use super::packed;
 use super::tensor_info::TensorInfo;
 
 /// A mapped weight file.
@@ -26,6 +27,24 @@ const LENGTH_BYTES: usize = 8;
 /// Maps a safetensors file, validates its header against its size, and lists its tensors in the file's order.
 pub(super) fn open(path: &Path) -> Result<Vec<TensorInfo>> {
     list(path, map(path)?)
+}
+
+/// The same for a packed file, whose metadata must say that it is one, and of a version that this program knows.
+pub(super) fn open_packed(path: &Path) -> Result<Vec<TensorInfo>> {
+    let map = map(path)?;
+    let said = SafeTensors::read_metadata(&map).ok().and_then(|(_, metadata)| metadata.metadata().clone());
+    let tensors = list(path, map)?;
+    let said = said.as_ref().and_then(|said| said.get("format")).map_or("nothing", String::as_str);
+    if said != packed::FORMAT {
+        return Err(Error::WeightFile {
+            path: path.into(),
+            reason: format!(
+                "its metadata give its format as {said:?}, where a packed file of this version has {:?}: convert the model anew",
+                packed::FORMAT
+            ),
+        });
+    }
+    Ok(tensors)
 }
 
 /// Maps a file for reading.

@@ -13,8 +13,9 @@ use serde_json::{Map, Value, json};
 use super::disk::{Disk, Open};
 use super::error::{Error, Result, io};
 use super::files::{write_json, write_synced};
-use super::folder::{INDEX_FILE, ModelFolder, SINGLE_FILE};
+use super::folder::ModelFolder;
 use super::output::OutputFolder;
+use super::packed::{self, WeightFormat};
 use super::tensor_info::TensorInfo;
 
 /// The size from which transformers begins a new shard.
@@ -78,7 +79,8 @@ impl<'a> NewTensor<'a> {
 
     /// A tensor of an opened model, unchanged, whatever its element type.
     pub fn unchanged(info: &'a TensorInfo) -> NewTensor<'a> {
-        let bytes = Box::new(move || Ok(Cow::Borrowed(info.bytes())));
+        let unread = |error: Error| kernels::Error::Domain { op: "read", reason: error.to_string() };
+        let bytes = Box::new(move || info.bytes().map_err(unread));
         NewTensor { name: info.name().into(), dtype: info.stored(), shape: info.shape().to_vec(), bytes }
     }
 
@@ -100,7 +102,8 @@ impl<'a> NewTensor<'a> {
 
 /// Writes weights, config.json and, from `copy_from`, the tokenizer's and other small files into `out`. Tensors stay in
 /// their order as far as shards go; a shard ends before the tensor that would bring it past `max_shard_bytes`. One
-/// shard becomes model.safetensors, several model-0000i-of-0000n.safetensors with model.safetensors.index.json.
+/// shard becomes model.safetensors, several model-0000i-of-0000n.safetensors with model.safetensors.index.json. `format` names
+/// the files; for packed ones the tensors are such as [`WeightFormat::Packed`] asks for.
 ///
 /// # Errors
 /// [`Error::BadTensor`] for a name given twice, or bytes that are not what the shape needs; [`Error::Io`].
@@ -110,6 +113,7 @@ pub fn write_model<'a>(
     config: &Value,
     copy_from: Option<&ModelFolder>,
     max_shard_bytes: u64,
+    format: WeightFormat,
 ) -> Result<()> {
     let mut shards: Vec<Vec<NewTensor>> = vec![Vec::new()];
     let (mut shard_bytes, mut total_bytes) = (0u64, 0u64);
@@ -131,18 +135,18 @@ pub fn write_model<'a>(
     let mut weight_map = Map::new();
     for (i, shard) in shards.into_iter().enumerate() {
         let file = match count {
-            1 => SINGLE_FILE.to_owned(),
-            _ => format!("model-{:05}-of-{count:05}.safetensors", i + 1),
+            1 => format.single(),
+            _ => format!("{}-{:05}-of-{count:05}.safetensors", format.stem(), i + 1),
         };
         for tensor in &shard {
             weight_map.insert(tensor.name.clone(), Value::String(file.clone()));
         }
-        write_weight_file(out.disk(), &out.path().join(file), shard)?;
+        write_weight_file(out.disk(), &out.path().join(file), shard, format)?;
     }
     if count > 1 {
         weight_map.sort_keys();
         let index = json!({"metadata": {"total_size": total_bytes}, "weight_map": weight_map});
-        write_json(out.disk(), &out.path().join(INDEX_FILE), &index)?;
+        write_json(out.disk(), &out.path().join(format.index()), &index)?;
     }
     write_json(out.disk(), &out.path().join("config.json"), config)?;
     if let Some(source) = copy_from {
@@ -162,11 +166,20 @@ fn copy_companions(from: &Path, out: &OutputFolder) -> Result<()> {
 }
 
 /// Writes one safetensors file: the length of the header, the header, the tensors' bytes in its order.
-pub(super) fn write_weight_file(disk: &dyn Disk, path: &Path, mut tensors: Vec<NewTensor>) -> Result<()> {
+pub(super) fn write_weight_file(
+    disk: &dyn Disk,
+    path: &Path,
+    mut tensors: Vec<NewTensor>,
+    format: WeightFormat,
+) -> Result<()> {
     let entries = lay_out(&mut tensors)?;
-    // The format that transformers asks for in every file.
-    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let header = Metadata::new(Some(format), entries)
+    let said = match format {
+        // What transformers asks for in every file.
+        WeightFormat::HuggingFace => "pt",
+        WeightFormat::Packed => packed::FORMAT,
+    };
+    let said = HashMap::from([("format".to_owned(), said.to_owned())]);
+    let header = Metadata::new(Some(said), entries)
         .map_err(|e| e.to_string())
         .and_then(|metadata| serde_json::to_string(&metadata).map_err(|e| e.to_string()))
         .map_err(|reason| Error::WeightFile {

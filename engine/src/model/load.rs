@@ -114,7 +114,14 @@ impl<'a> Loader<'a> {
 
     fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
         let values = match self.source {
-            Source::Folder(folder) => find(folder, name, &[rows, cols])?.load(&self.device, Category::Weights)?,
+            Source::Folder(folder) => {
+                let info = find(folder, name, &[rows, cols])?;
+                // What is about to be pruned is wanted dense, whatever the file's form: the plan knows no other.
+                if info.is_packed() && self.on_linear.borrow().is_none() {
+                    return Ok(Weight::Frozen(info.load_weight(&self.device, Category::Weights)?));
+                }
+                info.load(&self.device, Category::Weights)?
+            }
             Source::Random { seed, std } => {
                 let mut values = self.device.alloc(Category::Weights, DType::F32, rows * cols)?;
                 values.fill(|values| {

@@ -23,7 +23,7 @@ pub use load::{Loader, Source};
 pub use modules::{Embedding, Head, Norm, NormKind};
 pub use offload::Offload;
 pub(crate) use save::narrow;
-pub use save::{save, tensors};
+pub use save::{convert, save, tensors};
 pub use snapshot::Snapshot;
 
 pub use crate::checkpoint::LoraForm;

@@ -1,15 +1,18 @@
 //! A network as the tensors of a Hugging Face model folder.
 
 use std::borrow::Cow;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use half::{bf16, f16};
 use kernels::DType;
-use kernels::weight::FrozenWeight;
+use kernels::weight::{FrozenWeight, PackedRows};
 use serde_json::Value;
 
-use super::{Model, Module, Weight};
-use crate::checkpoint::{ModelFolder, NewTensor, OutputFolder, write_model};
+use super::{Linear, Model, Module, Weight};
+use crate::checkpoint::{
+    ModelFolder, NewTensor, OutputFolder, TensorInfo, WeightFormat, is_worth_packing, new_tensors, write_model,
+};
 use crate::error::Result;
 use crate::tensor::Param;
 
@@ -17,11 +20,19 @@ use crate::tensor::Param;
 const MAX_SHARD_BYTES: u64 = 5_000_000_000;
 
 /// The base model's tensors: frozen ones in their element type, bits unchanged and zeros as zeros; trained ones, and
-/// biases and norms, in f32, or all in `dtype` where one is given. Adapters are not among them.
-pub fn tensors(model: &mut dyn Model, dtype: Option<DType>) -> Vec<NewTensor<'static>> {
+/// biases and norms, in f32, or all in `dtype` where one is given. Adapters are not among them. In the packed format pruned
+/// matrices are their parts.
+///
+/// # Errors
+/// The GPU's, where entries must be counted.
+pub fn tensors(model: &mut dyn Model, dtype: Option<DType>, format: WeightFormat) -> Result<Vec<NewTensor<'static>>> {
     let mut all = Vec::new();
-    let shown = model.visit(&mut |module| {
+    model.visit(&mut |module| {
         match module {
+            Module::Linear(linear) if format == WeightFormat::Packed && linear.prunable => {
+                all.extend(packed_tensors(linear, dtype)?);
+                all.extend(linear.bias.iter().map(|bias| param_tensor(bias, dtype)));
+            }
             Module::Linear(linear) => {
                 let (held, name) = (linear.clone(), format!("{}.weight", linear.name));
                 all.push(weight_tensor(name, &linear.weight, dtype, move || bytes_of(&held.weight, dtype)));
@@ -33,9 +44,8 @@ pub fn tensors(model: &mut dyn Model, dtype: Option<DType>) -> Vec<NewTensor<'st
             Module::Head(_) => {}
         }
         Ok(())
-    });
-    debug_assert!(shown.is_ok(), "the closure returns no error");
-    all
+    })?;
+    Ok(all)
 }
 
 /// Writes the base model into `out`: weights, `config`, and the tokenizer of `companions`.
@@ -48,8 +58,74 @@ pub fn save(
     config: &Value,
     companions: Option<&ModelFolder>,
     dtype: Option<DType>,
+    format: WeightFormat,
 ) -> Result<()> {
-    Ok(write_model(out, tensors(model, dtype), config, companions, MAX_SHARD_BYTES)?)
+    Ok(write_model(out, tensors(model, dtype, format)?, config, companions, MAX_SHARD_BYTES, format)?)
+}
+
+/// Writes the model of a folder in another format, matrix by matrix; everything else is copied as it is.
+///
+/// # Errors
+/// Damaged packed matrices, and what the file system refuses.
+pub fn convert(source: &ModelFolder, out: &OutputFolder, format: WeightFormat) -> Result<()> {
+    let mut tensors = Vec::new();
+    for info in source.tensors() {
+        match (format, info.dtype()) {
+            (WeightFormat::Packed, Ok(dtype)) if info.is_layer_matrix() => tensors.extend(packed_copy(info, dtype)?),
+            _ => tensors.push(NewTensor::unchanged(info)),
+        }
+    }
+    Ok(write_model(out, tensors, source.config(), Some(source), MAX_SHARD_BYTES, format)?)
+}
+
+/// A matrix of a folder as its parts, or as it is where that is smaller. It is read once for each part, so that no two matrices
+/// are in memory together.
+fn packed_copy(info: &TensorInfo, dtype: DType) -> Result<Vec<NewTensor<'_>>> {
+    let shape = [info.shape()[0], info.shape()[1]];
+    let size = dtype.size();
+    let stored = match info.packed_rows()? {
+        Some(rows) => rows.values.len() / size,
+        None => info.bytes()?.chunks_exact(size).filter(|element| element.iter().any(|byte| *byte != 0)).count(),
+    };
+    if !is_worth_packing(shape[0], shape[1], dtype, stored) {
+        return Ok(vec![NewTensor::unchanged(info)]);
+    }
+    let unread = |error: crate::checkpoint::Error| kernels::Error::Domain { op: "read", reason: error.to_string() };
+    let arrays = move || match info.packed_rows().map_err(unread)? {
+        Some(rows) => Ok(rows),
+        None => Ok(PackedRows::pack(&info.bytes().map_err(unread)?, shape[1], size)),
+    };
+    Ok(new_tensors(info.name(), dtype, shape, stored, Rc::new(arrays)).into())
+}
+
+/// A linear layer's matrix as its parts, or as it is where that is smaller. What is not packed in memory in the way of files is
+/// packed once for each part.
+fn packed_tensors(linear: &Arc<Linear>, dtype: Option<DType>) -> Result<Vec<NewTensor<'static>>> {
+    let (weight, name) = (&linear.weight, format!("{}.weight", linear.name));
+    let (rows, cols, wanted) = (weight.rows(), weight.cols(), dtype.unwrap_or(weight.dtype()));
+    let held = linear.clone();
+    let arrays = move || match (&held.weight, dtype) {
+        (Weight::Frozen(weight), None) => weight.to_packed_rows().map(owned),
+        (weight, dtype) => Ok(PackedRows::pack(&bytes_of(weight, dtype)?, cols, wanted.size())),
+    };
+    let stored = match (weight, dtype) {
+        (Weight::Frozen(weight @ FrozenWeight::Sparse(_)), None) => weight.stored(),
+        _ => arrays()?.values.len() / wanted.size(),
+    };
+    if !is_worth_packing(rows, cols, wanted, stored) {
+        let held = linear.clone();
+        return Ok(vec![weight_tensor(name, weight, dtype, move || bytes_of(&held.weight, dtype))]);
+    }
+    Ok(new_tensors(&name, wanted, [rows, cols], stored, Rc::new(arrays)).into())
+}
+
+/// The arrays, apart from the weight that lent them.
+fn owned(rows: PackedRows<'_>) -> PackedRows<'static> {
+    PackedRows {
+        bits: rows.bits.into_owned().into(),
+        starts: rows.starts.into_owned().into(),
+        values: rows.values.into_owned().into(),
+    }
 }
 
 fn table_tensor(name: &str, table: &Arc<Weight>, dtype: Option<DType>) -> NewTensor<'static> {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::merge::{MergeReport, Merging, Values, merged};
 use crate::checkpoint::{
     Adapter, DEFAULT_SHARD_BYTES, HEAD_MODULE, LoraTensors, ModelFolder, NewTensor, OutputFolder, TensorInfo,
-    write_model,
+    WeightFormat, write_model,
 };
 use crate::error::{Error, Result};
 use crate::model::{LoraForm, narrow};
@@ -102,7 +102,7 @@ pub fn merge_folder(
     if untied && let Some(config) = config.as_object_mut() {
         config.insert("tie_word_embeddings".into(), Value::Bool(false));
     }
-    write_model(out, tensors, &config, Some(folder), DEFAULT_SHARD_BYTES)?;
+    write_model(out, tensors, &config, Some(folder), DEFAULT_SHARD_BYTES, WeightFormat::HuggingFace)?;
     let report = state.borrow().0;
     Ok(report)
 }

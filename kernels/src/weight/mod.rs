@@ -9,6 +9,7 @@ mod adapted;
 mod block;
 mod dense;
 mod offloaded;
+mod packed_rows;
 mod sparse;
 mod two_four;
 
@@ -22,6 +23,7 @@ pub use block::BlockWeight;
 pub use block::{MASKS, Tiles};
 pub use dense::DenseWeight;
 pub use offloaded::{Brought, Landing, OffloadedWeight};
+pub use packed_rows::PackedRows;
 pub use sparse::SparseWeight;
 pub use two_four::TwoFourWeight;
 #[doc(hidden)]
@@ -100,6 +102,27 @@ impl FrozenWeight {
             return Ok(FrozenWeight::TwoFour(pack_two_four(device, source, rows, cols, mask)?));
         }
         FrozenWeight::pruned(device, source, rows, cols, mask, rows * cols / m * n)
+    }
+
+    /// A packed weight of the CPU (or Meta) over the arrays of [`PackedRows`], each in a buffer of its own: mapped from a file, they
+    /// are multiplied where they stand.
+    ///
+    /// # Errors
+    /// Element types that do not fit, and arrays that contradict each other or the shape.
+    pub fn packed(rows: usize, cols: usize, bits: Buffer, starts: Buffer, values: Buffer) -> Result<FrozenWeight> {
+        Ok(FrozenWeight::Sparse(SparseWeight::over(rows, cols, bits, starts, values)?))
+    }
+
+    /// Its arrays as packed files hold them: of the CPU's packed form what is there, of every other form what is not zero.
+    ///
+    /// # Errors
+    /// The GPU's, and a matrix of 2³² entries or more.
+    pub fn to_packed_rows(&self) -> Result<PackedRows<'_>> {
+        if let FrozenWeight::Sparse(w) = self {
+            return Ok(w.arrays());
+        }
+        check_packed(self.rows(), self.cols())?;
+        Ok(PackedRows::pack(&self.to_bytes()?, self.cols(), self.dtype().size()))
     }
 
     /// Output features.

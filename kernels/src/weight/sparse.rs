@@ -13,15 +13,15 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
-use super::{check_kept, check_packed, check_source, widen};
+use super::{PackedRows, check_kept, check_packed, check_source, widen};
 use crate::device::{Buffer, Category, DType, Device, Element};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::simd::Isa;
 
 /// Columns that share one entry of `starts`.
-const SPAN: usize = 256;
+pub(super) const SPAN: usize = 256;
 /// Columns a word of `bits`.
-const WORD: usize = 64;
+pub(super) const WORD: usize = 64;
 
 /// A `[rows, cols]` weight of which only the kept entries are stored.
 #[derive(Debug)]
@@ -66,6 +66,37 @@ impl SparseWeight {
             }
         }
         Ok(packed)
+    }
+
+    /// A weight over arrays that are there already, of a mapped file say; see [`PackedRows`].
+    ///
+    /// # Errors
+    /// Element types that do not fit, and what [`PackedRows::check`] finds.
+    pub(super) fn over(rows: usize, cols: usize, bits: Buffer, starts: Buffer, values: Buffer) -> Result<SparseWeight> {
+        check_packed(rows, cols)?;
+        for (buffer, what, expected) in [(&bits, "mask", DType::U64), (&starts, "starts", DType::U32)] {
+            if buffer.dtype() != expected {
+                return Err(Error::DType { op: "pack", what, expected, got: buffer.dtype() });
+            }
+        }
+        let packed = SparseWeight { rows, cols, bits, starts, values };
+        check_source(&packed.values, packed.values.len(), 1)?;
+        if !packed.values.device().is_meta() {
+            packed
+                .arrays()
+                .check(rows, cols, packed.values.dtype().size())
+                .map_err(|reason| Error::Domain { op: "pack", reason })?;
+        }
+        Ok(packed)
+    }
+
+    /// Its arrays.
+    pub(super) fn arrays(&self) -> PackedRows<'_> {
+        PackedRows {
+            bits: self.bits.as_slice::<u64>().into(),
+            starts: self.starts.as_slice::<u32>().into(),
+            values: self.values.bytes().into(),
+        }
     }
 
     fn fill<T: Element>(&mut self, source: &Buffer, mask: &[u64]) {

@@ -2,6 +2,7 @@
 
 mod adapter;
 mod folder;
+mod packed;
 mod tensors;
 mod tokenizer;
 mod write;
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::write::write_weight_file;
-use super::{NewTensor, Result, SystemDisk};
+use super::{NewTensor, Result, SystemDisk, WeightFormat};
 
 fn config() -> Value {
     json!({"model_type": "opt", "hidden_size": 4, "zeta": 1e-5, "alpha": null})
@@ -30,6 +31,7 @@ fn write_file(path: &Path, tensors: &[(&str, &[usize])]) {
         &SystemDisk,
         path,
         data.iter().map(|(name, shape, v)| NewTensor::f32(*name, *shape, v)).collect(),
+        WeightFormat::HuggingFace,
     )
     .unwrap();
 }
