@@ -87,8 +87,6 @@ fn a_packed_model_retrains_merges_and_goes_on_like_its_dense_twin() {
             "0.7",
             "--method",
             "perp",
-            "--merge",
-            "none",
             "--steps",
             "2",
             "--batch",
@@ -120,7 +118,7 @@ fn a_packed_model_retrains_merges_and_goes_on_like_its_dense_twin() {
         "--quiet",
     ]);
     assert!(perplexity(&merged).is_finite());
-    let said = run(&["generate", "--model", text(out), "--prompt", "It is", "--max-tokens", "2"]);
+    let said = run(&["generate", "--model", text(out), "--prompt", "It is", "--tokens", "2"]);
     assert!(!said.is_empty());
 }
 

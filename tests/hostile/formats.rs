@@ -81,7 +81,7 @@ pub fn models() -> Vec<Case> {
         EVAL,
         1,
         vec![
-            ("a packed file of nothing", packed(&[]), "has no tensor"),
+            ("a packed file of nothing", packed(&[]), "no tensor named"),
             ("no configuration", vec![Gone(CONFIG)], "config.json"),
         ],
     );
