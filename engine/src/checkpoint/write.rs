@@ -214,9 +214,10 @@ pub(super) fn write_tensors(
     write: &mut dyn FnMut(&[u8]) -> Result<()>,
 ) -> Result<()> {
     // Spaces up to a multiple of 8, so that the data starts aligned for every element type.
-    let header = format!("{header:<width$}", width = header.len().next_multiple_of(8));
-    write(&(header.len() as u64).to_le_bytes())?;
+    let padding = &b"       "[..header.len().next_multiple_of(8) - header.len()];
+    write(&((header.len() + padding.len()) as u64).to_le_bytes())?;
     write(header.as_bytes())?;
+    write(padding)?;
     for tensor in tensors {
         let expected = tensor.size_bytes()?;
         let bytes = match (tensor.bytes)() {

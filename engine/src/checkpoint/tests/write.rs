@@ -176,3 +176,17 @@ fn an_empty_folder_is_filled() {
     write_all(&out, DEFAULT_SHARD_BYTES);
     check_all(&out);
 }
+
+#[test]
+fn a_header_past_64_kib_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = OutputFolder::create(dir.path().join("out")).unwrap();
+    let names: Vec<String> = (0..900).map(|i| format!("model.decoder.layers.{i}.self_attn.q_proj.weight")).collect();
+    let tensors = names.iter().map(|name| NewTensor::f32(name.as_str(), [1], &[1.0]));
+    write_model(&folder, tensors, &config(), None, 1 << 20, WeightFormat::HuggingFace).unwrap();
+    folder.commit().unwrap();
+    let bytes = std::fs::read(dir.path().join("out/model.safetensors")).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap());
+    assert!(header > 1 << 16 && header.is_multiple_of(8));
+    assert_eq!(ModelFolder::open(dir.path().join("out")).unwrap().names().count(), 900);
+}
