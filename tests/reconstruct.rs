@@ -187,7 +187,15 @@ fn a_weight_that_trained_is_packed_again_in_its_element_type() {
     let out = engine::checkpoint::OutputFolder::create(dir.path().join("half")).unwrap();
     let folder = engine::checkpoint::ModelFolder::open(golden_support::folder().join("llama-gqa")).unwrap();
     let mut model = build(&Device::cpu(), "llama-gqa", None);
-    engine::model::save(&mut *model, &out, folder.config(), None, Some(DType::F16)).unwrap();
+    engine::model::save(
+        &mut *model,
+        &out,
+        folder.config(),
+        None,
+        Some(DType::F16),
+        engine::checkpoint::WeightFormat::HuggingFace,
+    )
+    .unwrap();
     out.commit().unwrap();
     let folder = engine::checkpoint::ModelFolder::open(dir.path().join("half")).unwrap();
     let device = Device::cpu();

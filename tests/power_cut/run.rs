@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use engine::checkpoint::{Disk, OutputFolder, RunCheckpoint, RunFolder, folder_hash, replace_file_on};
+use engine::checkpoint::{Disk, OutputFolder, RunCheckpoint, RunFolder, WeightFormat, folder_hash, replace_file_on};
 use engine::data::TrainSampler;
 use engine::model::{self, TokenBatch};
 use engine::peft::{self, Method};
@@ -145,7 +145,7 @@ pub fn run(disk: Arc<dyn Disk>, root: &Path, say: &dyn Fn(Said)) -> Result<(), S
     replace_file_on(&*disk, &root.join(REPORT), json!(report).to_string().as_bytes()).map_err(|e| failed(e.into()))?;
     say(Said::Report);
     let out = OutputFolder::create_on(disk, root.join(OUT)).map_err(|e| failed(e.into()))?;
-    model::save(&mut *model, &out, &self::config(), None, None).map_err(failed)?;
+    model::save(&mut *model, &out, &self::config(), None, None, WeightFormat::HuggingFace).map_err(failed)?;
     peft::save_adapter(&mut *model, &out, Some("adapter"), "base").map_err(failed)?;
     let hash = out.hash().map_err(|e| failed(e.into()))?;
     folder.set_result(&json!({"model": hash})).map_err(|e| failed(e.into()))?;
