@@ -57,6 +57,10 @@ fn a_pruned_model_is_written_packed_and_is_the_same_model() {
     let of_dense: Value = serde_json::from_str(&plain(&["inspect", text(&dense), "--json"])).unwrap();
     assert_eq!(listed["layers"], of_dense["layers"]);
     assert_eq!(listed["parameters"], of_dense["parameters"]);
+    let patterns = |of: &Value| -> Vec<Value> {
+        of["tensors"].as_array().unwrap().iter().map(|t| t["pattern"].clone()).filter(|p| !p.is_null()).collect()
+    };
+    assert_eq!(patterns(&listed), vec![Value::from("unstructured"); 12]);
     let packed_matrices = listed["tensors"].as_array().unwrap().iter().filter(|t| t["packed"] == true).count();
     assert_eq!(packed_matrices, 12);
 }

@@ -5,6 +5,7 @@ mod layers;
 use std::path::PathBuf;
 
 use engine::checkpoint::{ModelFolder, TensorInfo};
+use engine::prune::{Pattern, detect};
 use rayon::prelude::*;
 use serde_json::json;
 
@@ -13,7 +14,8 @@ use crate::fetch;
 use crate::progress::Console;
 use crate::tables;
 
-/// List a model's tensors: element type, shape, bytes, and the share of zeros in each, and in each decoder layer.
+/// List a model's tensors: element type, shape, bytes, the share of zeros in each, and in each decoder layer, and how matrices
+/// were pruned, seen from their zeros: n:m or unstructured.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Model folder: config.json and model.safetensors (or shards with an index); or a model of the hub.
@@ -34,6 +36,8 @@ struct Row<'a> {
     info: &'a TensorInfo,
     /// Zeros; nothing where the element type is no float.
     zeros: Option<usize>,
+    /// How a matrix of a layer was pruned, if it was.
+    pattern: Option<Pattern>,
 }
 
 pub fn run(args: &Args) -> Result<(), Failure> {
@@ -43,8 +47,10 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let rows: Vec<Row<'_>> = tensors
         .into_par_iter()
         .map(|info| {
-            let zeros = info.read_f32().ok().map(|values| values.iter().filter(|x| **x == 0.0).count());
-            Row { info, zeros }
+            let values = info.read_f32().ok();
+            let zeros = values.as_ref().map(|values| values.iter().filter(|x| **x == 0.0).count());
+            let matrix = values.filter(|_| info.is_layer_matrix());
+            Row { info, zeros, pattern: matrix.and_then(|values| detect(&values, info.shape()[1])) }
         })
         .collect();
     let elements: usize = rows.iter().map(|row| row.info.len()).sum();
@@ -58,7 +64,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     if args.json {
         let tensors: Vec<_> = rows
             .iter()
-            .map(|Row { info, zeros }| {
+            .map(|Row { info, zeros, pattern }| {
                 json!({
                     "name": info.name(),
                     "dtype": info.dtype_name(),
@@ -66,6 +72,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
                     "bytes": info.size_bytes(),
                     "packed": info.is_packed(),
                     "sparsity": zeros.map(|zeros| share(zeros, info.len())),
+                    "pattern": pattern.map(short),
                 })
             })
             .collect();
@@ -80,13 +87,14 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         });
         return print(&format!("{}\n", serde_json::to_string_pretty(&all).expect("JSON values serialize")));
     }
-    let mut table = vec![["tensor", "type", "shape", "size", "zeros"].map(String::from).to_vec()];
-    for Row { info, zeros } in &rows {
+    let mut table = vec![["tensor", "type", "shape", "size", "zeros", "pattern"].map(String::from).to_vec()];
+    for Row { info, zeros, pattern } in &rows {
         let shape = info.shape().iter().map(usize::to_string).collect::<Vec<_>>().join("×");
         let zeros = zeros.map_or("–".into(), |zeros| format!("{:.2} %", 100.0 * share(zeros, info.len())));
         let size = tables::bytes(info.size_bytes() as u64);
         let dtype = info.dtype_name() + if info.is_packed() { " packed" } else { "" };
-        table.push(vec![one_line(info.name()), dtype, shape, size, zeros]);
+        let pattern = pattern.map_or("–".into(), short);
+        table.push(vec![one_line(info.name()), dtype, shape, size, zeros, pattern]);
     }
     print(&format!(
         "{}\n{}{} tensors, {} parameters, {}; {:.2} % zeros in the {} weights of linear layers inside decoder layers\n{}",
@@ -99,4 +107,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         tables::count(prunable),
         layers.table(),
     ))
+}
+
+/// A pattern without the share of zeros, which stands beside it.
+fn short(pattern: Pattern) -> String {
+    match pattern {
+        Pattern::Unstructured { .. } => "unstructured".into(),
+        Pattern::NM { .. } => pattern.to_string(),
+    }
 }

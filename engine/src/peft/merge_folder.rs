@@ -15,9 +15,7 @@ use crate::checkpoint::{
 };
 use crate::error::{Error, Result};
 use crate::model::{LoraForm, narrow};
-
-/// The share of zeros from which a matrix counts as pruned. Trained matrices that are not have next to none.
-const PRUNED: f64 = 0.01;
+use crate::prune::PRUNED;
 
 /// How matrices B·A go into their weights; the head's is added in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

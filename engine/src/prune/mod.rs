@@ -7,6 +7,7 @@
 mod allocation;
 mod apply;
 mod criterion;
+mod detect;
 mod factor;
 mod pattern;
 mod sparsegpt;
@@ -22,6 +23,7 @@ pub use allocation::{Allocation, Matrix, Owl, matrices};
 pub use apply::{Inputs, Pruning, prune_calibrated, prune_linear, prune_model};
 pub(crate) use apply::{narrowed, widened};
 pub use criterion::Criterion;
+pub use detect::{PRUNED, detect};
 pub use pattern::Pattern;
 pub use sparsegpt::Hessian;
 pub use wanda::InputNorms;
