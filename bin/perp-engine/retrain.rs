@@ -41,6 +41,13 @@ use merging::MergingArgs;
 use outcome::Outcome;
 pub use shared::Shared;
 
+/// Whether a run prunes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Prune {
+    Yes,
+    None,
+}
+
 /// Prune a model, retrain a few of its parameters, and measure what that wins back. Without --model this is the demo: a
 /// small OPT trained on Jane Austen's novels.
 #[derive(clap::Args, Debug)]
@@ -49,6 +56,10 @@ pub struct Args {
     /// facebook/opt-1.3b or facebook/opt-1.3b@REVISION [default: the demo].
     #[arg(long, value_name = "DIR|ID")]
     model: Option<PathBuf>,
+    /// none: the model is pruned already, by whatever program. What is zero in its matrices stays zero, how they were pruned is read
+    /// off them, and nothing else goes.
+    #[arg(long, value_enum, default_value = "yes", value_name = "WHETHER", help_heading = "Pruning")]
+    prune: Prune,
     #[command(flatten)]
     pruning: PruneArgs,
     #[command(flatten)]

@@ -7,8 +7,9 @@ use std::str::FromStr;
 
 use clap::Args;
 use engine::calibrate::{Calibration, layer_outliers};
+use engine::checkpoint::ModelFolder;
 use engine::model::Model;
-use engine::prune::{Allocation, Matrix, Owl, Pattern};
+use engine::prune::{Allocation, Matrix, Owl, PRUNED, Pattern, detect};
 use models::Architecture;
 use serde_json::{Value, json};
 
@@ -42,6 +43,62 @@ impl FromStr for Choice {
     }
 }
 
+/// The model of a run that does not prune: how its matrices were pruned before.
+///
+/// Entries that are zero go first, by any criterion; so a matrix pruned to just its share of zeros keeps every other entry.
+pub fn found(folder: &ModelFolder, architecture: &dyn Architecture) -> Result<Allocating, Failure> {
+    let matrices = session::matrices(architecture)?;
+    let (mut shares, mut patterns, mut all_full, mut zeros_of_all) = (Vec::new(), Vec::new(), true, 0);
+    for matrix in &matrices {
+        let name = format!("{}.weight", matrix.name);
+        let bare = name.strip_prefix("model.").unwrap_or(&name);
+        let info = folder
+            .tensor(&name)
+            .or_else(|| folder.tensor(bare))
+            .ok_or_else(|| Failure::failed(format!("{}: no tensor named {name}", folder.path().display())))?;
+        let values = info.read_f32()?;
+        let zeros = values.iter().filter(|x| **x == 0.0).count();
+        if zeros == values.len() {
+            return Err(Failure::failed(format!(
+                "{}: {name} holds nothing but zeros: nothing of it could train",
+                folder.path().display()
+            )));
+        }
+        let pattern = detect(&values, *info.shape().last().unwrap_or(&0));
+        // Half an entry more than it has, so that rounding the product down gives what it has.
+        shares.push((matrix.name.clone(), if zeros == 0 { 0.0 } else { (zeros as f64 + 0.5) / values.len() as f64 }));
+        all_full &=
+            pattern.is_some_and(|pattern| zeros == values.len() - values.len() / per(pattern).1 * per(pattern).0);
+        patterns.push(pattern);
+        zeros_of_all += zeros;
+    }
+    let entries: usize = matrices.iter().map(|matrix| matrix.entries).sum();
+    if (zeros_of_all as f64) < PRUNED * entries as f64 {
+        return Err(Failure::usage(format!(
+            "--prune none: {} is not pruned: {zeros_of_all} of the {entries} weights of its layers are zero; leave --prune out",
+            folder.path().display()
+        )));
+    }
+    let same =
+        patterns.first().copied().flatten().filter(|first| patterns.iter().all(|pattern| *pattern == Some(*first)));
+    let (allocation, pattern) = match same {
+        Some(pattern @ Pattern::NM { .. }) if all_full => (Allocation::uniform(), pattern),
+        _ => {
+            let sparsity = zeros_of_all as f64 / entries as f64;
+            (Allocation::of(shares)?, Pattern::Unstructured { sparsity: (sparsity * 1e9).round() / 1e9 })
+        }
+    };
+    Ok(Allocating { how: How::Found(allocation), matrices, pattern })
+}
+
+/// n of m; unstructured is all of one.
+fn per(pattern: Pattern) -> (usize, usize) {
+    match pattern {
+        Pattern::NM { n, m } => (n, m),
+        Pattern::Unstructured { .. } => (1, 1),
+    }
+}
+
 /// How sparsity is shared out among layers.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Pruning")]
@@ -60,6 +117,11 @@ pub struct AllocationArgs {
 }
 
 impl AllocationArgs {
+    /// True where it is what it is by default.
+    pub fn is_uniform(&self) -> bool {
+        self.allocation == Choice::Uniform
+    }
+
     /// True where it must see the model's activations.
     pub fn needs_calibration(&self) -> bool {
         self.allocation == Choice::Owl
@@ -111,6 +173,8 @@ enum How {
     Uniform,
     Owl(Owl),
     File(PathBuf, Allocation),
+    /// It is pruned already.
+    Found(Allocation),
 }
 
 /// How sparsity is to be shared out.
@@ -135,7 +199,7 @@ impl Allocating {
     pub fn known(&self) -> Option<Allocation> {
         match &self.how {
             How::Uniform => Some(Allocation::uniform()),
-            How::File(_, allocation) => Some(allocation.clone()),
+            How::File(_, allocation) | How::Found(allocation) => Some(allocation.clone()),
             How::Owl(_) => None,
         }
     }
@@ -143,7 +207,7 @@ impl Allocating {
     /// What a file says, for plans: of OWL's only the mean is known before the model has run, and it decides about memory.
     pub fn of_file(&self) -> Option<&Allocation> {
         match &self.how {
-            How::File(_, allocation) => Some(allocation),
+            How::File(_, allocation) | How::Found(allocation) => Some(allocation),
             How::Uniform | How::Owl(_) => None,
         }
     }
@@ -181,6 +245,7 @@ impl Allocating {
             How::Uniform => json!("uniform"),
             How::Owl(owl) => json!({"owl_m": owl.m, "owl_lambda": owl.lambda}),
             How::File(_, allocation) => json!({"matrices": self.of_matrices(allocation)}),
+            How::Found(_) => json!("found"),
         }
     }
 
@@ -196,6 +261,7 @@ impl Allocating {
             How::File(path, _) => {
                 json!({"how": "file", "file": path, "layers": layers, "matrices": self.of_matrices(allocation)})
             }
+            How::Found(_) => json!({"how": "found", "layers": layers, "matrices": self.of_matrices(allocation)}),
         }
     }
 

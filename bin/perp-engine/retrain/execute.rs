@@ -11,7 +11,7 @@ use engine::prune::{Criterion, Pattern, Pruning, imp_sparsity};
 use engine::retrain::{FreezingPlan, StepRecord, Trainer};
 
 use super::outcome::Outcome;
-use super::{Run, Shared};
+use super::{Prune, Run, Shared};
 use crate::checkpoints::{Keeper, Measured, Resumed, Standing};
 use crate::error::Failure;
 use crate::live::{Event, Live, Place, Probe};
@@ -44,7 +44,7 @@ impl Run<'_> {
             Some(resumed) => (resumed.measured.clone(), std::mem::take(&mut resumed.records)),
             None => (Measured::default(), Vec::new()),
         };
-        if resumed.is_none() && self.eval_tokens.is_some() && self.dense_fits()? {
+        if resumed.is_none() && self.args.prune == Prune::Yes && self.eval_tokens.is_some() && self.dense_fits()? {
             let measure = || {
                 let model = session::load(&self.console, &self.device, &self.opened, None, 0)?;
                 self.evaluate("dense", &*model, &mut measured.seconds, live, Place::default())

@@ -37,7 +37,7 @@ pub struct Outcome {
 
 impl Run<'_> {
     pub(super) fn configuration(&self) -> Value {
-        let Args { pruning, method, optimizer, merging, .. } = self.args;
+        let Args { method, optimizer, merging, .. } = self.args;
         let mut configuration = json!({
             "model": self.opened.path,
             "train": self.train,
@@ -46,7 +46,7 @@ impl Run<'_> {
             "packing": optimizer.packing.to_string(),
             "eval_every": self.args.validation.eval_every,
             "validation_windows": self.validation.as_ref().map(Validation::sequences),
-            "criterion": pruning.criterion.name(),
+            "criterion": self.args.criterion(),
             "pattern": self.pattern.to_string(),
             "allocation": self.allocating.configuration(),
             "calibrate": self.calibrate,
@@ -112,7 +112,7 @@ impl Run<'_> {
             gpu: session::gpu_name(&self.device),
             library: gemm::title(&self.device),
             method: self.args.method.label(),
-            criterion: Some(self.args.pruning.criterion.name().into()),
+            criterion: Some(self.args.criterion().into()),
             pattern: Some(self.pattern.to_string()),
             allocation: Some(self.allocating.told(&outcome.allocated)),
             seed: self.args.optimizer.seed,

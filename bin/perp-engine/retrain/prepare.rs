@@ -4,10 +4,11 @@ use engine::checkpoint::Tokenizer;
 use engine::data::Windows;
 use engine::hub::Use;
 use engine::plan::StepShape;
-use engine::prune::Pattern;
+use engine::prune::{Criterion, Pattern};
 use engine::retrain::Config;
 
-use super::{Args, Run, Shared};
+use super::{Args, Prune, Run, Shared};
+use crate::allocation;
 use crate::error::Failure;
 use crate::planned::{Planned, Target};
 use crate::progress::Console;
@@ -15,6 +16,41 @@ use crate::session::{self, demo};
 use crate::tables;
 use crate::text::Texts;
 use crate::validation::Validation;
+
+impl Args {
+    /// What chose the weights that are gone, as reports name it.
+    pub(super) fn criterion(&self) -> &'static str {
+        match self.prune {
+            Prune::Yes => self.pruning.criterion.name(),
+            Prune::None => "none",
+        }
+    }
+
+    /// Fails where the flags of pruning contradict each other.
+    fn check_pruning(&self) -> Result<(), Failure> {
+        self.allocation.check(&self.pruning)?;
+        if self.prune == Prune::Yes {
+            return Ok(());
+        }
+        let pruning = &self.pruning;
+        let asked = [
+            ("--sparsity", pruning.sparsity.is_some()),
+            ("--pattern", pruning.pattern.is_some()),
+            ("--criterion", pruning.criterion != Criterion::Magnitude),
+            ("--allocation", !self.allocation.is_uniform()),
+            ("--cycles", self.cycles > 1),
+        ];
+        match asked.iter().find(|(_, asked)| *asked) {
+            None if self.model.is_none() => {
+                Err(Failure::usage("--prune none goes with --model: the demo's model is not pruned"))
+            }
+            None => Ok(()),
+            Some((flag, _)) => {
+                Err(Failure::usage(format!("--prune none and {flag} contradict each other: leave one of the two out")))
+            }
+        }
+    }
+}
 
 /// What stands for flags that were not given.
 struct Defaults {
@@ -44,7 +80,7 @@ pub(super) fn prepare<'a>(args: &'a Args, shared: &mut Shared) -> Result<Run<'a>
         (files, true) if files.is_empty() => demo::eval()?,
         (files, _) => files.clone(),
     };
-    args.allocation.check(&args.pruning)?;
+    args.check_pruning()?;
     let calibrate =
         args.calibration.files(args.pruning.criterion, &args.allocation, if is_demo { &train } else { &[] })?;
     let texts = Texts::new(&console, &args.text);
@@ -61,7 +97,10 @@ pub(super) fn prepare<'a>(args: &'a Args, shared: &mut Shared) -> Result<Run<'a>
     let opened = session::open(&console, &model_path)?;
     let set = args.method.train_set()?;
     args.merging.check(set.kind.merges())?;
-    let allocating = args.allocation.plan(&args.pruning, &*opened.architecture)?;
+    let allocating = match args.prune {
+        Prune::Yes => args.allocation.plan(&args.pruning, &*opened.architecture)?,
+        Prune::None => allocation::found(&opened.folder, &*opened.architecture)?,
+    };
     let pattern = allocating.pattern;
     if args.cycles > 1 && matches!(pattern, Pattern::NM { .. }) {
         return Err(Failure::usage("--cycles above 1 goes with --sparsity: an n:m pattern has no steps between"));
