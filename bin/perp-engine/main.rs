@@ -31,6 +31,7 @@ mod reports;
 mod retrain;
 mod run_config;
 mod session;
+mod settings_file;
 mod signals;
 mod sweep;
 mod tables;

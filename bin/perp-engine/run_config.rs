@@ -8,6 +8,7 @@ use clap::{ArgAction, Command};
 use toml::{Table, Value};
 
 use crate::error::Failure;
+use crate::settings_file::read_text;
 
 /// Flags that exclude each other: naming one on the command line hides the other in the file.
 const EXCLUSIVE: [&str; 2] = ["sparsity", "pattern"];
@@ -66,23 +67,6 @@ fn read(path: &Path) -> Result<Table, Failure> {
         let line = e.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
         Failure::usage(format!("{}:{line}: {}", path.display(), e.message().lines().next().unwrap_or("not TOML")))
     })
-}
-
-/// The most bytes of a file of flags; there are fewer than a hundred flags.
-const LIMIT: u64 = 1 << 20;
-
-/// A regular file of at most [`LIMIT`] bytes: opening a pipe would wait forever, and a device never ends.
-fn read_text(path: &Path) -> std::io::Result<String> {
-    use std::io::{Error, Read};
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(Error::other("it is not a regular file"));
-    }
-    let mut text = String::new();
-    std::fs::File::open(path)?.take(LIMIT + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > LIMIT {
-        return Err(Error::other(format!("it has more than {LIMIT} bytes, which no such file needs")));
-    }
-    Ok(text)
 }
 
 fn scalar(value: &Value) -> Option<String> {

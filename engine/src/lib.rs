@@ -7,6 +7,7 @@ pub mod data;
 pub mod error;
 pub mod evaluate;
 pub mod generate;
+mod guard;
 pub mod hub;
 pub mod model;
 pub mod optim;

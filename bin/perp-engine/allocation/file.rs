@@ -15,10 +15,11 @@ use engine::prune::{Allocation, Matrix};
 use serde_json::{Map, Value};
 
 use crate::error::Failure;
+use crate::settings_file::read_text;
 
 /// Reads a file that gives every one of `matrices` a sparsity.
 pub fn read(path: &Path, matrices: &[Matrix]) -> Result<Allocation, Failure> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
+    let text = read_text(path).map_err(|error| {
         Failure::usage(format!(
             "--allocation {}: cannot be read: {error}; name uniform, owl, or a JSON or TOML file",
             path.display()

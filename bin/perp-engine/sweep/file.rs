@@ -9,6 +9,7 @@ use toml::{Table, Value};
 use super::grid::{self, Axis, Planned, Setup};
 use crate::error::Failure;
 use crate::retrain;
+use crate::settings_file::read_text;
 
 /// retrain's flags that are the sweep's own business, and why.
 const RESERVED: [(&[&str], &str); 2] = [
@@ -65,8 +66,7 @@ impl Sweep {
     /// A file that cannot be read or is no sweep, a flag that retrain has not, and one that is missing.
     pub fn read(path: &Path, flags: &[String]) -> Result<Sweep, Failure> {
         let shown = path.display();
-        let text =
-            std::fs::read_to_string(path).map_err(|e| Failure::usage(format!("{shown}: cannot be read: {e}")))?;
+        let text = read_text(path).map_err(|e| Failure::usage(format!("{shown}: cannot be read: {e}")))?;
         let described: Described = toml::from_str(&text).map_err(|e| {
             let line = e.span().map_or(1, |span| text[..span.start].lines().count().max(1));
             Failure::usage(format!("{shown}:{line}: {}", e.message().lines().next().unwrap_or("not TOML")))

@@ -1,5 +1,6 @@
 //! From axes to runs.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory, FromArgMatches};
@@ -72,13 +73,27 @@ pub fn folder(out: &Path) -> PathBuf {
     out.join("runs")
 }
 
+/// The most runs of a sweep; at a minute each they would take a week.
+const MOST_RUNS: usize = 10_000;
+
 /// All combinations of each grid, each once.
+///
+/// # Errors
+/// More than [`MOST_RUNS`], before any is planned, and flags that retrain refuses.
 pub fn runs(grids: &[Vec<Axis>], setup: Setup<'_>) -> Result<Vec<Planned>, Failure> {
-    let mut runs: Vec<Planned> = Vec::new();
-    for axes in grids {
-        for choice in combinations(&joined(axes)) {
+    let grids: Vec<_> = grids.iter().map(|axes| joined(axes)).collect();
+    let size = |axes: &Vec<Vec<Chosen>>| axes.iter().map(Vec::len).fold(1, usize::saturating_mul);
+    let all = grids.iter().map(size).fold(0, usize::saturating_add);
+    if all > MOST_RUNS {
+        return Err(Failure::usage(format!(
+            "the sweep has {all} runs, and no more than {MOST_RUNS} are taken: give its axes fewer values, or make several sweeps"
+        )));
+    }
+    let (mut runs, mut known) = (Vec::new(), HashSet::new());
+    for axes in &grids {
+        for choice in combinations(axes) {
             let run = plan(&choice, setup)?;
-            if !runs.iter().any(|known| known.report == run.report) {
+            if known.insert(run.report.clone()) {
                 runs.push(run);
             }
         }
@@ -212,6 +227,20 @@ mod tests {
         assert_eq!(all[0].command, "perp-engine retrain --sparsity 0.5 --steps 3 --method norms --lr 1e-3");
         let report = all[0].report.to_str().unwrap();
         assert!(report.starts_with("out/runs/sparsity-0.5-method-norms-lr-1e-3-"), "{report}");
+    }
+
+    #[test]
+    fn a_grid_that_nobody_will_live_to_see_is_refused_before_it_takes_memory() {
+        let values: Vec<String> = (0..100).map(|value| value.to_string()).collect();
+        let values: Vec<&str> = values.iter().map(String::as_str).collect();
+        let axes =
+            ["seed", "steps", "rank", "batch", "lr", "alpha", "warmup", "clip", "eval-every", "cycles", "seq-len"];
+        let axes: Vec<Axis> = axes.iter().map(|flag| axis(flag, &values)).collect();
+        let failure = runs(&[axes], Setup::in_tests()).unwrap_err().to_string();
+        assert!(failure.contains(&format!("has {} runs", usize::MAX)), "{failure}");
+        let half = vec![axis("seed", &values), axis("steps", &values)];
+        let failure = runs(&[half.clone(), half], Setup::in_tests()).unwrap_err().to_string();
+        assert!(failure.contains("has 20000 runs, and no more than 10000"), "{failure}");
     }
 
     #[test]

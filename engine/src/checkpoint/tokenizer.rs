@@ -1,10 +1,7 @@
 //! Tokenizers: read from a model folder, or trained.
 
-use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
-use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
-use std::sync::Once;
 
 use serde_json::{Map, Value, json};
 use tokenizers::decoders::byte_level::ByteLevel as ByteLevelDecoder;
@@ -17,6 +14,7 @@ use tokenizers::{AddedToken, Tokenizer as Inner};
 use super::error::{Error, Result};
 use super::files::{CONFIG_LIMIT, TOKENIZER_LIMIT, read_json_object, read_limited, write_json, write_synced};
 use super::output::OutputFolder;
+use crate::guard;
 
 /// Text to token ids and back.
 #[derive(Clone, Debug)]
@@ -146,27 +144,11 @@ fn growth(normalizer: &Value) -> u64 {
     }
 }
 
-thread_local! {
-    /// True while the library runs, whose panics are errors and are not printed.
-    static GUARDED: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Calls the tokenizer library, which panics on some files that it reads without complaint.
+/// Calls the tokenizer library, which panics on some files that it reads without complaint. What a panic could leave
+/// half-changed is a cache of the library's, of whole entries.
 fn guarded<T>(run: impl FnOnce() -> std::result::Result<T, Box<Cause>>) -> std::result::Result<T, Box<Cause>> {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let others = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            if !GUARDED.get() {
-                others(info);
-            }
-        }));
-    });
-    GUARDED.set(true);
-    // What a panic could leave half-changed is a cache of the library's, of whole entries.
-    let result = panic::catch_unwind(AssertUnwindSafe(run));
-    GUARDED.set(false);
-    result.unwrap_or_else(|_| Err("the tokenizer library broke down over it: the file contradicts itself".into()))
+    guard::guarded(run)
+        .unwrap_or_else(|| Err("the tokenizer library broke down over it: the file contradicts itself".into()))
 }
 
 fn one_line(error: &Cause) -> String {

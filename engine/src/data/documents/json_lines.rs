@@ -8,10 +8,7 @@ use super::super::error::{Error, Result};
 use super::form::Compression;
 use super::source::Source;
 use super::text::BYTE_ORDER_MARK;
-use super::{Document, Rows};
-
-/// The longest line, in bytes unpacked: a limit on what one bad file can make us hold.
-const LINE_LIMIT: usize = 64 << 20;
+use super::{Document, ROW_LIMIT, Rows};
 
 /// A line; other fields are left alone.
 #[derive(Deserialize)]
@@ -45,15 +42,15 @@ impl Rows for JsonLines {
         let mut taken = 0;
         loop {
             bytes.clear();
-            let read = self.source.read_line(LINE_LIMIT as u64 + 1, &mut bytes)?;
+            let read = self.source.read_line(ROW_LIMIT as u64 + 1, &mut bytes)?;
             if read == 0 {
                 return if self.any_text { Ok(None) } else { Err(Error::Empty { path: self.path.clone() }) };
             }
             self.line += 1;
             taken += read as u64;
-            if bytes.len() > LINE_LIMIT {
+            if bytes.len() > ROW_LIMIT {
                 return Err(
-                    self.bad(format!("the line is longer than {} MiB; is it a file of JSON lines?", LINE_LIMIT >> 20))
+                    self.bad(format!("the line is longer than {} MiB; is it a file of JSON lines?", ROW_LIMIT >> 20))
                 );
             }
             let line = match bytes.strip_prefix(BYTE_ORDER_MARK.as_bytes()) {

@@ -26,6 +26,10 @@ pub use self::form::is_text;
 pub use self::paths::expand_patterns;
 pub(super) use self::text::TEXT_LIMIT;
 
+/// The longest line of .jsonl, and the longest text of a Parquet file's row, in bytes unpacked: a limit on what one bad file can
+/// make us hold.
+const ROW_LIMIT: usize = 64 << 20;
+
 /// A text, and where it came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Document {

@@ -1,0 +1,46 @@
+//! What is fuzzed: a function of bytes for each parser, which must end in time, within its memory, and without a panic,
+//! whatever the bytes. `fuzz_targets` calls them from libFuzzer; `tools/fuzz.sh` runs them all; docs/fuzzing.md says how.
+//!
+//! The program's own files (flags, sweeps, sparsities, reports) are read by its binary, which is no library: its modules stand
+//! here under their own names.
+#![allow(dead_code, unused_imports, missing_docs)]
+
+pub mod targets;
+
+/// The binary's modules. They name each other from the crate's root.
+#[path = "../../bin/perp-engine"]
+mod program {
+    pub mod allocation;
+    #[path = "allocation/file.rs"]
+    pub mod allocation_file;
+    pub mod args;
+    pub mod calibration;
+    pub mod checkpoints;
+    pub mod command;
+    pub mod error;
+    pub mod fetch;
+    pub mod freezing;
+    pub mod gemm;
+    pub mod live;
+    pub mod page;
+    pub mod planned;
+    pub mod progress;
+    pub mod pruner;
+    pub mod report;
+    pub mod reports;
+    pub mod retrain;
+    pub mod run_config;
+    pub mod session;
+    pub mod settings_file;
+    pub mod signals;
+    pub mod tables;
+    pub mod text;
+    pub mod validation;
+
+    /// Of `sweep` what reads its files.
+    pub mod sweep {
+        pub mod file;
+        pub mod grid;
+    }
+}
+use program::*;
