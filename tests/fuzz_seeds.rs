@@ -13,6 +13,7 @@ use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
+use parquet::schema::types::ColumnPath;
 use serde_json::json;
 
 #[test]
@@ -52,7 +53,10 @@ fn write_seeds() {
     }
     let second = WriterProperties::builder().set_writer_version(parquet::file::properties::WriterVersion::PARQUET_2_0);
     put("parquet", "second-version", &rows(second));
-    let delta = WriterProperties::builder().set_dictionary_enabled(false).set_encoding(Encoding::DELTA_BYTE_ARRAY);
+    let text = || ColumnPath::from("text");
+    let delta = WriterProperties::builder()
+        .set_column_dictionary_enabled(text(), false)
+        .set_column_encoding(text(), Encoding::DELTA_BYTE_ARRAY);
     put("parquet", "delta", &rows(delta));
 }
 

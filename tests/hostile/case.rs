@@ -22,6 +22,8 @@ pub const ADAPTED: &[&str] = &["eval", "--model", "model", "--eval", "eval.txt",
 pub const MERGE: &[&str] = &["merge", "--model", "model", "--adapter", "adapter", "--out", "out", "--quiet"];
 pub const PRUNE: &[&str] = &["prune", "--model", "model", "--out", "out", "--quiet"];
 pub const PROFILE: &[&str] = &["profile", "--model", "model"];
+pub const SWEEP: &[&str] = &["sweep", "sweep.toml", "--out", "out", "--quiet"];
+pub const REPORT: &[&str] = &["report", "run.json", "--out", "page.html"];
 pub const PRETRAIN: &[&str] =
     &["pretrain", "--model", "model", "--train", "train.txt", "--out", "out", "--steps", "2", "--quiet"];
 pub const RETRAIN: &[&str] = &[

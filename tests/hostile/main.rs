@@ -16,6 +16,7 @@ mod folder;
 mod formats;
 mod packed;
 mod run_toml;
+mod settings;
 mod texts;
 mod tokenizers;
 mod weights;
@@ -85,6 +86,13 @@ fn run_toml() {
 }
 
 #[test]
+fn sweeps_sparsities_and_reports() {
+    check(settings::sweeps());
+    check(settings::sparsities());
+    check(settings::reports());
+}
+
+#[test]
 fn flags() {
     check(flags::numbers());
     check(flags::others());
@@ -106,6 +114,9 @@ fn the_table_is_as_long_as_it_should_be_and_no_case_stands_twice() {
         adapters::merging(),
         checkpoints::cases(),
         run_toml::cases(),
+        settings::sweeps(),
+        settings::sparsities(),
+        settings::reports(),
         flags::numbers(),
         flags::others(),
     ];

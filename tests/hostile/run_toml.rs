@@ -61,7 +61,7 @@ pub fn cases() -> Vec<Case> {
             &format!("{unreadable}stream did not contain valid UTF-8"),
             2,
         ),
-        with("larger than any", Zeros(FILE, 2 << 30), &format!("{unreadable}it has more than 1048576 bytes"), 2),
+        with("larger than any", Zeros(FILE, 2 << 30), &format!("{unreadable}it has more than 8388608 bytes"), 2),
         with("a folder", Folder(FILE), &format!("{unreadable}it is not a regular file"), 2),
         with("a pipe", Pipe(FILE), &format!("{unreadable}it is not a regular file"), 2),
         with("an endless device", Link(FILE, "/dev/zero"), &format!("{unreadable}it is not a regular file"), 2),

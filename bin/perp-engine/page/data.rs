@@ -1,5 +1,7 @@
 //! What pages read of a run: the fields of run.json. A report of an older version lacks some, and its page what they show.
 
+use std::fs::File;
+use std::io::BufReader;
 use std::path::Path;
 
 use serde::{Deserialize, Deserializer};
@@ -125,8 +127,10 @@ impl RunData {
         if !kind.is_file() || kind.len() > LIMIT {
             return Err(cannot("is no report: name a .json file that retrain --report wrote".into()));
         }
-        let bytes = std::fs::read(path).map_err(|e| cannot(format!("cannot be read: {e}")))?;
-        serde_json::from_slice(&bytes).map_err(|e| cannot(format!("is no report of retrain or pretrain: {e}")))
+        let file = File::open(path).map_err(|e| cannot(format!("cannot be read: {e}")))?;
+        // As it is read: its text is not held beside what it says.
+        serde_json::from_reader(BufReader::new(file))
+            .map_err(|e| cannot(format!("is no report of retrain or pretrain: {e}")))
     }
 
     /// Of what it was pruned by, as people say it.

@@ -106,7 +106,13 @@ impl fmt::Display for DataId {
                     write!(f, ":{part}")?;
                 }
             }
-            DataPart::Files(files) => write!(f, ":{files}")?,
+            DataPart::Files(files) => {
+                write!(f, ":{files}")?;
+                // What stands behind the last @ is read as the revision.
+                if files.contains('@') {
+                    return write!(f, "@{}", self.revision);
+                }
+            }
         }
         write_revision(f, &self.revision)
     }

@@ -14,6 +14,7 @@ pub use hub::{hub_id, hub_listing};
 pub use models::{adapter_config, adapter_weights, config, index, weights};
 pub use ptx::ptx;
 pub use runs::{checkpoint, token_file};
+pub use scratch::clear;
 pub use settings::{allocation, report, run_toml, sweep_toml};
 pub use texts::{gzip, json_lines, parquet, text, zstd};
 pub use tokenizers::{tokenizer, vocabulary};

@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::Mutex;
 
-/// A file of this process's folder, with these bytes.
+/// A file of this target's folder, with these bytes.
 pub fn file(name: &str, bytes: &[u8]) -> PathBuf {
     let path = folder().join(name);
     fs::write(&path, bytes).expect("there is room for the input");
@@ -17,8 +17,20 @@ pub fn fixed(name: &str, bytes: &[u8]) -> PathBuf {
     if path.exists() { path } else { file(name, bytes) }
 }
 
+static FOLDER: Mutex<Option<&'static Path>> = Mutex::new(None);
+
 /// The folder. Whoever sets TMPDIR clears it away: libFuzzer ends the process without a last word.
 pub fn folder() -> &'static Path {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(|| tempfile::Builder::new().prefix("fuzz-").tempdir().expect("a temporary folder").keep())
+    let make = || {
+        let folder = tempfile::Builder::new().prefix("fuzz-").tempdir().expect("a temporary folder");
+        &*Box::leak(folder.keep().into_boxed_path())
+    };
+    FOLDER.lock().expect("nothing panics under it").get_or_insert_with(make)
+}
+
+/// Removes the folder; the next target gets another.
+pub fn clear() {
+    if let Some(folder) = FOLDER.lock().expect("nothing panics under it").take() {
+        let _ = fs::remove_dir_all(folder); // a temporary one: what stays goes with all of them
+    }
 }
