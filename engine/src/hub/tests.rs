@@ -68,6 +68,10 @@ fn data_sets_may_name_a_configuration_a_split_or_files() {
         assert_eq!((id.repo.as_str(), &id.part, id.revision.as_str()), (repo, &part, revision));
         assert_eq!(id.to_string(), text.trim_end_matches("@main"));
     }
+    // What stands behind the last @ would be read as a revision.
+    let id: DataId = "o/n:a@b/*.txt@main".parse().unwrap();
+    assert_eq!((&id.part, id.revision.as_str()), (&files("a@b/*.txt"), "main"));
+    assert_eq!(id.to_string().parse(), Ok(id));
     for path in [
         "",
         "words",
