@@ -21,6 +21,7 @@ mod program {
     pub mod command;
     pub mod error;
     pub mod fetch;
+    pub mod format;
     pub mod freezing;
     pub mod gemm;
     pub mod live;
