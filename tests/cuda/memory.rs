@@ -8,7 +8,7 @@ use kernels::{Backend, DType, Device};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::small_models::{folder, llama, load_offloaded, on_gpus, opt, opt_post_norm, train_set};
+use crate::small_models::{folder, llama, load_offloaded, opt, opt_post_norm, train_set, trained};
 
 /// Runs two steps; what was in use before, and the peak of the second.
 fn measure_offloaded(
@@ -48,7 +48,7 @@ fn peaks_agree(config: &Value, method: Method, pattern: Pattern, recompute: usiz
 #[ignore = "needs a GPU"]
 fn gpu_peaks_are_metas_for_every_method() {
     for config in [opt(), opt_post_norm(), llama()] {
-        for method in on_gpus() {
+        for method in trained() {
             if method == Method::Biases && config["model_type"] == "llama" {
                 continue;
             }
@@ -65,6 +65,7 @@ fn gpu_peaks_are_metas_for_every_pattern_and_with_checkpointing() {
     {
         for recompute in [1, usize::MAX] {
             peaks_agree(&opt(), Method::Perp, pattern, recompute);
+            peaks_agree(&opt(), Method::MaskLora, pattern, recompute);
         }
     }
 }
@@ -93,7 +94,7 @@ fn the_driver_gives_what_is_accounted() {
     let device = Device::cuda(0).unwrap();
     let gpu = device.gpu().unwrap();
     let folder = folder(&llama(), DType::BF16, 0.05);
-    for method in [Method::Perp, Method::Full] {
+    for method in [Method::Perp, Method::MaskLora, Method::Full] {
         device.trim();
         device.memory().reset_peak();
         gpu.reset_pool_peak().unwrap();

@@ -1,8 +1,10 @@
 //! Losses, gradients and training on a GPU, where activations are bf16.
 
+use std::sync::Arc;
+
 use engine::autograd::{Tape, head_loss};
-use engine::model::TokenBatch;
-use engine::peft::{self, Method, TrainSet};
+use engine::model::{Model, Module, TokenBatch, Weight};
+use engine::peft::{self, ALL_LINEAR, Method, TrainSet};
 use engine::prune::Pattern;
 use engine::retrain::{Config, StepRecord, Trainer};
 use engine::tensor::Param;
@@ -12,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::golden_support::{self, Golden, attach_adapter};
 use crate::small_models::{
-    assert_pads_change_nothing, by_magnitude, folder, llama, load_offloaded, on_gpus, opt, opt_post_norm, train_set,
+    assert_pads_change_nothing, by_magnitude, folder, llama, load_offloaded, opt, opt_post_norm, train_set, trained,
 };
 
 const PATTERNS: [(&str, Pattern); 3] = [
@@ -55,30 +57,70 @@ fn gpu_masks_losses_and_gradients_follow_peft_for_every_model_pattern_and_method
                 let set = TrainSet::of(method, 4, 8.0, &targets);
                 attach_adapter(&mut *model, name, &set);
                 let params = peft::apply(&mut *model, &set, 0).unwrap();
-                let mut tape = Tape::training(&device, 0);
-                let hidden = model.forward(&mut tape, &batch).unwrap();
-                let scale = 1.0 / batch.predictions() as f32;
-                let loss = head_loss(model.head(), &hidden, &batch.targets(), scale).unwrap();
-                let mean = loss.rows.sum().unwrap() / batch.predictions() as f64;
-                tape.backward(hidden, loss.gradient.unwrap()).unwrap();
-                let want = f64::from(golden.floats("loss")[0]);
-                assert!((mean / want - 1.0).abs() <= LOSS_OF_ONE_BATCH, "{what}: loss {mean}, not {want}");
+                follows_torch(&device, &*model, &params, &batch, &golden, &what);
+            }
+        }
+    }
+}
 
-                let wanted = |param: &Param| golden.floats(&format!("grad.{}", param.name()));
-                let norm = |x: Vec<f32>| x.iter().map(|x| f64::from(x * x)).sum::<f64>().sqrt();
-                let largest = params.iter().map(|param| norm(wanted(param))).fold(0.0, f64::max);
-                let mut sum = 0.0;
+/// The loss of one batch, and every gradient.
+fn follows_torch(
+    device: &Device,
+    model: &dyn Model,
+    params: &[Arc<Param>],
+    batch: &TokenBatch,
+    golden: &Golden,
+    what: &str,
+) {
+    let mut tape = Tape::training(device, 0);
+    let hidden = model.forward(&mut tape, batch).unwrap();
+    let scale = 1.0 / batch.predictions() as f32;
+    let loss = head_loss(model.head(), &hidden, &batch.targets(), scale).unwrap();
+    let mean = loss.rows.sum().unwrap() / batch.predictions() as f64;
+    tape.backward(hidden, loss.gradient.unwrap()).unwrap();
+    let want = f64::from(golden.floats("loss")[0]);
+    assert!((mean / want - 1.0).abs() <= LOSS_OF_ONE_BATCH, "{what}: loss {mean}, not {want}");
+
+    let wanted = |param: &Param| golden.floats(&format!("grad.{}", param.name()));
+    let norm = |x: Vec<f32>| x.iter().map(|x| f64::from(x * x)).sum::<f64>().sqrt();
+    let largest = params.iter().map(|param| norm(wanted(param))).fold(0.0, f64::max);
+    let mut sum = 0.0;
+    for param in params {
+        let mut grad = param.take_grad().unwrap();
+        if let Some(mask) = param.mask().as_ref() {
+            kernels::ops::adamw::apply_mask(&mut grad, mask).unwrap();
+        }
+        let error = relative_error(&grad.download::<f32>().unwrap(), &wanted(param), 0.05 * largest);
+        assert!(error <= LARGEST, "{what}: the gradient of {} is off by {error}", param.name());
+        sum += error;
+    }
+    let mean = sum / params.len() as f64;
+    assert!(mean <= MEAN, "{what}: gradients are off by {mean}");
+}
+
+/// From adapters that have trained.
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_losses_and_gradients_of_adapters_that_merge_follow_torch() {
+    let device = Device::cuda(0).unwrap();
+    let batch = TokenBatch::new(Golden::open("inputs").ids("input_ids"), 24);
+    for name in ["opt-pre", "opt-post", "llama-gqa"] {
+        for (file, pattern) in &PATTERNS[..2] {
+            for method in [Method::MaskLora, Method::ScaleLora, Method::LoraPrune] {
+                let golden = Golden::open(&format!("{name}/{file}.{method}"));
+                let mut model = golden_support::build(&device, name, Some(by_magnitude(*pattern)));
+                let set = TrainSet::of(method, 4, 8.0, &[ALL_LINEAR.to_string()]);
+                let params = peft::apply(&mut *model, &set, 0).unwrap();
                 for param in &params {
-                    let mut grad = param.take_grad().unwrap();
-                    if let Some(mask) = param.mask().as_ref() {
-                        kernels::ops::adamw::apply_mask(&mut grad, mask).unwrap();
+                    if let Some(initial) = golden.try_floats(&format!("initial.{}", param.name())) {
+                        let fill = |values: &mut [f32]| {
+                            values.copy_from_slice(&initial);
+                            Ok(())
+                        };
+                        param.value_mut().fill(fill).unwrap();
                     }
-                    let error = relative_error(&grad.download::<f32>().unwrap(), &wanted(param), 0.05 * largest);
-                    assert!(error <= LARGEST, "{what}: the gradient of {} is off by {error}", param.name());
-                    sum += error;
                 }
-                let mean = sum / params.len() as f64;
-                assert!(mean <= MEAN, "{what}: gradients are off by {mean}");
+                follows_torch(&device, &*model, &params, &batch, &golden, &format!("{name} {file} {method}"));
             }
         }
     }
@@ -114,6 +156,10 @@ fn batches(vocab: u64, seq_len: usize, count: usize) -> Vec<TokenBatch> {
 
 const STEPS: usize = 3;
 
+fn config_of(accumulate: usize, recompute: usize) -> Config {
+    Config { steps: STEPS, batch: 2, accumulate, lr: 5e-3, warmup: 0.0, clip: Some(1.0), weight_decay: 0.0, recompute }
+}
+
 pub fn train(device: &Device, folder: &TempDir, method: Method, pattern: Pattern, recompute: usize) -> Vec<StepRecord> {
     train_offloaded(device, folder, method, pattern, recompute, 0)
 }
@@ -128,16 +174,7 @@ fn train_offloaded(
 ) -> Vec<StepRecord> {
     let mut model = load_offloaded(device, folder, pattern, layers);
     let params = peft::apply(&mut *model, &train_set(method), 0).unwrap();
-    let config = Config {
-        steps: STEPS,
-        batch: 2,
-        accumulate: 2,
-        lr: 5e-3,
-        warmup: 0.0,
-        clip: Some(1.0),
-        weight_decay: 0.0,
-        recompute,
-    };
+    let config = config_of(2, recompute);
     let batches = batches(model.info().vocab as u64, 32, 2 * STEPS);
     let mut trainer = Trainer::new(&*model, params, config).unwrap();
     batches.chunks(2).map(|micro_batches| trainer.step(&*model, micro_batches).unwrap()).collect()
@@ -153,7 +190,7 @@ pub const NORM: f64 = 16.0 / 512.0;
 fn follows_the_cpu(config: &Value, dtype: DType, all_patterns: bool) {
     let folder = folder(config, dtype, 0.08);
     let (cpu, gpu) = (Device::cpu(), Device::cuda(0).unwrap());
-    let methods = on_gpus().filter(|m| *m != Method::Biases || config["model_type"] != "llama");
+    let methods = trained().filter(|m| *m != Method::Biases || config["model_type"] != "llama");
     for (turn, method) in methods.enumerate() {
         for (at, (name, pattern)) in PATTERNS.into_iter().enumerate() {
             if !all_patterns && turn % PATTERNS.len() != at {
@@ -188,14 +225,57 @@ fn gpu_training_follows_the_cpu_for_every_method_and_pattern() {
     follows_the_cpu(&widths(llama(), 304), DType::F16, false);
 }
 
+/// Where each linear layer in a decoder layer is zero.
+fn zeros(model: &mut dyn Model) -> Vec<(String, Vec<bool>)> {
+    let mut found = Vec::new();
+    let mut each = |module: Module<'_>| {
+        if let Module::Linear(linear) = module
+            && let Weight::Frozen(weight) = &linear.weight
+            && linear.prunable
+        {
+            found.push((linear.name.clone(), weight.to_f32()?.into_iter().map(|w| w == 0.0).collect()));
+        }
+        Ok(())
+    };
+    model.visit(&mut each).unwrap();
+    found
+}
+
+/// What a GPU trained is merged with the zeros that pruning made, no more and no fewer, which are those of the CPU.
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_merged_weights_have_the_zeros_of_the_pruned_ones() {
+    let (cpu, gpu) = (Device::cpu(), Device::cuda(0).unwrap());
+    for (config, dtype) in [(opt(), DType::BF16), (llama(), DType::F16)] {
+        let folder = folder(&config, dtype, 0.08);
+        for (_, pattern) in &PATTERNS[..2] {
+            for method in [Method::MaskLora, Method::ScaleLora, Method::LoraPrune] {
+                let mut model = load_offloaded(&gpu, &folder, *pattern, 0);
+                let params = peft::apply(&mut *model, &train_set(method), 0).unwrap();
+                let before = zeros(&mut *model);
+                assert_eq!(before, zeros(&mut *load_offloaded(&cpu, &folder, *pattern, 0)));
+                let batches = batches(model.info().vocab as u64, 32, STEPS);
+                let mut trainer = Trainer::new(&*model, params, config_of(1, 0)).unwrap();
+                for batch in batches.chunks(1) {
+                    trainer.step(&*model, batch).unwrap();
+                }
+                drop(trainer);
+                let report = peft::merge(&mut *model, &mut |_| ()).unwrap();
+                assert!(report.matrices == before.len() && report.zeros_before == report.zeros_after);
+                assert!(before == zeros(&mut *model), "{method} {pattern}: the zeros moved");
+            }
+        }
+    }
+}
+
 /// The weights are the same wherever they lie, and so are all kernels: not one bit may differ.
 #[test]
 #[ignore = "needs a GPU"]
 fn gpu_offloaded_layers_train_as_those_on_the_device() {
     let device = Device::cuda(0).unwrap();
     let folder = folder(&opt(), DType::BF16, 0.08);
-    let train = |pattern, layers| {
-        let records = train_offloaded(&device, &folder, Method::Perp, pattern, 1, layers);
+    let train = |method, pattern, layers| {
+        let records = train_offloaded(&device, &folder, method, pattern, 1, layers);
         records.iter().map(|r| (r.loss, r.grad_norm)).collect::<Vec<_>>()
     };
     for (pattern, layers) in [
@@ -203,7 +283,10 @@ fn gpu_offloaded_layers_train_as_those_on_the_device() {
         (Pattern::Unstructured { sparsity: 0.0 }, 3),
         (Pattern::NM { n: 2, m: 4 }, 1),
     ] {
-        assert_eq!(train(pattern, layers), train(pattern, 0), "{layers} layers of {pattern}");
+        for method in [Method::Perp, Method::MaskLora] {
+            let want = train(method, pattern, 0);
+            assert_eq!(train(method, pattern, layers), want, "{method}: {layers} layers of {pattern}");
+        }
     }
 }
 

@@ -18,9 +18,9 @@ pub fn train_set(method: Method) -> TrainSet {
     TrainSet::of(method, 16, 32.0, &targets.iter().map(|target| target.to_string()).collect::<Vec<_>>())
 }
 
-/// The methods that a GPU has kernels for, but lora-prune, which is perp while it trains.
-pub fn on_gpus() -> impl Iterator<Item = Method> {
-    Method::ALL.into_iter().filter(|method| !method.lora().merges())
+/// All methods but lora-prune, which is perp while it trains.
+pub fn trained() -> impl Iterator<Item = Method> {
+    Method::ALL.into_iter().filter(|method| *method != Method::LoraPrune)
 }
 
 /// OPT. Neither its vocabulary nor its feed-forward width is a multiple of anything.

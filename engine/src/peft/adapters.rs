@@ -8,7 +8,6 @@ use kernels::Category;
 use crate::checkpoint::{Adapter, AdapterConfig, NewLora, OutputFolder, TensorInfo, write_adapter};
 use crate::error::{Error, Result};
 use crate::model::{self, Lora, LoraForm, Model, Module};
-use crate::peft::check_device;
 use crate::tensor::Param;
 
 /// Writes the network's adapters as PEFT would, into `out` or its subfolder; those that lie inside their weights under a type of their
@@ -64,10 +63,9 @@ pub fn save(model: &mut dyn Model, out: &OutputFolder, subfolder: Option<&str>, 
 /// Attaches an adapter's matrices to the network's modules, frozen.
 ///
 /// # Errors
-/// A module that the network does not have, a matrix of the wrong shape, a form that the device has no kernels for, or no memory.
+/// A module that the network does not have, a matrix of the wrong shape, or no memory.
 pub fn attach(model: &mut dyn Model, adapter: &Adapter) -> Result<()> {
     let device = model::device_of(model);
-    check_device(&device, adapter.config.form)?;
     let mut left: Vec<&str> = adapter.modules.keys().map(String::as_str).collect();
     let mut take = |module: &str, rows: usize, cols: usize| -> Result<Option<Lora>> {
         let Some(pair) = adapter.modules.get(module) else { return Ok(None) };

@@ -10,7 +10,7 @@ mod method;
 
 use std::sync::Arc;
 
-use kernels::{Backend, Category, DType, Device};
+use kernels::{Category, DType, Device};
 use rand_chacha::rand_core::Rng;
 
 pub use adapters::{attach, save as save_adapter};
@@ -72,8 +72,7 @@ impl TrainSet {
 /// of [`Model::visit`]. Adapters that are there already (of an earlier cycle) stay and train on.
 ///
 /// # Errors
-/// A rank of zero, a target that no layer bears, a set that leaves nothing to train, adapters that the device has no kernels for, or
-/// no memory.
+/// A rank of zero, a target that no layer bears, a set that leaves nothing to train, or no memory.
 pub fn apply(model: &mut dyn Model, set: &TrainSet, seed: u64) -> Result<Vec<Arc<Param>>> {
     if set.uses_lora() && set.rank == 0 {
         return Err(Error::config("rank 0: LoRA needs a rank of at least 1"));
@@ -81,9 +80,6 @@ pub fn apply(model: &mut dyn Model, set: &TrainSet, seed: u64) -> Result<Vec<Arc
     model::params(model).iter().for_each(|param| param.set_trainable(false));
     check_targets(model, set)?;
     let device = model::device_of(model);
-    if !set.targets.is_empty() {
-        check_device(&device, set.kind.form())?;
-    }
     let mut tied_table = None;
     model.visit(&mut |module| {
         match module {
@@ -137,17 +133,6 @@ pub fn apply(model: &mut dyn Model, set: &TrainSet, seed: u64) -> Result<Vec<Arc
         )));
     }
     Ok(trainable)
-}
-
-/// Fails where adapters of this form cannot be multiplied.
-fn check_device(device: &Device, form: LoraForm) -> Result<()> {
-    if form == LoraForm::Added || device.backend() != Backend::Cuda {
-        return Ok(());
-    }
-    Err(Error::config(
-        "masked and scaled adapters (mask-lora, scale-lora) have no kernels for GPUs yet: use --device cpu, or lora-prune, which \
-         is plain LoRA while it trains",
-    ))
 }
 
 fn is_target(set: &TrainSet, role: &str) -> bool {

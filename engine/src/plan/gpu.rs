@@ -78,7 +78,8 @@ pub struct Assumption {
 
 /// Packed products do three things on one SM: for a step of 256×128×32, by the virtual GPU's counts of 256×512×384, tensor cores
 /// take 1,024 cycles, shared memory 1,025 (128 bytes each), integers 1,270 (64 lanes each; PTX, of which machine code may need
-/// less). All at once that is 0.8 of the peak, one after the other 0.31.
+/// less). All at once that is 0.8 of the peak, one after the other 0.31. Where an adapter lies inside, the products that form a
+/// step's entries, 192 cycles for each 16 of the rank, are among the operations.
 const PACKED: Assumption = Assumption {
     share: 0.5,
     why: "by counts 0.8 if tensor cores, shared memory and integers all overlap, 0.31 if none do; somewhat less than halfway",
@@ -143,7 +144,8 @@ impl Gpu {
 pub fn assumed(kernel: &str) -> Assumption {
     match kernel {
         "linear_forward" | "linear_backward_input" => PACKED,
-        "linear_weight_gradient" | "head_loss" | "head_loss_and_gradients" => DENSE,
+        // Of both, nearly all is one plain product; what it is masked with and projected on is among the operations.
+        "linear_weight_gradient" | "adapted_gradients" | "head_loss" | "head_loss_and_gradients" => DENSE,
         "attention_forward" => ATTENTION,
         UPLOAD => HOST,
         "attention_backward" => ATTENTION_BACKWARD,

@@ -5,8 +5,8 @@
 //! (Zimmer et al. 2023, "PERP", MaskLoRA and ScaleLoRA).
 //!
 //! The sum over the rank cannot be split from the product as plain LoRA's can, so the entries are formed where a product
-//! unpacks them, 64 by 64 in cache, for as long as all tokens pass: r multiply-adds an entry and call, beside one for each token.
-//! [`merge`] forms them with the same operations in the same order.
+//! unpacks them: on the CPU 64 by 64 in cache, for as long as all tokens pass, r multiply-adds an entry and call, beside one for
+//! each token; on a GPU in shared memory, for 256 tokens. [`merge`] forms them with the CPU's operations in the CPU's order.
 
 use std::ops::Range;
 
@@ -49,12 +49,17 @@ pub struct Adapted<'a> {
 impl Adapted<'_> {
     /// Checks the adapter's operands, for `op`.
     pub(crate) fn check(&self, op: &'static str) -> Result<()> {
+        expect_buffer(op, "A", self.a, DType::F32, self.rank * self.weight.cols())?;
+        expect_buffer(op, "B", self.b, DType::F32, self.weight.rows() * self.rank)
+    }
+
+    /// Checks them for an `op` that only the CPU has kernels for.
+    pub(crate) fn check_on_cpu(&self, op: &'static str) -> Result<()> {
         if self.weight.device().backend() == Backend::Cuda {
             let what = "an adapter inside a weight (masked or scaled)".into();
             return Err(Error::Unsupported { op, what, device: "cuda" });
         }
-        expect_buffer(op, "A", self.a, DType::F32, self.rank * self.weight.cols())?;
-        expect_buffer(op, "B", self.b, DType::F32, self.weight.rows() * self.rank)
+        self.check(op)
     }
 
     /// Bytes of W, A and B.
@@ -62,9 +67,13 @@ impl Adapted<'_> {
         self.weight.size_bytes() + self.a.size_bytes() + self.b.size_bytes()
     }
 
-    /// Operations to form every entry once: of all places, for vectors of them are formed together.
+    /// Operations of the CPU to form every entry once: of all places, for vectors of them are formed together. A GPU forms them
+    /// as often as its products read them, and counts that with these.
     pub(crate) fn flops(&self) -> usize {
-        2 * (self.rank + 1) * self.weight.rows() * self.weight.cols()
+        match self.weight.device().backend() {
+            Backend::Cpu => 2 * (self.rank + 1) * self.weight.rows() * self.weight.cols(),
+            Backend::Cuda => 0,
+        }
     }
 
     /// Writes which entries (`rows`, `cols`), at most 64 columns, are kept: a word a row, bit j for column `cols.start + j`.

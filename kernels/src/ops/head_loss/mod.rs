@@ -286,7 +286,7 @@ fn check(op: &'static str, hidden: &Buffer, head: &Head<'_>, targets: &[u32]) ->
         expect_buffer(op, "W", value, DType::F32, vocab * dim)?;
     }
     if let WeightRef::Adapted(adapted) = head.weight {
-        adapted.check(op)?;
+        adapted.check_on_cpu(op)?;
     }
     match targets.iter().position(|target| *target != IGNORED && *target as usize >= vocab) {
         None => Ok(()),

@@ -10,6 +10,18 @@ struct Adapter {
     Rank rank;
 };
 
+// Writes the block's tile of C `[m, n]`: sums and bias, rounded, and changed by `end`.
+template <class T, class S, class End>
+__device__ void store_layer(Sums<S>& sums, const Corner& corner, int m, int n, const float* bias, T* c, unsigned char* shared,
+                            const End& end) {
+    const auto add_bias = [&](int col) {
+        // n is a multiple of 8: both columns are inside, or neither.
+        const float2 b = bias && col < n ? *reinterpret_cast<const float2*>(bias + col) : make_float2(0.0f, 0.0f);
+        return [=](float& low, float& high) { low += b.x, high += b.y; };
+    };
+    store_rows<T, S>(sums, corner, m, n, shared, c, add_bias, end);
+}
+
 // X, W: the panels of x (or dy) and of the weight.
 template <class T, class S, class W, class X = AlongK<T, S::THREADS, S::TILE_M>> struct Layer {
     using A = Then<X, Split<T, S::THREADS, S::TILE_M, true, 1>>;
@@ -32,11 +44,6 @@ template <class T, class S, class W, class X = AlongK<T, S::THREADS, S::TILE_M>>
         const Corner corner = banded<S>(blockIdx.x, a.rows, n);
         Sums<S> sums = {};
         multiply(sums, X(a, corner.m), weight(corner), panels(a.cols), a.rows, n, corner, adapter, shared);
-        const auto add_bias = [&](int col) {
-            // n is a multiple of 8: both columns are inside, or neither.
-            const float2 b = bias && col < n ? *reinterpret_cast<const float2*>(bias + col) : make_float2(0.0f, 0.0f);
-            return [=](float& low, float& high) { low += b.x, high += b.y; };
-        };
-        store_rows<T, S>(sums, corner, a.rows, n, shared, c, add_bias, end);
+        store_layer<T, S>(sums, corner, a.rows, n, bias, c, shared, end);
     }
 };

@@ -31,7 +31,7 @@ pub use adapted::adapted_gradients;
 pub use epilogue::Epilogue;
 
 use crate::device::{Backend, Buffer, Category, Cost, DType, Device};
-use crate::error::{Result, expect_activations, expect_dtype, expect_len};
+use crate::error::{Error, Result, expect_activations, expect_dtype, expect_len};
 use crate::simd::Isa;
 use crate::spmm;
 use crate::weight::WeightRef;
@@ -125,7 +125,9 @@ pub fn forward_with(
         expect_dtype(OP, "bias", bias.dtype(), DType::F32)?;
     }
     lora.map_or(Ok(()), |lora| lora.check(OP, &weight))?;
+    check_terms(OP, device, weight, lora.is_some())?;
     epilogue.check(OP, x.dtype(), n * rows)?;
+    let shape = cuda::Shape { n, cols, rows };
     let by_library = lora.is_none() && cuda::library::takes(device, x.dtype(), weight, n);
     let is_fused = device.backend() == Backend::Cuda && !cuda::is_plain(x.dtype(), &[cols, rows]) && !by_library;
     let (fused, after) = if is_fused { (epilogue, Epilogue::default()) } else { (Epilogue::default(), epilogue) };
@@ -134,21 +136,28 @@ pub fn forward_with(
     let mut saved = fused.alloc(device, x.dtype(), n * rows)?;
     let mut work = device.cpu_workspace(cpu::work_len(n, cols, lora))?;
     let mut library = of_library(by_library, || Library::alloc(device, x.dtype(), weight, bias))?;
+    let mut factors = cuda::adapted::workspace(device, x.dtype(), shape, weight)?;
     let operands = [bias, fused.residual].into_iter().flatten().map(Buffer::size_bytes).sum::<usize>();
     let cost = Cost::new(
         OP,
-        weight.forward_flops(n) + lora.map_or(0, |l| l.flops(n, &weight)) + fused.flops(n * rows),
+        weight.forward_flops(n)
+            + forming_flops(device, x.dtype(), shape, weight)
+            + lora.map_or(0, |l| l.flops(n, &weight))
+            + fused.flops(n * rows),
         x.size_bytes() + weight.size_bytes() + operands + lora.map_or(0, |l| l.size_bytes()),
         y.size_bytes() + saved.as_ref().map_or(0, Buffer::size_bytes),
     );
     if device.gpu().is_some() {
-        let (shape, ending) = (cuda::Shape { n, cols, rows }, (fused, saved.as_mut()));
+        let ending = (fused, saved.as_mut());
         device.launch(cost, |gpu| match &mut library {
             Some(library) => {
                 library.load(gpu, weight)?;
                 library.forward(gpu, shape, x.into(), weight, bias, &mut y)
             }
-            None => cuda::forward(gpu, shape, x, weight, bias, lora.zip(u.as_mut()), ending, &mut y),
+            None => {
+                let lora = lora.zip(u.as_mut());
+                cuda::forward(gpu, shape, x, weight, bias, lora, ending, &mut factors, &mut y)
+            }
         })?;
     } else {
         device.run(cost, || {
@@ -156,9 +165,28 @@ pub fn forward_with(
             cpu::forward(Isa::best(), x.f32(), n, weight, bias.map(Buffer::f32), lora, y.f32_mut(), work.f32_mut());
         });
     }
-    drop((work, library));
+    drop((work, library, factors));
     let (y, saved_after) = after.apply(y)?;
     Ok(Forward { y, u, saved: saved.or(saved_after) })
+}
+
+/// A GPU's products take an adapter inside the weight or one beside it.
+fn check_terms(op: &'static str, device: &Device, weight: WeightRef<'_>, lora: bool) -> Result<()> {
+    if lora && matches!(weight, WeightRef::Adapted(_)) && device.backend() == Backend::Cuda {
+        let what = "an adapter beside one inside the weight".into();
+        return Err(Error::Unsupported { op, what, device: "cuda" });
+    }
+    Ok(())
+}
+
+/// Operations of a GPU to form the entries of an adapted weight. The CPU's are in [`WeightRef::product_flops`].
+fn forming_flops(device: &Device, dtype: DType, shape: cuda::Shape, weight: WeightRef<'_>) -> usize {
+    match weight {
+        WeightRef::Adapted(adapted) if device.backend() == Backend::Cuda => {
+            cuda::adapted::forming_flops(dtype, shape, adapted)
+        }
+        _ => 0,
+    }
 }
 
 /// What the library needs, where a product is its.
@@ -210,24 +238,28 @@ pub fn backward_input(
         expect_len(OP, "v", v.len(), n * lora.rank)?;
         expect_dtype(OP, "v", v.dtype(), DType::F32)?;
     }
+    check_terms(OP, device, weight, lora.is_some())?;
+    let shape = cuda::Shape { n, cols, rows };
     let mut dx = device.alloc(Category::Activations, dy.dtype(), n * cols)?;
     let mut work = device.cpu_workspace(cpu::work_len(n, rows, lora.map(|(lora, _)| lora)))?;
     let by_library = lora.is_none() && cuda::library::takes(device, dy.dtype(), weight, n);
     let mut library = of_library(by_library, || Library::alloc(device, dy.dtype(), weight, None))?;
+    let mut factors = cuda::adapted::workspace(device, dy.dtype(), shape, weight)?;
     let cost = Cost::new(
         OP,
-        weight.product_flops(n) + lora.map_or(0, |(l, _)| 2 * n * l.rank * cols),
+        weight.product_flops(n)
+            + forming_flops(device, dy.dtype(), shape, weight)
+            + lora.map_or(0, |(l, _)| 2 * n * l.rank * cols),
         dy.size_bytes() + weight.size_bytes() + lora.map_or(0, |(l, v)| l.a.size_bytes() + v.size_bytes()),
         dx.size_bytes(),
     );
     if device.gpu().is_some() {
-        let shape = cuda::Shape { n, cols, rows };
         device.launch(cost, |gpu| match &mut library {
             Some(library) => {
                 library.load(gpu, weight)?;
                 library.backward_input(gpu, shape, 1.0, dy.into(), weight, (&mut dx, 0))
             }
-            None => cuda::backward_input(gpu, shape, dy, weight, lora, &mut dx),
+            None => cuda::backward_input(gpu, shape, dy, weight, lora, &mut factors, &mut dx),
         })?;
         return Ok(dx);
     }

@@ -140,6 +140,15 @@ template <class T, class S, bool ALONG_K_, bool ANY> struct Packed {
     }
 
     template <class V> __device__ void unpack_as(unsigned char* stage, unsigned char* spare, int step) const {
+        const bool foreign = from.type != Half<T>::TYPE;
+        unpack_blocks<V>(stage, spare, step,
+                         [=](int, V v, V w, unsigned pair) { return pair_of<T>(v, w, pair, foreign); });
+    }
+
+    // make(i, v, w, pair) gives the warp's i-th block's pair of entries: v and w are the values that may be theirs, bits 0 and
+    // 1 of `pair` say which are stored. Blocks 0 to 3 are beside each other, 4 to 7 below them.
+    template <class V, class Make>
+    __device__ void unpack_blocks(unsigned char* stage, unsigned char* spare, int step, Make make) const {
         const unsigned lane = threadIdx.x % 32, team = threadIdx.x / TEAM, half = threadIdx.x / 32 % 2;
         unsigned char* tile = stage + team * TILE;
         uint2* found = reinterpret_cast<uint2*>(tile + MASKS + VALUES) + half * 16;
@@ -155,14 +164,13 @@ template <class T, class S, bool ALONG_K_, bool ANY> struct Packed {
         if (lane / 16 == half) found[lane % 16] = make_uint2(word, before * sizeof(V));
         __syncwarp();
 
-        const bool foreign = from.type != Half<T>::TYPE;
         const unsigned shift = lane % 16 * 2;
         const unsigned below = (1u << shift) - 1;
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
             const uint2 mine = found[i * 2 + lane / 16];
             const V* values = reinterpret_cast<const V*>(tile + MASKS + mine.y) + __popc(mine.x & below);
-            const unsigned out = pair_of<T>(values[0], values[1], mine.x >> shift & 3, foreign);
+            const unsigned out = make(i, values[0], values[1], mine.x >> shift & 3);
             const unsigned row = half * 16 + i / 4 * 8 + lane / 4, block = i % 4;
             unsigned char* to = ALONG_K ? spare + place<TILE_K / CHUNK>(team * SIDE + row, block)
                                         : spare + place<S::TILE_N / CHUNK>(row, team * (SIDE / CHUNK) + block);

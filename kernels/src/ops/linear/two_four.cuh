@@ -134,38 +134,56 @@ __device__ inline uint2 spread_group(unsigned pair, unsigned places) {
     return make_uint2(__byte_perm(pair, 0, unsigned(of_low >> low * 16)), __byte_perm(pair, 0, unsigned(of_high >> high * 16)));
 }
 
-// W as B of a product: a panel is a row of tiles, unpacked one step before it is multiplied. Columns past the edge are those
-// of the last tile again; their sums go nowhere.
-template <class T, class S> struct Unpacked {
-    static constexpr bool PACKED = true, ALONG_K = false;
+// W as B of a product, for Wᵀ (ALONG_K_) a column of tiles a panel, for W a row, unpacked one step before it is multiplied. Tiles
+// past the edge are the last one again; their sums go nowhere.
+template <class T, class S, bool ALONG_K_ = false> struct Unpacked {
+    static constexpr bool PACKED = true, ALONG_K = ALONG_K_;
     static constexpr int TILES = S::TILE_N / SIDE, BYTES = TILES * sizeof(TwoFourTile);
     static_assert(SIDE == TILE_K && S::THREADS / TILES == 64, "two warps unpack a tile, one a fragment");
     TwoFour from;
     int first;
 
-    __device__ Unpacked(const TwoFour& from, int col) : from(from), first(col / SIDE) {}
+    __device__ Unpacked(const TwoFour& from, int start) : from(from), first(start / SIDE) {}
     __device__ void clear(unsigned char*) const {}
     __device__ void load(unsigned char* stage, int step) const {
-        const int wide = from.wide();
-        load_tiles<S::THREADS, TILES>(stage, from, [=](int tile) { return step * wide + min(first + tile, wide - 1); });
+        const int wide = from.wide(), last = (ALONG_K ? from.high() : wide) - 1;
+        load_tiles<S::THREADS, TILES>(stage, from, [=](int tile) {
+            const int at = min(first + tile, last);
+            return ALONG_K ? at * wide + step : step * wide + at;
+        });
+    }
+
+    // The row of its fragment that the lane's quad takes. For W rows 0, 3, 4, 7, 1, 2, 5, 6: eight lanes have an even and an odd
+    // one, sixteen one of each two. For Wᵀ, whose rows share lines in pairs, 0, 1, 4, 5, 2, 3, 6, 7.
+    __device__ static unsigned row() {
+        const unsigned quad = threadIdx.x % 32 / 4;
+        return ALONG_K ? quad / 2 % 2 * 4 + quad / 4 * 2 + quad % 2 : quad % 4 * 2 + ((quad ^ quad / 4) & 1);
     }
 
     __device__ void unpack(unsigned char* stage, unsigned char* spare, int) const {
+        const bool foreign = from.type != Half<T>::TYPE;
+        unpack_groups(stage, spare,
+                      [=](int, unsigned pair, unsigned) { return foreign ? from_other<T>(pair) : pair; });
+    }
+
+    // make(i, pair, places) gives what is written of the lane's i-th group, of which `pair` is stored: that of row `row()` and
+    // columns 4·(lane%4), the one 8 rows below, and both 16 columns on.
+    template <class Make>
+    __device__ void unpack_groups(unsigned char* stage, unsigned char* spare, Make make) const {
         const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, team = warp / 2, fragment = warp % 2;
-        // The quads take rows 0, 3, 4, 7, 1, 2, 5, 6: eight lanes an even and an odd one, sixteen one of each two.
-        const unsigned quad = lane / 4, row = quad % 4 * 2 + ((quad ^ quad / 4) & 1), group = lane % 4;
+        const unsigned row = this->row(), group = lane % 4;
         const TwoFourTile& tile = reinterpret_cast<const TwoFourTile*>(stage)[team];
         const uint4 values = tile.values[fragment][row * 4 + group];
         const uint2 places = *reinterpret_cast<const uint2*>(&tile.places[row * 4 + fragment * 2]);
         const unsigned pairs[4] = {values.x, values.y, values.z, values.w};
-        const bool foreign = from.type != Half<T>::TYPE;
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            const unsigned pair = foreign ? from_other<T>(pairs[i]) : pairs[i];
             const unsigned mine = (i < 2 ? places.x : places.y) >> (i % 2 * 16 + group * 4);
-            const unsigned chunk = team * (SIDE / CHUNK) + i / 2 * 2 + group / 2;
-            unsigned char* to = spare + place<S::TILE_N / CHUNK>(fragment * 16 + i % 2 * 8 + row, chunk) + group % 2 * 8;
-            *reinterpret_cast<uint2*>(to) = spread_group(pair, mine);
+            const unsigned pair = make(i, pairs[i], mine);
+            const unsigned at = fragment * 16 + i % 2 * 8 + row, chunk = i / 2 * 2 + group / 2;
+            unsigned char* to = ALONG_K ? spare + place<TILE_K / CHUNK>(team * SIDE + at, chunk)
+                                        : spare + place<S::TILE_N / CHUNK>(at, team * (SIDE / CHUNK) + chunk);
+            *reinterpret_cast<uint2*>(to + group % 2 * 8) = spread_group(pair, mine);
         }
     }
 

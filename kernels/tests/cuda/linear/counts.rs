@@ -8,6 +8,7 @@ use kernels::ops::add::add_assign;
 use kernels::weight::BlockWeight;
 
 use super::epilogues::Layer;
+use super::inside::{self, Inside};
 use super::{Case, Kind, Shape, gradients, products};
 use crate::emulated::Counts;
 use crate::support::gpu;
@@ -54,6 +55,22 @@ fn gpu_adapted_once() {
     gradients::pass(&gpu(), DType::BF16, &case, |len| vec![0.0; len]);
     gpu().synchronize().unwrap();
 }
+
+/// A masked adapter in each kind of weight, and a scaled one.
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_inside_once() {
+    for (kind, scaled) in INSIDE {
+        let inside = Inside::new(DType::BF16, kind, SHAPE, scaled);
+        let held = inside.hold(&gpu());
+        inside::products(&gpu(), &inside, &held, &inside.case.x, &inside.case.dy, None);
+        inside::gradients(&gpu(), &inside, &held, |len| vec![0.0; len]);
+    }
+    gpu().synchronize().unwrap();
+}
+
+const INSIDE: [(Kind, bool); 4] =
+    [(HALF, false), (HALF, true), (Kind::TwoFour(DType::BF16), false), (Kind::Dense(DType::BF16), false)];
 
 /// Epilogues, none, saved ReLU with a residual, and saved GELU, and what operations of their own take for the last two.
 #[test]
@@ -160,6 +177,60 @@ fn two_four_products_skip_zeros_without_bank_conflicts_and_move_nine_bits_an_ent
     let tiles = n / 256 * (cols / 128);
     let operands = tiles * (256 * rows * 2 + 128 * rows * 9 / 8) + n * cols * 2;
     assert_eq!(backward.bytes(), operands, "dx");
+}
+
+#[test]
+fn adapters_inside_weights_have_no_bank_conflicts_and_leave_no_matrix() {
+    let counts = Counts::of_packed("linear::counts::gpu_inside_once");
+    let (n, cols, rows, rank) = SHAPE;
+    assert_eq!(counts.len(), 7 * INSIDE.len(), "launches");
+    for (counts, (kind, scaled)) in counts.chunks_exact(7).zip(INSIDE) {
+        let [split, forward, split_again, backward, parts, add_b, add_a] = counts else { unreachable!() };
+        for launch in counts {
+            assert_eq!(launch.bank_conflicts(), 0, "{} of {kind:?}", launch.kernel());
+        }
+        // Both factors, read once and written once; A's columns are read for themselves.
+        let factors = (cols + rows) * rank * 4;
+        assert_eq!(split.bytes(), split_again.bytes());
+        assert!((2 * factors..=3 * factors).contains(&split.bytes()), "{} of {factors}", split.bytes());
+        // Blocks of 256 rows, or of 128 where weights are of any type, form their entries once, in three products.
+        let (tile_m, three) = (if let Kind::Dense(_) = kind { 128 } else { 256 }, 3 * rank);
+        for (launch, k, features) in [(forward, cols, rows), (backward, rows, cols)] {
+            let what = format!("{} of {kind:?}", launch.kernel());
+            let tiles = n / tile_m * (features / 128);
+            assert_eq!(
+                launch.count("/tensor_fma") as usize,
+                n * cols * rows + n / tile_m * cols * rows * three,
+                "{what}"
+            );
+            // A warp asks for 32 features' parts of its columns and 16 of its rows with each panel, 64 bytes each and chunk.
+            let of_factors = tiles * (k / 32) * 8 * 48 * 64 * (rank / 16);
+            let operands = tiles * tile_m * k * 2 + n * features * 2;
+            let weight = launch.bytes() - of_factors - operands;
+            let stored = match kind {
+                Kind::Dense(_) => cols * rows * 2,
+                _ => BlockWeight::bytes_for(rows, cols, DType::BF16, cols * rows / 2),
+            };
+            // What is packed, for each block that has it, with sectors that tiles share and the words where values start.
+            let found = tiles * (k / 32) * 8 * 2 * SECTOR;
+            let least = n / tile_m * stored;
+            assert!((least * 9 / 10..=least * 11 / 10 + found).contains(&weight), "{what}: {weight} of {least}");
+        }
+        // G, and three products of its parts with those of A and of B.
+        assert_eq!(parts.count("/tensor_fma") as usize, rows * cols * (n + 2 * three), "{}", parts.kernel());
+        let tiles = (rows / 128) * (cols / 128);
+        let operands = tiles * (128 + 128) * n * 2;
+        let left = tiles * 128 * rank * 4;
+        // Each warp of a tile reads its rows of A and of B, and where its entries are; sums go to the workspace, those of dB a
+        // word of each two at a time.
+        let factors = tiles * 2 * 2 * 128 * rank * 4;
+        let most_of_weight = rows * cols * if scaled || matches!(kind, Kind::Dense(_)) { 32 } else { 2 };
+        let rest = parts.bytes() - operands - factors - 3 * left;
+        assert!(rest <= most_of_weight, "{}: {rest} of {most_of_weight}", parts.kernel());
+        for (add, sums, count) in [(add_b, rows * rank * 4, cols / 128), (add_a, cols * rank * 4, rows / 128)] {
+            assert_eq!(add.bytes(), (count + 2) * sums, "{}", add.kernel());
+        }
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use kernels::ops::activation::{Activation, backward, reference, relu, relu_backward};
 use kernels::ops::add::add_assign;
 use kernels::ops::linear::{Epilogue, Forward, Lora, forward_with};
+use kernels::weight::{Adapted, Form, WeightRef};
 use kernels::{Buffer, DType, Device};
 
 use super::{Case, Kind, SCALE, Shape};
@@ -21,6 +22,8 @@ pub struct Layer<'a> {
     x: Buffer,
     residual: Buffer,
     factors: [Buffer; 3],
+    /// The adapter lies inside the weight.
+    inside: bool,
 }
 
 impl<'a> Layer<'a> {
@@ -29,16 +32,27 @@ impl<'a> Layer<'a> {
         let x = upload(device, dtype, &case.x);
         let factors = [&case.a, &case.b, &case.bias].map(|t| upload(device, F32, t));
         let residual = upload(device, dtype, &random(dtype, shape.0 * shape.2, 8));
-        Layer { device, case, dtype, x, residual, factors }
+        Layer { device, case, dtype, x, residual, factors, inside: false }
+    }
+
+    /// The same with the adapter inside a frozen weight.
+    pub fn inside(device: &'a Device, dtype: DType, kind: Kind, shape: Shape) -> Layer<'a> {
+        Layer { inside: true, ..Layer::new(device, dtype, kind, shape) }
     }
 
     pub fn forward(&self, activation: Option<Activation>, save: bool, residual: bool) -> Forward {
         let (n, _, _, rank) = self.case.shape;
         let [a, b, bias] = &self.factors;
         let held = self.case.hold(self.device);
-        let lora = (rank > 0).then_some(Lora { a, b, rank, scale: SCALE as f32 });
+        let scale = SCALE as f32;
+        let (weight, lora) = match held.weight() {
+            WeightRef::Frozen(weight) if self.inside => {
+                (WeightRef::Adapted(Adapted { weight, a, b, rank, form: Form::Add { scale } }), None)
+            }
+            weight => (weight, (rank > 0).then_some(Lora { a, b, rank, scale })),
+        };
         let epilogue = Epilogue { activation, save, residual: residual.then_some(&self.residual) };
-        forward_with(self.device, &self.x, n, held.weight(), Some(bias), lora, epilogue).unwrap()
+        forward_with(self.device, &self.x, n, weight, Some(bias), lora, epilogue).unwrap()
     }
 
     /// All epilogues give what operations of their own would.
@@ -103,6 +117,17 @@ fn gpu_epilogues_do_what_operations_of_their_own_would() {
 fn gpu_plain_products_take_epilogues() {
     Layer::new(&gpu(), F32, Kind::Dense(F32), (5, 12, 9, 2)).is_followed();
     Layer::new(&gpu(), BF16, Kind::TwoFour(BF16), (5, 12, 9, 2)).is_followed();
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_epilogues_of_adapted_weights_do_what_operations_of_their_own_would() {
+    let device = gpu();
+    for (dtype, kind) in
+        [(BF16, Kind::Packed(BF16, 50)), (F16, Kind::Dense(F16)), (BF16, Kind::TwoFour(BF16)), (F32, Kind::Dense(F32))]
+    {
+        Layer::inside(&device, dtype, kind, (21, 40, 136, 3)).is_followed();
+    }
 }
 
 #[test]

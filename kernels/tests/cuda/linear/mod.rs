@@ -3,6 +3,7 @@
 mod counts;
 pub mod epilogues;
 pub mod gradients;
+mod inside;
 pub mod library;
 pub mod products;
 

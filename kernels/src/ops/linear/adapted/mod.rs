@@ -15,7 +15,7 @@ mod cpu;
 mod tests;
 
 use super::cuda;
-use crate::device::{Buffer, Cost, DType, Device};
+use crate::device::{Backend, Buffer, Category, Cost, DType, Device};
 use crate::error::{Result, expect_activations, expect_buffer, expect_dtype, expect_len};
 use crate::simd::Isa;
 use crate::weight::{Adapted, WeightRef};
@@ -24,7 +24,7 @@ use crate::weight::{Adapted, WeightRef};
 /// dy `[n, out]`.
 ///
 /// # Errors
-/// An operand whose length or element type does not fit, a GPU, which has no kernel for it, or no memory.
+/// An operand whose length or element type does not fit, or no memory.
 pub fn adapted_gradients(
     device: &Device,
     x: &Buffer,
@@ -44,16 +44,24 @@ pub fn adapted_gradients(
     expect_dtype(OP, "dy", dy.dtype(), x.dtype())?;
     expect_buffer(OP, "dA", d_a, DType::F32, rank * shape.cols)?;
     expect_buffer(OP, "dB", d_b, DType::F32, shape.rows * rank)?;
-    let mut work = device.cpu_workspace(cpu::work_len(shape))?;
+    let (work_len, flops) = match device.backend() {
+        // G, what becomes of it, and both projections.
+        Backend::Cpu => (cpu::work_len(shape), shape.rows * shape.cols * (2 * n + 1 + 4 * rank)),
+        Backend::Cuda => {
+            (cuda::adapted::parts_len(x.dtype(), shape, rank), cuda::adapted::gradient_flops(x.dtype(), shape, rank))
+        }
+    };
+    let mut work = device.alloc(Category::Workspace, DType::F32, work_len)?;
     let gradients = d_a.size_bytes() + d_b.size_bytes();
-    let entries = shape.rows * shape.cols;
     let cost = Cost::new(
         OP,
-        // G, what becomes of it, and both projections.
-        entries * (2 * n + 1 + 4 * rank),
+        flops,
         x.size_bytes() + dy.size_bytes() + WeightRef::Adapted(weight).size_bytes() + gradients,
         gradients,
     );
+    if device.gpu().is_some() {
+        return device.launch(cost, |gpu| cuda::adapted::gradients(gpu, shape, (x, dy), weight, (d_a, d_b), &mut work));
+    }
     device.run(cost, || {
         cpu::gradients(Isa::best(), shape, (x.f32(), dy.f32()), weight, (d_a.f32_mut(), d_b.f32_mut()), work.f32_mut());
     });

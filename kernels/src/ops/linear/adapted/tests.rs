@@ -3,8 +3,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::device::{Backend, Category};
+use crate::ops::embedding;
 use crate::ops::linear::reference::Operands;
-use crate::ops::linear::{backward_input, forward};
+use crate::ops::linear::{Lora, backward_input, forward};
 use crate::ops::pack::pack;
 use crate::ops::pack_two_four::pack_two_four;
 use crate::ops::testing::{differences, random, rows, upload, upload_tokens};
@@ -365,22 +366,29 @@ fn no_matrix_of_the_weights_size_is_held() {
 }
 
 #[test]
-fn a_gpu_and_wrong_operands_are_refused_by_name() {
-    let error = |device: &Device, len_a: usize| {
+fn wrong_operands_are_refused_by_name_and_so_is_what_a_gpu_has_no_kernel_for() {
+    let with = |device: &Device, len_a: usize, run: &dyn Fn(Adapted<'_>, &Buffer) -> String| {
         let weight = FrozenWeight::dense(device.alloc(Category::Weights, DType::BF16, 6).unwrap(), 2, 3).unwrap();
         let zeros = |len| device.zeros(Category::Adapters, DType::F32, len).unwrap();
         let (a, b) = (zeros(len_a), zeros(2));
         let adapted = Adapted { weight: &weight, a: &a, b: &b, rank: 1, form: Form::Add { scale: 1.0 } };
-        let x = device.alloc(Category::Activations, device.compute_dtype(), 3).unwrap();
-        let dy = device.alloc(Category::Activations, device.compute_dtype(), 2).unwrap();
-        let gradients = adapted_gradients(device, &x, &dy, 1, adapted, &mut zeros(len_a), &mut zeros(2)).unwrap_err();
-        let product = forward(device, &x, 1, WeightRef::Adapted(adapted), None, None).unwrap_err();
-        [gradients.to_string(), product.to_string()]
+        run(adapted, &device.alloc(Category::Activations, device.compute_dtype(), 3).unwrap())
     };
-    let refused = "an adapter inside a weight (masked or scaled) is not available on cuda; use the CPU";
-    let on_gpu = error(&Device::meta(Backend::Cuda, 1), 3);
-    assert_eq!(on_gpu, [format!("adapted_gradients: {refused}"), format!("linear_forward: {refused}")]);
-    let short = error(&Device::cpu(), 4);
-    assert_eq!(short[0], "adapted_gradients: A has 4 elements, expected 3");
-    assert_eq!(short[1], "linear_forward: A has 4 elements, expected 3");
+    let product = |weight: Adapted<'_>, x: &Buffer, lora: Option<Lora<'_>>| {
+        forward(x.device(), x, 1, WeightRef::Adapted(weight), None, lora).unwrap_err().to_string()
+    };
+    let (cpu, gpu) = (Device::cpu(), Device::meta(Backend::Cuda, 1));
+    let short = with(&cpu, 4, &|weight, x| product(weight, x, None));
+    assert_eq!(short, "linear_forward: A has 4 elements, expected 3");
+    let short = with(&cpu, 4, &|weight, x| {
+        let zeros = |len| cpu.zeros(Category::Adapters, DType::F32, len).unwrap();
+        adapted_gradients(&cpu, x, &zeros(2), 1, weight, &mut zeros(4), &mut zeros(2)).unwrap_err().to_string()
+    });
+    assert_eq!(short, "adapted_gradients: A has 4 elements, expected 3");
+    let both =
+        with(&gpu, 3, &|weight, x| product(weight, x, Some(Lora { a: weight.a, b: weight.b, rank: 1, scale: 1.0 })));
+    assert_eq!(both, "linear_forward: an adapter beside one inside the weight is not available on cuda; use the CPU");
+    let table =
+        with(&gpu, 3, &|weight, _| embedding::lookup(&gpu, &[0], WeightRef::Adapted(weight)).unwrap_err().to_string());
+    assert_eq!(table, "embedding: an adapter inside a weight (masked or scaled) is not available on cuda; use the CPU");
 }

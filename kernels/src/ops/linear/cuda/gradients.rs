@@ -82,16 +82,28 @@ fn thin(
         .write(parts);
     // SAFETY: `mod.rs` checks every length against the shape and every element type; `parts_len` is the workspace's.
     unsafe { launch.run() }?;
+    add_parts(gpu, (parts, 0), count, len, scale, (sums, 0))
+}
+
+/// sums += scale·Σ of `count` parts of `len` numbers, in order; both from an element of their buffers on.
+pub(super) fn add_parts(
+    gpu: &Gpu,
+    (parts, first_part): (&Buffer, usize),
+    count: usize,
+    len: usize,
+    scale: f32,
+    (sums, first_sum): (&mut Buffer, usize),
+) -> Result<()> {
     let launch = gpu
         .launch(&LORA, "lora_gradient_add")?
         .grid([len.div_ceil(ADD_THREADS).min(ADD_BLOCKS), 1, 1])
         .block([ADD_THREADS, 1, 1])
-        .read(parts)
+        .read_from(Span { buffer: parts, first: first_part })
         .dimension("parts", count)
         .value(len as u64)
         .value(scale)
-        .write(sums);
-    // SAFETY: as above.
+        .write_from(sums, first_sum);
+    // SAFETY: both buffers hold as many numbers from there on: `mod.rs` checks the gradients' lengths, and sizes the workspace.
     Ok(unsafe { launch.run() }?)
 }
 

@@ -1,6 +1,7 @@
 //! The GPU's linear layers: tensor cores for activations in 16 bits, whatever the weight is; plain multiply-adds for f32, and
 //! for features that are not multiples of 8. Dense products may be cuBLASLt's: `library`.
 
+pub(super) mod adapted;
 mod ending;
 mod gradients;
 pub(in crate::ops) mod library;
@@ -46,6 +47,7 @@ impl<'a> Weight<'a> {
             WeightRef::Frozen(FrozenWeight::Blocks(packed)) => Ok(Weight::Packed(packed)),
             WeightRef::Frozen(FrozenWeight::TwoFour(packed)) => Ok(Weight::TwoFour(packed)),
             WeightRef::Trainable { value, .. } => Ok(Weight::Dense(value)),
+            // Linear layers have kernels of their own for it, heads have none: no one adapts them so.
             WeightRef::Adapted(_) => {
                 Err(Error::Unsupported { op: "linear", what: "an adapter inside a weight".into(), device: "cuda" })
             }

@@ -1,16 +1,16 @@
 //! Launches of linear_plain.cu: products of anything.
 
 use super::{Weight, type_number};
-use crate::device::{Buffer, CudaResult, Gpu, Source, Span};
+use crate::device::{Buffer, CudaResult, Gpu, Launch, Source, Span};
 use crate::error::Result;
 
 static KERNELS: Source = Source { name: "linear_plain", ptx: include_str!("../../../../ptx/linear_plain.ptx") };
 
-/// As in linear_plain.cu.
+/// As in plain.cuh.
 const TILE: usize = 64;
 const THREADS: usize = 256;
 
-/// As in linear_plain.cu: entry (i, k) lies at i·outer + k·inner.
+/// As in plain.cuh: entry (i, k) lies at i·outer + k·inner.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Side {
@@ -43,7 +43,7 @@ impl Side {
     }
 }
 
-/// As in linear_plain.cu.
+/// As in plain.cuh.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct PackedSide {
@@ -56,7 +56,7 @@ struct PackedSide {
     unused: i32,
 }
 
-/// As in linear_plain.cu.
+/// As in plain.cuh.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct TwoFourSide {
@@ -68,7 +68,7 @@ struct TwoFourSide {
     unused: i32,
 }
 
-/// As in linear_plain.cu: C, row-major.
+/// As in plain.cuh: C, row-major.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Target {
@@ -116,29 +116,12 @@ pub fn product(
 ) -> Result<()> {
     let [down, up] = adapter.unwrap_or([Side::none(); 2]);
     let grid = [m.div_ceil(TILE), n.div_ceil(TILE), 1];
-    let launch = match weight {
-        Weight::Dense(values) if turned => {
-            gpu.launch(&KERNELS, "linear_plain")?.value(a).value(Side::columns(gpu, values, cols)?)
-        }
-        Weight::Dense(values) => gpu.launch(&KERNELS, "linear_plain")?.value(a).value(Side::rows(gpu, values, cols)?),
-        Weight::Packed(packed) => gpu.launch(&KERNELS, "linear_plain_packed")?.value(a).value(PackedSide {
-            bits: gpu.address(packed.bits())?,
-            starts: gpu.address(packed.starts())?,
-            values: gpu.address(packed.values())?,
-            dtype: type_number(packed.values().dtype()),
-            cols: cols as i32,
-            turned: i32::from(turned),
-            unused: 0,
-        }),
-        Weight::TwoFour(packed) => gpu.launch(&KERNELS, "linear_plain_two_four")?.value(a).value(TwoFourSide {
-            values: gpu.address(packed.values())?,
-            places: gpu.address(packed.places())?,
-            dtype: type_number(packed.values().dtype()),
-            cols: cols as i32,
-            turned: i32::from(turned),
-            unused: 0,
-        }),
+    let name = match weight {
+        Weight::Dense(_) => "linear_plain",
+        Weight::Packed(_) => "linear_plain_packed",
+        Weight::TwoFour(_) => "linear_plain_two_four",
     };
+    let launch = weight_argument(gpu, gpu.launch(&KERNELS, name)?.value(a), weight, cols, turned)?;
     let launch = launch
         .grid(grid)
         .block([THREADS, 1, 1])
@@ -153,6 +136,37 @@ pub fn product(
         .value(c);
     // SAFETY: `mod.rs` checks every length against the shape and every element type; the strides are those of the shape.
     Ok(unsafe { launch.run() }?)
+}
+
+/// The launch with the weight as its next argument.
+pub fn weight_argument<'a>(
+    gpu: &Gpu,
+    launch: Launch<'a>,
+    weight: Weight<'_>,
+    cols: usize,
+    turned: bool,
+) -> CudaResult<Launch<'a>> {
+    Ok(match weight {
+        Weight::Dense(values) if turned => launch.value(Side::columns(gpu, values, cols)?),
+        Weight::Dense(values) => launch.value(Side::rows(gpu, values, cols)?),
+        Weight::Packed(packed) => launch.value(PackedSide {
+            bits: gpu.address(packed.bits())?,
+            starts: gpu.address(packed.starts())?,
+            values: gpu.address(packed.values())?,
+            dtype: type_number(packed.values().dtype()),
+            cols: cols as i32,
+            turned: i32::from(turned),
+            unused: 0,
+        }),
+        Weight::TwoFour(packed) => launch.value(TwoFourSide {
+            values: gpu.address(packed.values())?,
+            places: gpu.address(packed.places())?,
+            dtype: type_number(packed.values().dtype()),
+            cols: cols as i32,
+            turned: i32::from(turned),
+            unused: 0,
+        }),
+    })
 }
 
 /// C `[m, n]` = scale · A·B, or C += scale · A·B, of dense operands.

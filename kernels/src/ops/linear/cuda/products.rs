@@ -3,7 +3,7 @@
 use super::super::{Epilogue, Lora};
 use super::ending::Ending;
 use super::plain::{self, Side, Target};
-use super::{Shape, Weight, is_plain, two_four, type_number};
+use super::{Shape, Weight, adapted, is_plain, two_four, type_number};
 use crate::device::{Buffer, DType, Gpu, Launch, Source, Span};
 use crate::error::{Error, Result};
 use crate::weight::WeightRef;
@@ -97,7 +97,7 @@ impl Kernel {
     }
 }
 
-/// y = f(x·Wᵀ + b + u·Bᵀ) + r, after u = s·x·Aᵀ. Plain products have no epilogue.
+/// y = f(x·Wᵀ + b + u·Bᵀ) + r, after u = s·x·Aᵀ. Plain products have no epilogue. `factors` is [`adapted::workspace`].
 #[allow(clippy::too_many_arguments)]
 pub(in super::super) fn forward(
     gpu: &Gpu,
@@ -107,8 +107,21 @@ pub(in super::super) fn forward(
     bias: Option<&Buffer>,
     mut lora: Option<(Lora<'_>, &mut Buffer)>,
     (epilogue, saved): (Epilogue<'_>, Option<&mut Buffer>),
+    factors: &mut Buffer,
     y: &mut Buffer,
 ) -> Result<()> {
+    if let WeightRef::Adapted(adapted) = weight {
+        let operands = adapted::Operands { shape, x, adapted, bias, turned: false };
+        if shape.n == 0 || shape.rows == 0 {
+            return Ok(());
+        }
+        if is_plain(x.dtype(), &[shape.cols, shape.rows]) {
+            return adapted::plain_product(gpu, operands, y);
+        }
+        let launch = adapted::product(gpu, operands, factors)?.write(y).value(Ending::new(gpu, epilogue, saved)?);
+        // SAFETY: as below.
+        return Ok(unsafe { launch.run() }?);
+    }
     let weight = Weight::of(weight)?;
     if let Some((lora, u)) = &mut lora {
         project(gpu, (shape.n, shape.cols), x.into(), (lora.a, false), *lora, u)?;
@@ -163,12 +176,22 @@ pub(in super::super) fn backward_input(
     dy: &Buffer,
     weight: WeightRef<'_>,
     lora: Option<(Lora<'_>, &Buffer)>,
+    factors: &mut Buffer,
     dx: &mut Buffer,
 ) -> Result<()> {
-    let weight = Weight::of(weight)?;
     if shape.n == 0 || shape.cols == 0 {
         return Ok(());
     }
+    if let WeightRef::Adapted(adapted) = weight {
+        let operands = adapted::Operands { shape, x: dy, adapted, bias: None, turned: true };
+        if is_plain(dy.dtype(), &[shape.cols, shape.rows]) {
+            return adapted::plain_product(gpu, operands, dx);
+        }
+        let launch = adapted::product(gpu, operands, factors)?.write(dx);
+        // SAFETY: as in `forward`.
+        return Ok(unsafe { launch.run() }?);
+    }
+    let weight = Weight::of(weight)?;
     let (v, a) = (lora.map(|(_, v)| v), lora.map(|(lora, _)| lora.a));
     let rank = lora.map_or(0, |(lora, _)| lora.rank);
     if is_plain(dy.dtype(), &[shape.cols, shape.rows]) {
