@@ -45,6 +45,29 @@ pub fn cases() -> Vec<Case> {
             ("no bytes", bytes(""), "model/config.json: is not valid JSON: EOF"),
             ("half an object", bytes("{"), "is not valid JSON: EOF while parsing an object"),
             ("a list", bytes("[1]"), "must hold a JSON object"),
+            (
+                "weights of GPTQ",
+                fields(json!({"quantization_config": {"quant_method": "gptq", "bits": 4}})),
+                "model/config.json: its weights are quantised by \"gptq\"; weights must be F32, F16 or BF16",
+            ),
+            (
+                "quantised weights of compressed-tensors",
+                fields(
+                    json!({"quantization_config": {"quant_method": "compressed-tensors", "format": "pack-quantized"}}),
+                ),
+                "its weights are stored in the format \"pack-quantized\" of compressed-tensors; store them dense",
+            ),
+            (
+                "sparse weights of compressed-tensors, stored without their zeros",
+                fields(json!({"quantization_config": {"quant_method": "compressed-tensors", "format": "dense",
+                    "sparsity_config": {"format": "sparse-bitmask"}}})),
+                "its weights are stored in the format \"sparse-bitmask\" of compressed-tensors; store them dense",
+            ),
+            (
+                "a format of compressed-tensors with a newline",
+                fields(json!({"sparsity_config": {"format": "a\nerror: b"}})),
+                "the format \"a\\nerror: b\" of compressed-tensors",
+            ),
             ("nested a million deep", bytes("[".repeat(1_000_000)), "recursion limit exceeded"),
             ("a comment", bytes("// ours\n{}"), "is not valid JSON: expected value"),
             ("UTF-16", bytes(b"\xff\xfe{\0}\0"), "is not valid JSON"),

@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value;
 
+use super::compressed;
 use super::error::{Error, Result};
 use super::files::{CONFIG_LIMIT, INDEX_LIMIT, read_json_object};
 use super::packed::{self, WeightFormat};
@@ -30,10 +31,12 @@ impl ModelFolder {
     ///
     /// # Errors
     /// Names the file, and the tensor where there is one: missing folder, configuration, weights or shard; damaged or
-    /// truncated file; index entry that leaves the folder or that its shard lacks; tensor that stands twice.
+    /// truncated file; index entry that leaves the folder or that its shard lacks; tensor that stands twice; weights that are quantised
+    /// or stored in a form of another program.
     pub fn open(path: impl AsRef<Path>) -> Result<ModelFolder> {
         let path = path.as_ref();
         let config = ModelFolder::read_config(path)?;
+        compressed::refuse(path, &config)?;
         let tensors = match open_weights(path, WeightFormat::HuggingFace)? {
             Some(tensors) => tensors,
             None => open_weights(path, WeightFormat::Packed)?.ok_or_else(|| no_weights(path))?,

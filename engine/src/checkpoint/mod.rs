@@ -13,6 +13,7 @@
 //! index must be plain names, so that no index can point outside its folder.
 
 mod adapter;
+mod compressed;
 mod disk;
 mod error;
 mod files;
