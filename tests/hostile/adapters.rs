@@ -86,9 +86,9 @@ pub fn cases() -> Vec<Case> {
             ),
             ("DoRA", fields(json!({"use_dora": true})), "\"use_dora\" is true, which is not supported"),
             (
-                "rank-stabilised LoRA",
-                fields(json!({"use_rslora": true})),
-                "\"use_rslora\" is true, which is not supported",
+                "rank-stabilised LoRA, as a word",
+                fields(json!({"use_rslora": "yes"})),
+                "\"use_rslora\" is \"yes\", expected true or false",
             ),
             ("biases", fields(json!({"bias": "all"})), "\"bias\" is \"all\"; only \"none\" is supported"),
             (

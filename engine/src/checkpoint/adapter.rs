@@ -150,7 +150,6 @@ fn refuse_unsupported(json: &Value) -> std::result::Result<(), String> {
         _ => false,
     };
     let switches = [
-        "use_rslora",
         "use_dora",
         "use_qalora",
         "lora_bias",
@@ -175,6 +174,15 @@ fn refuse_unsupported(json: &Value) -> std::result::Result<(), String> {
         return Err(format!("\"init_lora_weights\" is {start:?}: convert the adapter to plain LoRA with PEFT first"));
     }
     Ok(())
+}
+
+/// True where the update is α/√r·B·A (rank-stabilised LoRA, Kalajdzievski 2023, arXiv 2312.03732).
+fn is_rank_stabilised(json: &Value) -> std::result::Result<bool, String> {
+    match &json["use_rslora"] {
+        Value::Null => Ok(false),
+        Value::Bool(is) => Ok(*is),
+        other => Err(format!("\"use_rslora\" is {other}, expected true or false")),
+    }
 }
 
 /// Kernels scale in f32.
@@ -284,7 +292,7 @@ pub struct LoraTensors {
     pub b: TensorInfo,
     /// The module's rank.
     pub rank: usize,
-    /// The module's alpha: the update is (alpha/rank)·B·A.
+    /// The module's alpha, times √rank where the adapter is rank-stabilised: the update is (alpha/rank)·B·A.
     pub alpha: f64,
     /// What they make of the module's weight.
     pub form: LoraForm,
@@ -321,7 +329,9 @@ impl Adapter {
             return Err(Error::Missing { path: config_file, reason });
         }
         let json = read_json_object(&config_file, CONFIG_LIMIT)?;
-        let config = AdapterConfig::from_json(&json).map_err(|reason| Error::Adapter { path: config_file, reason })?;
+        let bad_config = |reason: String| Error::Adapter { path: config_file.clone(), reason };
+        let config = AdapterConfig::from_json(&json).map_err(bad_config)?;
+        let rank_stabilised = is_rank_stabilised(&json).map_err(bad_config)?;
         let file = path.join(WEIGHTS_FILE);
         if !file.is_file() {
             let mut reason = "no such file".to_owned();
@@ -363,7 +373,9 @@ impl Adapter {
                     )));
                 }
             }
-            let (alpha, form) = (config.alpha_of(&module), config.form_of(&module));
+            // α/√r is (α·√r)/r.
+            let factor = if rank_stabilised { (rank as f64).sqrt() } else { 1.0 };
+            let (alpha, form) = (config.alpha_of(&module) * factor, config.form_of(&module));
             modules.insert(module, LoraTensors { a, b, rank, alpha, form });
         }
         Ok(Adapter { config, modules, path: path.into() })

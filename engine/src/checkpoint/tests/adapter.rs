@@ -115,7 +115,7 @@ fn adapters_of_another_kind_are_refused_by_field() {
     for (field, value) in [
         ("peft_type", json!("IA3")),
         ("peft_type", json!(null)),
-        ("use_rslora", json!(true)),
+        ("use_rslora", json!("yes")),
         ("use_dora", json!(true)),
         ("lora_bias", json!(true)),
         ("fan_in_fan_out", json!(true)),
@@ -133,6 +133,15 @@ fn adapters_of_another_kind_are_refused_by_field() {
     ] {
         assert_message(open_with(json!({field: value})), &["adapter_config.json", field]);
     }
+}
+
+#[test]
+fn a_rank_stabilised_adapter_is_scaled_by_the_root_of_each_module_s_rank() {
+    let adapter = open_with(json!({"use_rslora": true})).unwrap();
+    let (q, head) = (&adapter.modules[Q], &adapter.modules[HEAD]);
+    assert_eq!((q.rank, q.alpha), (2, 1.5 * 2f64.sqrt()));
+    assert_eq!((head.rank, head.alpha), (3, 32.0 * 3f64.sqrt()));
+    assert_eq!(open_with(json!({"use_rslora": false})).unwrap().modules[Q].alpha, 1.5);
 }
 
 #[test]
