@@ -235,6 +235,11 @@ impl MethodArgs {
         })
     }
 
+    /// True where --targets was given.
+    pub fn names_targets(&self) -> bool {
+        !self.targets.is_empty()
+    }
+
     /// The linear layers that get adapters of this kind.
     pub fn targets_of(&self, kind: LoraKind) -> Vec<String> {
         match (self.targets.is_empty(), kind.merges()) {

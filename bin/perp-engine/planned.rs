@@ -1,5 +1,6 @@
 //! A training step planned on Meta: does it fit, with how many layers recomputed, and what would make it fit.
 
+use engine::checkpoint::Adapter;
 use engine::model::{self, Loader, Model, Offload, Source};
 use engine::peft::{self, TrainSet};
 use engine::plan::{self, StepPlan, StepShape};
@@ -23,6 +24,8 @@ pub struct Planned<'a> {
     /// Sparsities of single matrices, where a file gives them.
     pub allocation: Option<&'a Allocation>,
     pub set: &'a TrainSet,
+    /// Where training starts.
+    pub adapter: Option<&'a Adapter>,
     /// How layers freeze over a cycle of so many steps.
     pub freezing: Option<(Freezing, usize)>,
     pub shape: StepShape,
@@ -98,6 +101,7 @@ impl Planned<'_> {
     fn measure(&self, target: Target) -> Result<Plan, Failure> {
         let device = target.meta();
         let mut model = self.build(&device)?;
+        self.adapter.map_or(Ok(()), |adapter| peft::attach(&mut *model, adapter))?;
         let mut params = peft::apply(&mut *model, self.set, 0)?;
         if let Some((freezing, steps)) = self.freezing {
             // There must be room for the step in which most trains.

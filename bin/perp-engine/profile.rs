@@ -94,6 +94,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         pattern,
         allocation: None,
         set: &set,
+        adapter: None,
         freezing: None,
         shape,
         offload: 0,

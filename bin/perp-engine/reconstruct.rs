@@ -253,6 +253,7 @@ impl Args {
             pattern: allocating.pattern,
             allocation: allocating.of_file(),
             set: &how.set,
+            adapter: None,
             freezing: None,
             shape: engine::plan::StepShape { batch, accumulate: 1, seq_len, recompute: 0 },
             offload: 0,

@@ -8,12 +8,13 @@ mod over;
 mod past;
 mod prepare;
 mod shared;
+mod start;
 
 use std::path::PathBuf;
 use std::rc::Rc;
 
 use engine::calibrate::Calibration;
-use engine::checkpoint::OutputFolder;
+use engine::checkpoint::{Adapter, OutputFolder};
 use engine::data::{TokenStream, Windows};
 use engine::model::Model;
 use engine::peft::TrainSet;
@@ -40,6 +41,7 @@ use crate::validation::{Validation, ValidationArgs};
 use merging::MergingArgs;
 use outcome::Outcome;
 pub use shared::Shared;
+use start::StartArgs;
 
 /// Whether a run prunes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -71,6 +73,8 @@ pub struct Args {
     cycles: u32,
     #[command(flatten)]
     method: MethodArgs,
+    #[command(flatten)]
+    start: StartArgs,
     #[command(flatten)]
     merging: MergingArgs,
     #[command(flatten)]
@@ -107,6 +111,8 @@ struct Run<'a> {
     device: Device,
     opened: Opened,
     set: TrainSet,
+    /// Where its adapters start.
+    adapter: Option<Adapter>,
     pattern: Pattern,
     allocating: Allocating,
     shape: StepShape,

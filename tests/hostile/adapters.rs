@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::case::{ADAPTED, Case, MERGE, flags, table};
+use crate::case::{ADAPTED, Case, MERGE, RETRAIN, flags, table};
 use crate::folder::Spoil::{self, *};
 
 const CONFIG: &str = "adapter/adapter_config.json";
@@ -180,5 +180,45 @@ pub fn merging() -> Vec<Case> {
         ],
     ));
     cases.extend(flags(MERGE, 1, vec![("--out model", "model")]));
+    cases
+}
+
+/// `retrain` that is to start from an adapter.
+pub fn starting() -> Vec<Case> {
+    let mut cases = flags(
+        RETRAIN,
+        2,
+        vec![
+            ("--adapter adapter --method norms", "--adapter adapter has LoRA on model.decoder.layers.0.self_attn."),
+            ("--adapter adapter --method full", "which full does not train: choose --method perp"),
+            (
+                "--adapter adapter --method mask-lora",
+                "is LORA, and mask-lora trains MASK_LORA: an adapter trains on in the form",
+            ),
+            ("--adapter adapter --method scale-lora", "is LORA, and scale-lora trains SCALE_LORA"),
+            ("--adapter adapter --parts lora", "--adapter adapter has LoRA on the head, which lora does not train"),
+            ("--adapter adapter --targets fc1", "which --targets leaves out: name it there"),
+            ("--adapter adapter --cycles 2", "--adapter adapter goes with one cycle"),
+        ],
+    );
+    let start = |title, spoil, says| Case::new(RETRAIN, title, spoil, says, 1).with("--adapter adapter");
+    cases.push(start("no adapter to start from", vec![Gone("adapter")], "adapter/adapter_config.json: no such file"));
+    cases.push(start(
+        "DoRA to start from",
+        fields(json!({"use_dora": true})),
+        "\"use_dora\" is true, which is not supported",
+    ));
+    cases.push(start(
+        "another model's adapter to start from",
+        entry(|header| {
+            for name in header.as_object().unwrap().keys().cloned().collect::<Vec<_>>() {
+                if name.contains("layers.1") {
+                    let entry = header.as_object_mut().unwrap().shift_remove(&name).unwrap();
+                    header[name.replace("layers.1", "layers.7")] = entry;
+                }
+            }
+        }),
+        "layers.7.self_attn.",
+    ));
     cases
 }

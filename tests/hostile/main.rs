@@ -73,6 +73,7 @@ fn packed_texts() {
 fn adapters() {
     check(adapters::cases());
     check(adapters::merging());
+    check(adapters::starting());
 }
 
 #[test]
@@ -112,6 +113,7 @@ fn the_table_is_as_long_as_it_should_be_and_no_case_stands_twice() {
         packed::cases(),
         adapters::cases(),
         adapters::merging(),
+        adapters::starting(),
         checkpoints::cases(),
         run_toml::cases(),
         settings::sweeps(),

@@ -151,6 +151,7 @@ fn fit(
         pattern,
         allocation: None,
         set: &set,
+        adapter: None,
         freezing: None,
         shape,
         offload: 0,

@@ -113,6 +113,7 @@ impl Run<'_> {
             pattern: Pattern::Unstructured { sparsity: 0.0 },
             allocation: None,
             set: &self.set,
+            adapter: None,
             freezing: None,
             shape: self.shape,
             offload: 0,
@@ -148,6 +149,7 @@ impl Run<'_> {
             let key = (cycle == 1).then(|| format!("{} {}", self.pruning_key(), self.evaluation_key()));
             outcome.measured.pruned = shared.perplexity(key, measure)?;
         }
+        self.adapter.as_ref().map_or(Ok(()), |adapter| peft::attach(model, adapter))?;
         let params = peft::apply(model, &self.set, self.args.optimizer.seed)?;
         if let Some(validation) = self.validation.as_ref().filter(|_| resumed.is_none()) {
             let validated = validation.measure(model, self.shape.batch, cycle, 0)?;

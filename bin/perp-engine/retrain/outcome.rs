@@ -55,7 +55,7 @@ impl Run<'_> {
             "method": method.label(),
             "rank": method.rank,
             "alpha": method.alpha,
-            "targets": method.targets_of(self.set.kind),
+            "targets": if self.adapter.is_some() { self.set.targets.clone() } else { method.targets_of(self.set.kind) },
             "freeze": self.args.freezing.name(),
             "steps": self.config.steps,
             "batch": self.shape.batch,
@@ -70,6 +70,9 @@ impl Run<'_> {
             "offloaded_layers": self.offload,
             "threads": rayon::current_num_threads(),
         });
+        if let Some(adapter) = &self.adapter {
+            configuration["adapter"] = json!(adapter.path);
+        }
         if self.set.kind.merges() {
             configuration["merge"] = merging.name().into();
         }
@@ -93,6 +96,10 @@ impl Run<'_> {
         let calibration = self.calibration.as_ref().map(|calibration| data::hash(&calibration.windows.concat()));
         identity.insert("calibration windows".into(), json!(calibration));
         identity.insert("base model".into(), json!(self.opened.folder.hash()));
+        if let Some(adapter) = &self.adapter {
+            // Element types were checked when it was opened: there is no error.
+            identity.insert("adapter".into(), json!(adapter.hash().ok()));
+        }
         identity
     }
 

@@ -95,8 +95,9 @@ pub(super) fn prepare<'a>(args: &'a Args, shared: &mut Shared) -> Result<Run<'a>
         (named, Some(_)) => Some(texts.files(named, Use::Validation)?),
     };
     let opened = session::open(&console, &model_path)?;
-    let set = args.method.train_set()?;
+    let mut set = args.method.train_set()?;
     args.merging.check(set.kind.merges())?;
+    let adapter = args.start.open(&args.method, &mut set, args.cycles)?;
     let allocating = match args.prune {
         Prune::Yes => args.allocation.plan(&args.pruning, &*opened.architecture)?,
         Prune::None => allocation::found(&opened.folder, &*opened.architecture)?,
@@ -120,6 +121,7 @@ pub(super) fn prepare<'a>(args: &'a Args, shared: &mut Shared) -> Result<Run<'a>
         pattern,
         allocation: allocating.of_file(),
         set: &set,
+        adapter: adapter.as_ref(),
         freezing: args.freezing.freezing().map(|freezing| (freezing, steps)),
         shape,
         offload: 0,
@@ -176,6 +178,7 @@ pub(super) fn prepare<'a>(args: &'a Args, shared: &mut Shared) -> Result<Run<'a>
         device,
         opened,
         set,
+        adapter,
         pattern,
         allocating,
         shape,

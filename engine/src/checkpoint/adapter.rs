@@ -315,6 +315,21 @@ impl Adapter {
         self.modules.values().flat_map(|pair| [&pair.a, &pair.b]).find(|info| !info.is_finite())
     }
 
+    /// What it is, as BLAKE3 of all that decides about its updates.
+    ///
+    /// # Errors
+    /// As [`TensorInfo::read_f32`].
+    pub fn hash(&self) -> Result<String> {
+        let mut hasher = blake3::Hasher::new();
+        for (module, LoraTensors { a, b, rank, alpha, form }) in &self.modules {
+            hasher.update(format!("{module} {rank} {alpha} {form:?} {:?} {:?};", a.shape(), b.shape()).as_bytes());
+            for part in [a, b] {
+                hasher.update(bytemuck::cast_slice(&part.read_f32()?));
+            }
+        }
+        Ok(hasher.finalize().to_string())
+    }
+
     /// Opens an adapter folder. PEFT adds copies of the base model's embedding and head to adapters that target them;
     /// these are left unread.
     ///

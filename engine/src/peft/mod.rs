@@ -62,6 +62,12 @@ impl TrainSet {
         }
     }
 
+    /// True where a linear layer inside decoder layers gets LoRA, by its path.
+    pub fn trains_on(&self, module: &str) -> bool {
+        let role = module.rsplit('.').next().unwrap_or(module);
+        self.targets.iter().any(|target| target == ALL_LINEAR || target == role)
+    }
+
     /// True where something gets LoRA.
     pub fn uses_lora(&self) -> bool {
         self.head || !self.targets.is_empty()
@@ -88,7 +94,7 @@ pub fn apply(model: &mut dyn Model, set: &TrainSet, seed: u64) -> Result<Vec<Arc
                 if set.full {
                     make_trainable(&device, linear)?;
                 }
-                if linear.prunable && (is_target(set, linear.role()) || set.targets.iter().any(|t| t == ALL_LINEAR)) {
+                if linear.prunable && set.trains_on(&linear.name) {
                     if linear.lora.is_none() {
                         let (rows, cols) = (linear.weight.rows(), linear.weight.cols());
                         linear.lora = Some(fresh_lora(&device, &linear.name, (rows, cols), set, set.kind, seed)?);
