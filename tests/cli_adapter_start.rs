@@ -133,6 +133,17 @@ fn training_goes_on_from_an_adapter() {
     std::fs::write(adapter.join("adapter_model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
     let start = perplexity(model.path(), &adapter);
 
+    // Rank-stabilised, it is plain LoRA with α·√r: 16 of rank 4, and 3·√2 of rank 2.
+    let plain = place.path().join("plain");
+    std::fs::create_dir(&plain).unwrap();
+    let mut same = config.clone();
+    same["use_rslora"] = false.into();
+    same["lora_alpha"] = 16.into();
+    same["alpha_pattern"]["layers.1.fc1"] = (3.0 * 2f64.sqrt()).into();
+    std::fs::write(plain.join("adapter_config.json"), same.to_string()).unwrap();
+    std::fs::copy(adapter.join("adapter_model.safetensors"), plain.join("adapter_model.safetensors")).unwrap();
+    assert_eq!(perplexity(model.path(), &plain), start);
+
     let flags = ["--adapter", text(&adapter), "--parts", "lora", "--lr"];
     let at_rest = TempDir::new().unwrap();
     assert_succeeds(&retrain(model.path(), at_rest.path(), &[&flags[..], &["0", "--steps", "1"]].concat()));
@@ -159,4 +170,18 @@ fn training_goes_on_from_an_adapter() {
         |module: &str| file.tensor(&format!("base_model.model.{LAYER}{module}.lora_A.weight")).unwrap().shape()[0];
     assert_eq!([rank("0.fc1"), rank("1.fc1"), rank("1.self_attn.q_proj")], [4, 2, 16]);
     assert_eq!(changed_but_not_its_zeros(model.path(), &out), 0);
+}
+
+/// What llm-compressor says of a model that it pruned and stored dense is no reason to refuse it.
+#[test]
+fn dense_weights_of_compressed_tensors_are_read() {
+    let folder = Fixture::get().copy();
+    let file = folder.path().join("config.json");
+    let mut config = json(&file);
+    config["quantization_config"] = serde_json::json!({
+        "quant_method": "compressed-tensors", "format": "dense", "quantization_status": "compressed", "config_groups": {},
+        "sparsity_config": {"format": "dense", "sparsity_structure": "2:4", "global_sparsity": 0.5, "targets": [], "ignore": []},
+    });
+    std::fs::write(&file, config.to_string()).unwrap();
+    assert_succeeds(&cli_support::bare(&["inspect", text(folder.path())]).output().unwrap());
 }
