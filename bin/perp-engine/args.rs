@@ -11,6 +11,7 @@ use engine::prune::{Criterion, Pattern, Pruning};
 
 use crate::error::Failure;
 use crate::gemm::GemmArgs;
+use crate::graphs::GraphArgs;
 
 /// Where to compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -268,6 +269,8 @@ pub struct StepArgs {
     /// Tokens of a sequence, and of an evaluation window [default: the model's context].
     #[arg(long, value_parser = sequence, value_name = "N")]
     pub seq_len: Option<usize>,
+    #[command(flatten)]
+    pub graphs: GraphArgs,
     #[command(flatten)]
     pub saving: SavingArgs,
     /// The most memory a run may plan for, such as 8GiB or 500MB [default: what the machine has left].

@@ -15,6 +15,7 @@ mod format;
 mod freezing;
 mod gemm;
 mod generate;
+mod graphs;
 mod inspect;
 mod live;
 mod merge;

@@ -1,12 +1,15 @@
 //! A training step planned on Meta: does it fit, with how many layers recomputed, and what would make it fit.
 
+use std::sync::Arc;
+
 use engine::checkpoint::Adapter;
 use engine::model::{self, Loader, Model, Offload, Source};
 use engine::peft::{self, TrainSet};
 use engine::plan::{self, StepPlan, StepShape};
 use engine::prune::{Allocation, Criterion, Pattern, Pruning, prune_linear};
 use engine::retrain::{Freezing, FreezingPlan};
-use kernels::device::Gemm;
+use engine::tensor::Param;
+use kernels::device::{Gemm, MemoryReport};
 use kernels::{Backend, DType, Device};
 use models::Architecture;
 
@@ -99,6 +102,21 @@ impl Target {
 impl Planned<'_> {
     /// Runs the step on Meta.
     fn measure(&self, target: Target) -> Result<Plan, Failure> {
+        let (mut model, params) = self.trained(target)?;
+        let step = plan::measure(&mut *model, params, self.shape)?;
+        let host_bytes = model::host_bytes(&mut *model) as u64;
+        Ok(Plan { recompute: self.shape.recompute, offload: self.offload, step, host_bytes })
+    }
+
+    /// What the planned step needs as one CUDA graph.
+    pub fn as_graph(&self, plan: &Plan, target: Target) -> Result<MemoryReport, Failure> {
+        let planned = self.with(plan.recompute, plan.offload);
+        let (mut model, params) = planned.trained(target)?;
+        Ok(plan::measure_graph(&mut *model, params, planned.shape)?)
+    }
+
+    /// The model on Meta, and what trains in it.
+    fn trained(&self, target: Target) -> Result<(Box<dyn Model>, Vec<Arc<Param>>), Failure> {
         let device = target.meta();
         let mut model = self.build(&device)?;
         self.adapter.map_or(Ok(()), |adapter| peft::attach(&mut *model, adapter))?;
@@ -108,9 +126,7 @@ impl Planned<'_> {
             let plan = FreezingPlan::new(&mut *model, &params, freezing, steps)?;
             params = plan.freeze(&params, plan.fullest());
         }
-        let step = plan::measure(&mut *model, params, self.shape)?;
-        let host_bytes = model::host_bytes(&mut *model) as u64;
-        Ok(Plan { recompute: self.shape.recompute, offload: self.offload, step, host_bytes })
+        Ok((model, params))
     }
 
     /// Bytes of evaluating the model.

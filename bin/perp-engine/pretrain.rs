@@ -1,5 +1,6 @@
 //! `pretrain`: the same loop from a fresh model, with every parameter training.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -11,7 +12,7 @@ use engine::model::{self, Loader, Model, Source};
 use engine::peft::{self, Method, TrainSet};
 use engine::plan::StepShape;
 use engine::prune::{Criterion, Pattern};
-use engine::retrain::{self, Config, StepRecord};
+use engine::retrain::{Config, StepRecord, Trainer};
 use kernels::DType;
 use serde_json::{Value, json};
 
@@ -99,7 +100,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         shape,
         offload: 0,
     };
-    let plan = planned.fit(args.step.saving, Target::of(&device, args.step.memory_budget)?)?;
+    let target = Target::of(&device, args.step.memory_budget)?;
+    let mut plan = planned.fit(args.step.saving, target)?;
+    let graphs = args.step.graphs.plan(&console, &planned, &mut plan, target)?;
     let stream = texts.stream(&tokenizer, &train, "training")?;
     let windows = Windows::new(stream, args.optimizer.packing, shape.seq_len)?;
     let eval_tokens = match eval.files.as_slice() {
@@ -113,10 +116,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let params = peft::apply(&mut *model, &set, seed)?;
     let counts = model::count(&mut *model);
     console.say(&format!(
-        "{} parameters; a step of {}×{} tokens needs {}{}",
+        "{} parameters; a step of {}×{} tokens{} needs {}{}",
         tables::count(counts.base),
         shape.batch,
         shape.seq_len,
+        graphs.title(),
         tables::bytes(plan.needed()),
         planned.measures(&plan),
     ));
@@ -141,26 +145,30 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let mut task = console.task("pretrain", training.steps as u64);
     let mut smooth = 0.0;
     probe.begin();
-    let mut on_step = |record: &StepRecord| {
+    let mut records = Vec::with_capacity(training.steps);
+    let mut on_step = |trainer: &Trainer, _: &TrainSampler, record: StepRecord| {
         smooth = if record.step == 1 { record.loss } else { 0.98 * smooth + 0.02 * record.loss };
         let memory_bytes = device.memory().peak().total;
-        probe.after_step(record);
+        probe.after_step(&record);
+        graphs.after_step(trainer);
         if record.step < training.steps {
             probe.begin();
         }
-        task.update(record.step as u64, &progress::step(&StepRecord { loss: smooth, ..*record }, memory_bytes));
-        live.tell(Place { cycle: 1, step: record.step }, &Event::Step { record, memory_bytes });
+        task.update(record.step as u64, &progress::step(&StepRecord { loss: smooth, ..record }, memory_bytes));
+        live.tell(Place { cycle: 1, step: record.step }, &Event::Step { record: &record, memory_bytes });
+        records.push(record);
+        Ok(ControlFlow::Continue(()))
     };
     let mut sampler = TrainSampler::new(windows.count(), seed)?;
-    let trained = retrain::train(&*model, params, &windows, &mut sampler, &training, &mut on_step);
-    let records = match trained {
-        Ok(records) => records,
-        Err(error) => {
-            let failed = Err::<(), _>(error.into());
-            live.end(&failed);
-            return failed;
-        }
-    };
+    let trained = Trainer::new(&*model, params, training.clone()).and_then(|mut trainer| {
+        graphs.begin(&mut trainer);
+        trainer.run(&*model, &windows, &mut sampler, &mut on_step)
+    });
+    if let Err(error) = trained {
+        let failed = Err::<(), _>(error.into());
+        live.end(&failed);
+        return failed;
+    }
     task.finish(&format!("{} steps, loss {smooth:.3}", training.steps));
     let peak = device.memory().peak();
     let mut seconds = Seconds { retrain: start.elapsed().as_secs_f64(), ..Seconds::default() };

@@ -31,6 +31,7 @@ use crate::command;
 use crate::error::{Failure, print};
 use crate::format::FormatArgs;
 use crate::freezing::FreezeArgs;
+use crate::graphs::Graphs;
 use crate::live::{Event, Live, LiveArgs};
 use crate::progress::Console;
 use crate::report::{self, Report};
@@ -119,6 +120,7 @@ struct Run<'a> {
     config: Config,
     /// Layers whose weights stay in the host's memory.
     offload: usize,
+    graphs: Graphs,
     train: Vec<PathBuf>,
     windows: Windows,
     calibrate: Vec<PathBuf>,

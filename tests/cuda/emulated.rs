@@ -17,3 +17,8 @@ fn every_test_of_a_gpu_passes_on_a_virtual_a100() {
 fn a_driver_gives_what_is_accounted_and_no_more() {
     run(&["the_driver_gives_what_is_accounted"], "cuda-driver.jsonl");
 }
+
+#[test]
+fn the_host_waits_for_nothing_within_a_step() {
+    run(&["graphs::the_host_waits_for_nothing_within_a_step"], "cuda-calls.jsonl");
+}

@@ -13,7 +13,7 @@ use crate::training::{LOSS, NORM, train};
 
 const HALF: Pattern = Pattern::Unstructured { sparsity: 0.5 };
 
-fn with_library(gemm: Gemm) -> Option<Device> {
+pub fn with_library(gemm: Gemm) -> Option<Device> {
     match Device::cuda_with(0, Gemm::Cublas) {
         Ok(_) => Some(Device::cuda_with(0, gemm).expect("the library that was just there")),
         Err(Error::Cuda(CudaError::NoCublas { .. })) if std::env::var_os("VIRTUAL_GPU_DEVICE").is_none() => None,

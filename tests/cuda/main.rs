@@ -4,6 +4,7 @@ mod calibrated;
 mod emulated;
 #[path = "../golden_support/mod.rs"]
 mod golden_support;
+mod graphs;
 mod library;
 mod memory;
 #[path = "../small_models/mod.rs"]

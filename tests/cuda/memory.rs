@@ -87,6 +87,38 @@ fn gpu_peaks_are_metas_with_layers_offloaded() {
     assert!(peak[3] < peak[2] && peak[2] < peak[1] && peak[2] < peak[0], "{peak:?}");
 }
 
+/// A graph's memory is planned to the byte: what its places take beyond their buffers is the same on Meta.
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_peaks_of_graphs_are_metas() {
+    let device = Device::cuda(0).unwrap();
+    let meta = Device::meta(Backend::Cuda, device.threads());
+    let half = Pattern::Unstructured { sparsity: 0.5 };
+    let of = |device: &Device, folder: &TempDir, method, recompute, layers, graph| {
+        let mut model = load_offloaded(device, folder, half, layers);
+        let params = peft::apply(&mut *model, &train_set(method), 0).unwrap();
+        let in_use = device.memory().in_use();
+        let shape = StepShape { batch: 2, accumulate: 2, seq_len: 37, recompute };
+        let peak = match graph {
+            true => plan::measure_graph(&mut *model, params, shape).unwrap(),
+            false => plan::measure(&mut *model, params, shape).unwrap().peak,
+        };
+        (in_use, peak)
+    };
+    for (config, method, recompute, layers) in
+        [(opt(), Method::Perp, 0, 0), (opt(), Method::Perp, 2, 1), (llama(), Method::Full, 0, 0)]
+    {
+        let folder = folder(&config, DType::BF16, 0.05);
+        let planned = of(&meta, &folder, method, recompute, layers, true);
+        assert_eq!(of(&device, &folder, method, recompute, layers, true), planned, "{method} {recompute} {layers}");
+        // All that a plain step has at its peak is in it, and its places are not much larger.
+        let (in_use, plain) = of(&meta, &folder, method, recompute, layers, false);
+        assert!(planned.1.total >= plain.total, "{} is less than {}", planned.1.total, plain.total);
+        let (slab, step) = (planned.1.total - in_use, plain.total - in_use);
+        println!("{method} {recompute} {layers}: {slab} for {step}");
+    }
+}
+
 /// From the first tensor to the last step. A driver rounds buffers up, to 512 bytes; a virtual one does not.
 #[test]
 #[ignore = "needs a GPU, and that no other test takes of its memory"]
@@ -100,10 +132,20 @@ fn the_driver_gives_what_is_accounted() {
         gpu.reset_pool_peak().unwrap();
         let (weights, _) = measure(&device, &folder, method, Pattern::Unstructured { sparsity: 0.5 }, 0);
         let (accounted, given) = (device.memory().peak().total, gpu.pool_peak().unwrap().unwrap());
+        // With graphs: their slab is all that is taken, once the steps before have given back what they had.
+        let mut model = load_offloaded(&device, &folder, Pattern::Unstructured { sparsity: 0.5 }, 0);
+        let params = peft::apply(&mut *model, &train_set(method), 0).unwrap();
+        device.trim();
+        gpu.reset_pool_peak().unwrap();
+        let shape = StepShape { batch: 2, accumulate: 2, seq_len: 37, recompute: 0 };
+        let graph = plan::measure_graph(&mut *model, params, shape).unwrap().total;
+        let graph_given = gpu.pool_peak().unwrap().unwrap();
+        drop(model);
         let buffers = if std::env::var_os("VIRTUAL_GPU_DEVICE").is_some() { 0 } else { 2000 };
         assert!(
             accounted > weights && (accounted..=accounted + 512 * buffers).contains(&given),
             "{given}, not {accounted}"
         );
+        assert!((graph..=graph + 512 * buffers).contains(&graph_given), "{graph_given}, not {graph}");
     }
 }

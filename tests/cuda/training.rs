@@ -138,7 +138,7 @@ fn gpu_heads_without_a_kernel_are_named() {
 }
 
 /// Text of a few words, over and over in another order: there is something to learn.
-fn batches(vocab: u64, seq_len: usize, count: usize) -> Vec<TokenBatch> {
+pub fn batches(vocab: u64, seq_len: usize, count: usize) -> Vec<TokenBatch> {
     let mut state = 7u64;
     let mut draw = |below: u64| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

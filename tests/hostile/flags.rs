@@ -58,6 +58,8 @@ pub fn numbers() -> Vec<Case> {
             ("--seq-len 33", "--seq-len 33 is longer than the model's context of 32 tokens"),
             ("--offload -1", "expected off, auto, or a number of layers"),
             ("--offload 1", "--offload keeps weights in the host's memory for a GPU; on the CPU they are there"),
+            ("--cuda-graphs yes", "[possible values: auto, on, off]"),
+            ("--cuda-graphs on", "--cuda-graphs on is for steps on a GPU, and this is for the processor"),
             ("--device gpu", "expected auto, cpu, cuda, or cuda:N"),
             ("--device cuda:-1", "expected auto, cpu, cuda, or cuda:N"),
             ("--device cpu:0", "expected auto, cpu, cuda, or cuda:N"),

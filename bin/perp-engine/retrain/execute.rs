@@ -175,6 +175,7 @@ impl Run<'_> {
         self.device.memory().reset_peak();
         let start = Instant::now();
         let mut trainer = Trainer::with_freezing(model, params, self.config.clone(), freezing)?;
+        self.graphs.begin(&mut trainer);
         let mut task = self.console.task("retrain", self.config.steps as u64);
         match (resumed, keeper.as_mut()) {
             (Some(Resumed { checkpoint, state, .. }), _) => {
@@ -198,6 +199,7 @@ impl Run<'_> {
             let (step, memory_bytes) = (record.step, self.device.memory().peak().total);
             live.tell(Place { cycle, step }, &Event::Step { record: &record, memory_bytes });
             probe.after_step(&record);
+            self.graphs.after_step(trainer);
             if let Some(validation) = self.validation.as_ref().filter(|all| all.is_due(step, self.config.steps)) {
                 let new = validation.measure(trained, self.shape.batch, cycle, step)?;
                 validated = format!(" {new}");

@@ -127,10 +127,11 @@ pub(super) fn prepare<'a>(args: &'a Args, shared: &mut Shared) -> Result<Run<'a>
         offload: 0,
     };
     let target = Target::of(&device, None)?.besides(shared.held_bytes()).within(args.step.memory_budget);
-    let plan = planned.fit(args.step.saving, target)?;
+    let mut plan = planned.fit(args.step.saving, target)?;
+    let graphs = args.step.graphs.plan(&console, &planned, &mut plan, target)?;
     let info = opened.architecture.info();
     console.say(&format!(
-        "{} ({}, {} layers of {}) on {}; a step of {}×{} tokens needs {}{}",
+        "{} ({}, {} layers of {}) on {}; a step of {}×{} tokens{} needs {}{}",
         opened.name,
         info.architecture,
         info.layers,
@@ -138,6 +139,7 @@ pub(super) fn prepare<'a>(args: &'a Args, shared: &mut Shared) -> Result<Run<'a>
         session::title(&device),
         shape.batch,
         shape.seq_len,
+        graphs.title(),
         tables::bytes(plan.needed()),
         planned.measures(&plan),
     ));
@@ -184,6 +186,7 @@ pub(super) fn prepare<'a>(args: &'a Args, shared: &mut Shared) -> Result<Run<'a>
         shape,
         config,
         offload,
+        graphs,
         train,
         windows,
         calibrate,

@@ -6,8 +6,9 @@
 
 use std::sync::Arc;
 
+use kernels::device::{Graph, Kept};
 use kernels::ops::adamw::{self as op, Slot, Step};
-use kernels::ops::grad_norm::{GradNorm, Gradient, grad_norm};
+use kernels::ops::grad_norm::{GradNorm, Gradient, Reading, grad_norm};
 use kernels::{Buffer, Category, DType, Device};
 
 use super::{Error, Result};
@@ -58,11 +59,36 @@ impl PendingStep {
     /// # Errors
     /// [`Error::NonFinite`]: no value and no moment has changed then, though the step counts; or the GPU's.
     pub fn wait(self) -> Result<StepReport> {
-        let norm = self.norm.read()?;
-        match norm.first_non_finite {
-            None => Ok(StepReport { grad_norm: norm.norm }),
-            Some(at) => Err(Error::NonFinite { step: self.number, tensor: self.names[at].clone() }),
-        }
+        report(self.norm.read()?, &self.names, self.number)
+    }
+
+    /// Has the graph that is captured leave what the step does for the host.
+    ///
+    /// # Errors
+    /// The GPU's, and where nothing is captured.
+    pub(crate) fn keep(&self) -> Result<KeptStep> {
+        Ok(KeptStep { norm: self.norm.keep()?, names: self.names.clone() })
+    }
+}
+
+/// What a captured step leaves each time that it is launched.
+#[derive(Clone, Debug)]
+pub(crate) struct KeptStep {
+    norm: Kept,
+    names: Arc<[String]>,
+}
+
+impl KeptStep {
+    /// Waits for what step `number` did; as [`PendingStep::wait`].
+    pub fn wait(&self, graph: &mut Graph, device: &Device, number: usize) -> Result<StepReport> {
+        report(Reading::kept(graph, self.norm, device)?, &self.names, number)
+    }
+}
+
+fn report(norm: Reading, names: &[String], step: usize) -> Result<StepReport> {
+    match norm.first_non_finite {
+        None => Ok(StepReport { grad_norm: norm.norm }),
+        Some(at) => Err(Error::NonFinite { step, tensor: names[at].clone() }),
     }
 }
 
@@ -164,18 +190,37 @@ impl AdamW {
             .collect();
         let gradients: Vec<Gradient<'_>> = slots.iter().map(|slot| slot.grad).collect();
         let norm = grad_norm(&self.device, &gradients, self.config.clip)?;
-        let AdamWConfig { beta1, beta2, eps, weight_decay, .. } = self.config;
         // Tensors that have had as many steps go together: all, where all have been active from the start.
         let mut rest = slots.as_mut_slice();
         for alike in counts.chunk_by(|a, b| a == b) {
             let (slots, others) = std::mem::take(&mut rest).split_at_mut(alike.len());
-            let step = Step { lr, beta1, beta2, eps, weight_decay, step: *alike[0] + 1 };
-            op::step(&self.device, slots, step, &norm)?;
+            op::step(&self.device, slots, numbers(self.config, lr, *alike[0] + 1), &norm)?;
             rest = others;
         }
         counts.into_iter().for_each(|steps| *steps += 1);
         self.steps += 1;
         Ok(PendingStep { norm, names, number: self.steps })
+    }
+
+    /// Steps in all.
+    pub(crate) fn steps(&self) -> usize {
+        self.steps
+    }
+
+    /// Counts a step at learning rate `lr` that a graph takes: the numbers of each of its launches, in order.
+    pub(crate) fn count_step(&mut self, lr: f64) -> Vec<[f32; 8]> {
+        let mut counts: Vec<&mut usize> = self.states.iter_mut().flatten().map(|state| &mut state.steps).collect();
+        let of = |alike: &[&mut usize]| op::factors(&numbers(self.config, lr, *alike[0] + 1));
+        let factors = counts.chunk_by(|a, b| a == b).map(of).collect();
+        counts.iter_mut().for_each(|steps| **steps += 1);
+        self.steps += 1;
+        factors
+    }
+
+    /// Takes the count of the last step back, which was captured and not taken.
+    pub(crate) fn uncount_step(&mut self) {
+        self.states.iter_mut().flatten().for_each(|state| state.steps -= 1);
+        self.steps -= 1;
     }
 
     /// Each active tensor's name and its two moments, f32: with the numbers of steps all that an optimizer is.
@@ -227,6 +272,12 @@ impl AdamW {
         }
         Ok(())
     }
+}
+
+/// The numbers of step `step`, from 1.
+fn numbers(config: AdamWConfig, lr: f64, step: usize) -> Step {
+    let AdamWConfig { beta1, beta2, eps, weight_decay, .. } = config;
+    Step { lr, beta1, beta2, eps, weight_decay, step }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 mod adamw;
 mod schedule;
 
+pub(crate) use adamw::KeptStep;
 pub use adamw::{AdamW, AdamWConfig, ParamStep, PendingStep, StepReport};
 pub use schedule::LinearSchedule;
 

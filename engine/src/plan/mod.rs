@@ -18,7 +18,7 @@ pub use timing::{StepTiming, time};
 use crate::error::Result;
 use crate::evaluate;
 use crate::model::{self, Model, TokenBatch};
-use crate::retrain::{Config, Trainer};
+use crate::retrain::{Config, CudaGraphs, Trainer};
 use crate::tensor::Param;
 
 /// The shape of a training step.
@@ -50,8 +50,34 @@ pub struct StepPlan {
 /// As [`Trainer::step`].
 pub fn measure(model: &mut dyn Model, params: Vec<Arc<Param>>, shape: StepShape) -> Result<StepPlan> {
     let device = model::device_of(model);
+    let (mut trainer, micro_batches) = prepare(model, params, shape)?;
+    trainer.step(model, &micro_batches)?;
+    device.memory().reset_peak();
+    device.start_profile();
+    trainer.step(model, &micro_batches)?;
+    Ok(StepPlan { peak: device.memory().peak(), kernels: device.take_profile() })
+}
+
+/// The high-water mark of steps that are one CUDA graph, on a GPU or on Meta in its place: the same buffers, and what their places
+/// in the graph's memory take beyond them. Three steps are run: one plain, one that is captured, and one that is only launched.
+///
+/// # Errors
+/// As [`Trainer::step`], and what cannot be captured.
+pub fn measure_graph(model: &mut dyn Model, params: Vec<Arc<Param>>, shape: StepShape) -> Result<MemoryReport> {
+    let device = model::device_of(model);
+    let (mut trainer, micro_batches) = prepare(model, params, shape)?;
+    trainer.use_cuda_graphs(CudaGraphs::On);
+    trainer.step(model, &micro_batches)?;
+    trainer.step(model, &micro_batches)?;
+    device.memory().reset_peak();
+    trainer.step(model, &micro_batches)?;
+    Ok(device.memory().peak())
+}
+
+/// A trainer, and micro-batches of one step.
+fn prepare(model: &dyn Model, params: Vec<Arc<Param>>, shape: StepShape) -> Result<(Trainer, Vec<TokenBatch>)> {
     let config = Config {
-        steps: 2,
+        steps: 3,
         batch: shape.batch,
         accumulate: shape.accumulate,
         lr: 0.0,
@@ -61,13 +87,7 @@ pub fn measure(model: &mut dyn Model, params: Vec<Arc<Param>>, shape: StepShape)
         recompute: shape.recompute,
     };
     let batch = TokenBatch::new(vec![0; shape.batch * shape.seq_len], shape.seq_len);
-    let micro_batches = vec![batch; shape.accumulate];
-    let mut trainer = Trainer::new(model, params, config)?;
-    trainer.step(model, &micro_batches)?;
-    device.memory().reset_peak();
-    device.start_profile();
-    trainer.step(model, &micro_batches)?;
-    Ok(StepPlan { peak: device.memory().peak(), kernels: device.take_profile() })
+    Ok((Trainer::new(model, params, config)?, vec![batch; shape.accumulate]))
 }
 
 /// The high-water mark of evaluating windows of `seq_len` tokens, `batch` at a time.

@@ -2,6 +2,7 @@
 //! trainable parameters differs. What a run's state is, and how a checkpoint holds it, stands in `state`.
 
 mod freezing;
+mod graphs;
 mod state;
 
 use std::ops::ControlFlow;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use kernels::Device;
+use kernels::device::Recording;
 use kernels::ops::head_loss::RowLosses;
 
 use crate::autograd::{Tape, head_loss};
@@ -18,6 +20,8 @@ use crate::model::{self, Model, TokenBatch};
 use crate::optim::{self, AdamW, AdamWConfig, LinearSchedule, ParamStep, PendingStep};
 use crate::tensor::Param;
 pub use freezing::{End, Freezing, FreezingPlan};
+pub use graphs::CudaGraphs;
+use graphs::{Graphs, Shape, Way};
 pub use state::{PastParam, RunState, records};
 
 /// How to train.
@@ -67,6 +71,30 @@ pub struct Trainer {
     config: Config,
     freezing: Option<FreezingPlan>,
     step: usize,
+    graphs: Graphs,
+}
+
+/// A step whose work is on its way.
+#[derive(Debug)]
+pub struct StartedStep {
+    start: Instant,
+    lr: f64,
+    work: Work,
+}
+
+#[derive(Debug)]
+enum Work {
+    /// Put into the stream piece by piece; where it is recorded, what such a step takes is known from then on.
+    Plain(Box<Plain>),
+    /// A graph, by its number.
+    Graph(usize),
+}
+
+#[derive(Debug)]
+struct Plain {
+    losses: Vec<RowLosses>,
+    update: PendingStep,
+    recording: Option<(Shape, Recording)>,
 }
 
 impl Trainer {
@@ -95,7 +123,8 @@ impl Trainer {
             AdamWConfig { weight_decay: config.weight_decay, clip: config.clip, ..AdamWConfig::default() };
         let optimizer = AdamW::idle(&device, &sizes, optimizer_config);
         let schedule = LinearSchedule::new(config.lr, config.steps, config.warmup)?;
-        let mut trainer = Trainer { device, params, optimizer, schedule, config, freezing, step: 0 };
+        let graphs = Graphs::default();
+        let mut trainer = Trainer { device, params, optimizer, schedule, config, freezing, step: 0, graphs };
         trainer.set_trainable(1)?;
         Ok(trainer)
     }
@@ -105,6 +134,7 @@ impl Trainer {
         if let Some(plan) = &self.freezing {
             plan.freeze(&self.params, step);
         }
+        self.graphs.follow(&self.params);
         Ok(self.optimizer.set_active(|index| self.params[index].is_trainable())?)
     }
 
@@ -114,15 +144,78 @@ impl Trainer {
     /// A token outside the vocabulary, a loss or gradient that is not finite, or no memory. The parameters are then as
     /// the last step left them, but where a loss alone is not finite: its gradients were, and the step is taken.
     pub fn step(&mut self, model: &dyn Model, micro_batches: &[TokenBatch]) -> Result<StepRecord> {
+        let started = self.start(model, micro_batches)?;
+        self.finish(model, micro_batches, started)
+    }
+
+    /// Puts all work of a step on its way. On a GPU the host waits for none of it: that is left to [`Trainer::finish`], which comes
+    /// before the next start.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`], but for what is not finite; with [`CudaGraphs::On`] also where a step cannot be captured.
+    pub fn start(&mut self, model: &dyn Model, micro_batches: &[TokenBatch]) -> Result<StartedStep> {
         let start = Instant::now();
         self.set_trainable(self.step + 1)?;
+        let lr = self.schedule.lr(self.step);
+        let shape = Shape::of(micro_batches);
+        let work = match self.graphs.way(&self.device, model, micro_batches, &shape) {
+            Way::Plain => self.plain(model, micro_batches, lr, None)?,
+            Way::Record => {
+                let recording = self.device.record();
+                self.plain(model, micro_batches, lr, Some((shape, recording)))?
+            }
+            Way::Capture => match self.capture(model, micro_batches, lr, shape)? {
+                Some(number) => Work::Graph(number),
+                None => self.plain(model, micro_batches, lr, None)?,
+            },
+            Way::Launch(number) => {
+                self.launch(number, micro_batches, lr)?;
+                Work::Graph(number)
+            }
+        };
+        Ok(StartedStep { start, lr, work })
+    }
+
+    fn plain(
+        &mut self,
+        model: &dyn Model,
+        micro_batches: &[TokenBatch],
+        lr: f64,
+        recording: Option<(Shape, Recording)>,
+    ) -> Result<Work> {
         let micro_step = |batch| self.micro_step(model, batch, micro_batches.len());
         let losses: Vec<RowLosses> = micro_batches.iter().map(micro_step).collect::<Result<_>>()?;
-        let lr = self.schedule.lr(self.step);
-        let updated = self.update(lr)?.wait();
+        let update = self.update(lr)?;
+        Ok(Work::Plain(Box::new(Plain { losses, update, recording })))
+    }
+
+    /// Waits for a step that [`Trainer::start`] put on its way, for the same micro-batches.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    pub fn finish(
+        &mut self,
+        model: &dyn Model,
+        micro_batches: &[TokenBatch],
+        started: StartedStep,
+    ) -> Result<StepRecord> {
+        let StartedStep { start, lr, work } = started;
+        let (updated, sums): (_, Vec<f64>) = match work {
+            Work::Plain(plain) => {
+                let Plain { losses, update, recording } = *plain;
+                let updated = update.wait();
+                let sums = losses.iter().map(RowLosses::sum).collect::<kernels::Result<_>>()?;
+                drop(losses);
+                if let Some((shape, recording)) = recording {
+                    self.graphs.note(shape, recording.slab_bytes());
+                }
+                (updated, sums)
+            }
+            Work::Graph(number) => self.graphs.results(number, &self.device, self.optimizer.steps())?,
+        };
         let mut loss = 0.0;
-        for (losses, batch) in losses.iter().zip(micro_batches) {
-            loss += losses.sum()? / batch.predictions() as f64 / micro_batches.len() as f64;
+        for (sum, batch) in sums.into_iter().zip(micro_batches) {
+            loss += sum / batch.predictions() as f64 / micro_batches.len() as f64;
         }
         let step = self.step + 1;
         let report = match updated {
@@ -217,26 +310,4 @@ impl Trainer {
         }
         Ok(())
     }
-}
-
-/// Trains `model` for all `config.steps` steps; `on_step` hears of each.
-///
-/// # Errors
-/// As [`Trainer::step`].
-pub fn train(
-    model: &dyn Model,
-    params: Vec<Arc<Param>>,
-    windows: &Windows,
-    sampler: &mut TrainSampler,
-    config: &Config,
-    on_step: &mut dyn FnMut(&StepRecord),
-) -> Result<Vec<StepRecord>> {
-    let mut trainer = Trainer::new(model, params, config.clone())?;
-    let mut records = Vec::with_capacity(config.steps);
-    trainer.run(model, windows, sampler, &mut |_, _, record| {
-        on_step(&record);
-        records.push(record);
-        Ok(ControlFlow::Continue(()))
-    })?;
-    Ok(records)
 }

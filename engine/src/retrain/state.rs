@@ -186,6 +186,8 @@ impl Trainer {
             }
             found.push((param, value, mask_bytes(checkpoint, param)?));
         }
+        // Masks come to lie elsewhere.
+        self.graphs.forget();
         for (param, value, mask) in found {
             param.value_mut().write(value)?;
             let mask = mask.map(|bytes| -> Result<Buffer> {

@@ -77,7 +77,13 @@ struct State {
     current: [u64; 7],
     peak: [u64; 7],
     trace: Option<Trace>,
+    /// The moment at which the fewest bytes of a slab lay idle, and what there was when the watch for it began.
+    fullest: Option<([u64; 7], [u64; 7])>,
 }
+
+/// What a piece of work has lent of a slab when it has the most.
+#[derive(Clone, Debug)]
+pub(super) struct Lending([i64; 7]);
 
 /// The most samples that a trace keeps; beyond, neighbours are merged.
 const SAMPLES: usize = 1024;
@@ -114,6 +120,15 @@ impl Trace {
 }
 
 impl State {
+    /// Of moments with the same total, the peak is the one in which the fewest bytes lie idle in a slab.
+    fn raise_peak(&mut self, then: [u64; 7]) {
+        let workspace = |state: &[u64; 7]| state[Category::Workspace as usize];
+        let (total, peak) = (then.iter().sum::<u64>(), self.peak.iter().sum::<u64>());
+        if total > peak || total == peak && workspace(&then) < workspace(&self.peak) {
+            self.peak = then;
+        }
+    }
+
     fn sample(&mut self) {
         let current = self.current;
         if let Some(trace) = &mut self.trace {
@@ -155,6 +170,48 @@ impl Accountant {
         let mut state = self.state.lock().expect("no panic while locked");
         state.current[category as usize] -= bytes;
         state.sample();
+    }
+
+    /// Bytes that are counted as workspace are a buffer's from now on, which lies there.
+    pub(super) fn lend(&self, category: Category, bytes: u64) {
+        let mut state = self.state.lock().expect("no panic while locked");
+        state.current[Category::Workspace as usize] -= bytes;
+        state.current[category as usize] += bytes;
+        let current = state.current;
+        state.raise_peak(current);
+        if let Some((fullest, _)) = &mut state.fullest
+            && current[Category::Workspace as usize] < fullest[Category::Workspace as usize]
+        {
+            *fullest = current;
+        }
+        state.sample();
+    }
+
+    /// And workspace again.
+    pub(super) fn take_back(&self, category: Category, bytes: u64) {
+        let mut state = self.state.lock().expect("no panic while locked");
+        state.current[category as usize] -= bytes;
+        state.current[Category::Workspace as usize] += bytes;
+        state.sample();
+    }
+
+    /// Starts to look for the moment at which most of a slab is lent.
+    pub(super) fn watch_lending(&self) {
+        let mut state = self.state.lock().expect("no panic while locked");
+        state.fullest = Some((state.current, state.current));
+    }
+
+    /// How each category's bytes differed at that moment from those when the watch began; their sum is 0 where all was lent.
+    pub(super) fn take_lending(&self) -> Lending {
+        let (then, before) = self.state.lock().expect("no panic while locked").fullest.take().unwrap_or_default();
+        Lending(std::array::from_fn(|at| then[at] as i64 - before[at] as i64))
+    }
+
+    /// The peak is what it would be if that moment came again now.
+    pub(super) fn recall(&self, lending: &Lending) {
+        let mut state = self.state.lock().expect("no panic while locked");
+        let then = std::array::from_fn(|at| state.current[at].saturating_add_signed(lending.0[at]));
+        state.raise_peak(then);
     }
 
     /// Bytes in use now.

@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex};
 use half::{bf16, f16};
 use memmap2::Mmap;
 
+use super::arena::{Noted, Place};
 use super::cuda::{CudaError, Memory};
-use super::{Category, Device};
+use super::{Category, Device, Feed};
 use crate::error::{Error, Result};
 
 /// The element type of a buffer.
@@ -74,6 +75,17 @@ pub struct Buffer {
     dtype: DType,
     len: usize,
     data: Data,
+    claim: Claim,
+}
+
+/// Who else hears when a buffer goes.
+#[derive(Default)]
+struct Claim {
+    /// A recording.
+    #[expect(dead_code, reason = "its drop tells")]
+    noted: Option<Noted>,
+    /// The slab that it lies in.
+    placed: Option<Place>,
 }
 
 enum Data {
@@ -91,6 +103,19 @@ enum Data {
 impl Buffer {
     pub(super) fn alloc(device: &Device, category: Category, dtype: DType, len: usize, zeroed: bool) -> Result<Buffer> {
         let bytes = len * dtype.size();
+        if let Some(place) = device.place(bytes)? {
+            device.memory().lend(category, bytes as u64);
+            let data = match &place.slab.buffer().data {
+                Data::Cuda(memory) => Data::Cuda(memory.part(place.start, bytes)),
+                _ => Data::Absent,
+            };
+            let claim = Claim { noted: device.note(bytes), placed: Some(place) };
+            let mut buffer = Buffer { device: device.clone(), category, dtype, len, data, claim };
+            if zeroed && let Data::Cuda(memory) = &mut buffer.data {
+                memory.clear()?;
+            }
+            return Ok(buffer);
+        }
         device.memory().take(category, bytes as u64)?;
         let data = match device.gpu() {
             _ if device.is_meta() => Data::Absent,
@@ -116,7 +141,8 @@ impl Buffer {
                 })?)
             }
         };
-        Ok(Buffer { device: device.clone(), category, dtype, len, data })
+        let claim = Claim { noted: device.note(bytes), placed: None };
+        Ok(Buffer { device: device.clone(), category, dtype, len, data, claim })
     }
 
     /// A read-only buffer over `len` elements of a mapped file from byte `offset`, without a copy where the alignment
@@ -139,7 +165,7 @@ impl Buffer {
         if device.is_meta() || device.gpu().is_none() && bytes.as_ptr().align_offset(dtype.size()) == 0 {
             device.memory().take(category, bytes.len() as u64)?;
             let data = if device.is_meta() { Data::Absent } else { Data::Mapped(file.clone(), offset) };
-            return Ok(Buffer { device: device.clone(), category, dtype, len, data });
+            return Ok(Buffer { device: device.clone(), category, dtype, len, data, claim: Claim::default() });
         }
         let mut copy = Buffer::alloc(device, category, dtype, len, false)?;
         copy.write(bytes)?;
@@ -153,7 +179,7 @@ impl Buffer {
     pub(crate) fn view(whole: &Arc<Buffer>, offset: usize, dtype: DType, len: usize) -> Buffer {
         assert!(offset + len * dtype.size() <= whole.size_bytes(), "a view lies within its buffer");
         let (device, category) = (whole.device.clone(), whole.category);
-        Buffer { device, category, dtype, len, data: Data::View(whole.clone(), offset) }
+        Buffer { device, category, dtype, len, data: Data::View(whole.clone(), offset), claim: Claim::default() }
     }
 
     /// Fills the buffer with `bytes`, on any device but Meta.
@@ -164,8 +190,13 @@ impl Buffer {
     /// # Panics
     /// On a mapped buffer, or if the size differs.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.write_feed(Feed::Fixed, bytes)
+    }
+
+    /// The same; `feed` says what the bytes are when the work that they are for is captured and launched again.
+    pub(crate) fn write_feed(&mut self, feed: Feed, bytes: &[u8]) -> Result<()> {
         match &mut self.data {
-            Data::Cuda(memory) => memory.upload(bytes)?,
+            Data::Cuda(memory) => memory.upload(feed, bytes)?,
             _ => self.bytes_mut().copy_from_slice(bytes),
         }
         Ok(())
@@ -186,7 +217,7 @@ impl Buffer {
                 assert_eq!(T::DTYPE, self.dtype, "buffer written as the wrong type");
                 let mut values = vec![T::zeroed(); self.len];
                 fill(&mut values)?;
-                Ok(memory.upload(bytemuck::cast_slice(&values))?)
+                Ok(memory.upload(Feed::Fixed, bytemuck::cast_slice(&values))?)
             }
             _ => fill(self.as_mut_slice()),
         }
@@ -333,8 +364,11 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if !matches!(self.data, Data::View(..)) {
-            self.device.memory().give(self.category, self.size_bytes() as u64);
+        let (memory, bytes) = (self.device.memory(), self.size_bytes() as u64);
+        match (&self.data, &self.claim.placed) {
+            (Data::View(..), _) => {}
+            (_, Some(_)) => memory.take_back(self.category, bytes),
+            _ => memory.give(self.category, bytes),
         }
         if let Data::Owned(block) = std::mem::replace(&mut self.data, Data::Absent) {
             self.device.pool().give(block);

@@ -6,20 +6,26 @@
 //! cannot drift from what the CPU does. On a GPU an operation hands `Device::launch` the launch of its kernels instead.
 
 mod accountant;
+mod arena;
 mod buffer;
 mod cost;
 mod cuda;
+mod graph;
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 pub use accountant::{Accountant, Category, MemoryReport};
+pub use arena::{Recording, Slab};
 pub use buffer::{Buffer, DType, Element};
 pub use cost::{Cost, KernelStats};
 pub use cuda::{CudaError, CudaResult, Event, Gpu, Launch, Source, Span, Stream};
 pub(crate) use cuda::{Pinned, Product, Ring, Side, WORKSPACE, places};
 
+pub use graph::{Feed, Graph, Kept};
+
 use crate::error::Result;
+use arena::Arena;
 use buffer::Pool;
 
 /// The kind of hardware a device is, or (for Meta) stands for. It decides element types and workspaces.
@@ -67,6 +73,7 @@ struct Inner {
     threads: usize,
     accountant: Accountant,
     pool: Pool,
+    arena: Mutex<Arena>,
     profile: Mutex<Option<cost::Profile>>,
 }
 
@@ -138,6 +145,7 @@ impl Device {
             threads: threads.max(1),
             accountant: Accountant::new(limit),
             pool: Pool::default(),
+            arena: Mutex::default(),
             profile: Mutex::new(None),
         }));
         if backend == Backend::Cpu {
@@ -220,9 +228,14 @@ impl Device {
     /// # Errors
     /// As [`Device::alloc`].
     pub fn upload<T: Element>(&self, category: Category, values: &[T]) -> Result<Buffer> {
+        self.upload_feed(Feed::Fixed, category, values)
+    }
+
+    /// The same; `feed` says what the values are when the work that they are for is captured and launched again.
+    pub(crate) fn upload_feed<T: Element>(&self, feed: Feed, category: Category, values: &[T]) -> Result<Buffer> {
         let mut buffer = self.alloc(category, T::DTYPE, values.len())?;
         if !self.is_meta() {
-            buffer.write(bytemuck::cast_slice(values))?;
+            buffer.write_feed(feed, bytemuck::cast_slice(values))?;
         }
         Ok(buffer)
     }
@@ -269,6 +282,11 @@ impl Device {
         Ok(())
     }
 
+    /// True while costs are recorded.
+    pub fn is_profiled(&self) -> bool {
+        self.0.profile.lock().expect("no panic while locked").is_some()
+    }
+
     /// Starts to record the cost and time of every kernel.
     pub fn start_profile(&self) {
         *self.0.profile.lock().expect("no panic while locked") = Some(cost::Profile::default());
@@ -288,5 +306,9 @@ impl Device {
 
     fn pool(&self) -> &Pool {
         &self.0.pool
+    }
+
+    fn arena(&self) -> MutexGuard<'_, Arena> {
+        self.0.arena.lock().expect("no panic while locked")
     }
 }

@@ -186,6 +186,19 @@ impl Event {
         check("cuEventSynchronize", unsafe { result::event::synchronize(self.raw) })
     }
 
+    /// Whether it has come.
+    ///
+    /// # Errors
+    /// What went wrong in the work before it.
+    pub fn has_come(&self) -> CudaResult<bool> {
+        self.context.bind()?;
+        // SAFETY: the event is alive.
+        match unsafe { result::event::query(self.raw) } {
+            Err(error) if error.0 == sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            answer => check("cuEventQuery", answer).map(|()| true),
+        }
+    }
+
     /// Seconds on the GPU from `earlier` to this event; both are timed and have come.
     ///
     /// # Errors

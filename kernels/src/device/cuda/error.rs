@@ -73,6 +73,12 @@ pub enum CudaError {
         /// What is wrong and what would be right.
         reason: String,
     },
+    /// Work that cannot be captured as a graph, or a graph that cannot be launched.
+    #[error("the work cannot be one CUDA graph: {reason}")]
+    Graph {
+        /// Why not.
+        reason: String,
+    },
     /// A kernel's operand is on another device.
     #[error("{buffer} is not on {gpu}: upload it there first")]
     Elsewhere {

@@ -7,6 +7,7 @@
 mod context;
 mod cublas;
 mod error;
+mod graph;
 mod launch;
 mod pinned;
 mod ring;
@@ -15,6 +16,7 @@ mod staging;
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use cudarc::driver::result;
@@ -23,6 +25,7 @@ use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
 pub use context::{Event, Stream};
 pub(crate) use cublas::{Product, Side, WORKSPACE};
 pub use error::{CudaError, CudaResult};
+pub(in crate::device) use graph::{Capture, CudaGraph};
 pub use launch::{Launch, Source, Span};
 pub(crate) use pinned::Pinned;
 pub(crate) use ring::Ring;
@@ -33,12 +36,15 @@ use error::{check, failure};
 use launch::Kernel;
 use staging::Staging;
 
-use super::{Buffer, Gemm};
+use super::{Buffer, Feed, Gemm};
 
 /// An open GPU.
 pub struct Gpu {
     // Dropped in this order: what the context must outlive comes before it.
     staging: Mutex<Option<Staging>>,
+    capture: Mutex<Option<graph::State>>,
+    /// Goes up where events of before are of no use: see [`Gpu::era`].
+    era: AtomicU64,
     modules: Mutex<Modules>,
     cublas: Option<Cublas>,
     stream: Stream,
@@ -96,6 +102,8 @@ impl Gpu {
         };
         Ok(Arc::new(Gpu {
             staging: Mutex::default(),
+            capture: Mutex::default(),
+            era: AtomicU64::new(0),
             modules: Mutex::default(),
             cublas,
             name,
@@ -231,6 +239,27 @@ impl Gpu {
         Event::new(&self.context, timed)
     }
 
+    /// A profiler that was told to wait for it (as Nsight's with `--capture-range=cudaProfilerApi`) begins to look; the virtual GPU
+    /// to count calls of the driver.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn start_profiler(&self) -> CudaResult<()> {
+        self.context.bind()?;
+        // SAFETY: a context is bound.
+        check("cuProfilerStart", unsafe { sys::cuProfilerStart() }.result())
+    }
+
+    /// And ends.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn stop_profiler(&self) -> CudaResult<()> {
+        self.context.bind()?;
+        // SAFETY: a context is bound.
+        check("cuProfilerStop", unsafe { sys::cuProfilerStop() }.result())
+    }
+
     fn context(&self) -> &Context {
         self.stream.context()
     }
@@ -282,7 +311,7 @@ impl Gpu {
     pub(super) fn alloc(self: &Arc<Gpu>, bytes: usize) -> CudaResult<Memory> {
         let gpu = self.clone();
         if bytes == 0 {
-            return Ok(Memory { gpu, address: 0, bytes });
+            return Ok(Memory { gpu, address: 0, bytes, owned: false });
         }
         self.context.bind()?;
         let address = match self.try_alloc(bytes) {
@@ -294,7 +323,7 @@ impl Gpu {
             answer => answer,
         };
         match address {
-            Ok(address) => Ok(Memory { gpu, address, bytes }),
+            Ok(address) => Ok(Memory { gpu, address, bytes, owned: true }),
             Err(error) if error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
                 let (free, total) = result::mem_get_info().map_err(|e| failure("cuMemGetInfo", e))?;
                 Err(CudaError::OutOfMemory { requested: bytes, free, total })
@@ -311,6 +340,23 @@ impl Gpu {
                 None => result::malloc_sync(bytes),
             }
         }
+    }
+
+    /// Gives memory back. An error has no one to tell: it is the one that the next call of the driver reports.
+    ///
+    /// # Safety
+    /// It came from `try_alloc`, and is given back once.
+    unsafe fn free(&self, address: u64) {
+        // SAFETY: the caller vouches for it. With a pool it is freed after the work that the stream has, else no work is left.
+        let _ = unsafe {
+            match self.pool {
+                Some(_) => result::free_async(address, self.stream.raw()),
+                None => {
+                    let _ = self.stream.synchronize();
+                    result::free_sync(address)
+                }
+            }
+        };
     }
 
     /// Gives memory that the pool keeps for reuse back to the system.
@@ -411,9 +457,17 @@ pub(crate) struct Memory {
     gpu: Arc<Gpu>,
     address: u64,
     bytes: usize,
+    /// False for a part of other memory, which outlives it, and for none.
+    owned: bool,
 }
 
 impl Memory {
+    /// `bytes` of it from byte `first` on; its owner lives longer.
+    pub fn part(&self, first: usize, bytes: usize) -> Memory {
+        assert!(first + bytes <= self.bytes, "a part lies within its whole");
+        Memory { gpu: self.gpu.clone(), address: self.address + first as u64, bytes, owned: false }
+    }
+
     pub fn gpu(&self) -> &Gpu {
         &self.gpu
     }
@@ -430,8 +484,16 @@ impl Memory {
     }
 
     /// Writes all of it.
-    pub fn upload(&mut self, from: &[u8]) -> CudaResult<()> {
+    pub fn upload(&mut self, feed: Feed, from: &[u8]) -> CudaResult<()> {
         assert_eq!(from.len(), self.bytes, "an upload fills its buffer");
+        if from.is_empty() {
+            return Ok(());
+        }
+        self.gpu.context.bind()?;
+        // SAFETY: the memory is this one's and has that size; while work is captured, it is of the graph's slab.
+        if unsafe { self.gpu.capture_upload(feed, from, self.address) }? {
+            return Ok(());
+        }
         // SAFETY: the memory is this one's and has that size; it is freed in the order of the stream.
         self.gpu.with_staging(|staging| unsafe { staging.upload(&self.gpu.stream, from, self.address) })
     }
@@ -439,8 +501,17 @@ impl Memory {
     /// Reads from byte `first` on, when the work before is done.
     pub fn download(&self, first: usize, to: &mut [u8]) -> CudaResult<()> {
         assert!(first + to.len() <= self.bytes, "a download reads what is there");
+        self.gpu.refuse_to_wait()?;
         // SAFETY: as above.
         self.gpu.with_staging(|staging| unsafe { staging.download(&self.gpu.stream, self.address + first as u64, to) })
+    }
+
+    /// Has the graph that is captured leave `bytes` from byte `first` on for the host; returns their number.
+    pub fn keep(&self, first: usize, bytes: usize) -> CudaResult<usize> {
+        assert!(first + bytes <= self.bytes, "a result is what is there");
+        self.gpu.context.bind()?;
+        // SAFETY: the memory is this one's, of the graph's slab.
+        unsafe { self.gpu.capture_result(self.address + first as u64, bytes) }
     }
 
     /// Copies as much as it holds of `from`, which lives on the same GPU, from byte `first` on.
@@ -459,19 +530,10 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        if self.address == 0 || self.gpu.context.bind().is_err() {
+        if !self.owned || self.gpu.context.bind().is_err() || self.gpu.defer_free(self.address) {
             return;
         }
-        // SAFETY: allocated once by `Gpu::alloc`. With a pool it is freed after the work that the stream has, else no work
-        // is left. An error has no one to tell: it is the one that the next call of the driver reports.
-        let _ = unsafe {
-            match self.gpu.pool {
-                Some(_) => result::free_async(self.address, self.gpu.stream.raw()),
-                None => {
-                    let _ = self.gpu.stream.synchronize();
-                    result::free_sync(self.address)
-                }
-            }
-        };
+        // SAFETY: allocated once by `Gpu::alloc`, and given back once.
+        unsafe { self.gpu.free(self.address) };
     }
 }

@@ -17,6 +17,8 @@ pub(crate) struct Ring {
 }
 
 struct Slots {
+    /// The GPU's era in which all events were recorded.
+    era: u64,
     turn: usize,
     of: [Slot; 2],
 }
@@ -31,7 +33,10 @@ struct Slot {
 impl Ring {
     pub fn new(gpu: &Gpu) -> CudaResult<Ring> {
         let slot = || Ok(Slot { read: gpu.new_event(false)?, ready: gpu.new_event(false)? });
-        let ring = Ring { stream: gpu.new_stream()?, slots: Mutex::new(Slots { turn: 0, of: [slot()?, slot()?] }) };
+        let ring = Ring {
+            stream: gpu.new_stream()?,
+            slots: Mutex::new(Slots { era: gpu.era(), turn: 0, of: [slot()?, slot()?] }),
+        };
         // What the GPU's stream has yet to do comes first: it may be to allocate the places.
         for slot in &ring.slots.lock().expect("no panic while locked").of {
             slot.read.record(gpu.stream())?;
@@ -46,6 +51,14 @@ impl Ring {
     /// If it is larger than a place.
     pub fn bring(&self, gpu: &Gpu, from: &Arc<Pinned>, places: &[Arc<Buffer>; 2]) -> CudaResult<usize> {
         let mut slots = self.slots.lock().expect("no panic while locked");
+        if slots.era != gpu.era() {
+            // A capture knows of no event from outside of it, and draws this stream in by one of its own; outside, no event of a
+            // capture is known. Whatever the GPU's stream has by now, graphs too, comes before the next copy.
+            slots.era = gpu.era();
+            for slot in &slots.of {
+                slot.read.record(gpu.stream())?;
+            }
+        }
         slots.turn = 1 - slots.turn;
         let (at, to) = (slots.turn, &places[slots.turn]);
         assert!(from.len() <= to.size_bytes(), "a place holds the largest of what it is for");

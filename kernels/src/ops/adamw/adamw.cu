@@ -22,7 +22,8 @@ struct Tensor {
     unsigned long long len;
 };
 
-// What every element shares, computed by the host in f64.
+// What every element shares, computed by the host in f64. It changes from step to step, and so lies in memory: a launch is the same
+// in each, as a graph's is.
 struct Factors {
     float keep;       // 1 − η·λ
     float beta1;      // β₁
@@ -49,8 +50,10 @@ __device__ void update(float& w, float g, float& m, float& v, const Factors& f) 
 
 // Nothing changes where a gradient is not finite.
 extern "C" __global__ __launch_bounds__(TENSOR_THREADS) void adamw_step(const Tensor* __restrict__ tensors, int count,
-                                                                        const GradNorm* __restrict__ norm, Factors f) {
+                                                                        const GradNorm* __restrict__ norm,
+                                                                        const Factors* __restrict__ factors) {
     if (norm->first_non_finite != ALL_FINITE) return;
+    const Factors f = *factors;
     const float scale = norm->scale;
     const Chunk chunk = chunks(tensors, count)[blockIdx.x];
     const Tensor t = tensors[chunk.tensor];

@@ -1,25 +1,29 @@
 //! The GPU's AdamW: one launch over all tensors, which a table describes to it.
 
-use super::cpu::Factors;
 use super::{GradNorm, Slot, Step};
-use crate::device::{Buffer, Device, Gpu, Source};
+use crate::device::{Buffer, Category, DType, Device, Feed, Gpu, Source};
 use crate::error::Result;
 use crate::ops::cuda::tensors::{THREADS, Table};
 
 static KERNELS: Source = Source { name: "adamw", ptx: include_str!("../../../ptx/adamw.ptx") };
 
-/// The kernel's view of a list of tensors.
-pub(super) fn table(device: &Device, slots: &[Slot<'_>]) -> Result<Table<5>> {
-    Table::alloc(device, slots.iter().map(|slot| slot.value.len()))
+/// What the kernel needs beside the tensors.
+pub(super) struct Work {
+    table: Table<5>,
+    /// f32 `[8]`
+    factors: Buffer,
 }
 
-pub(super) fn step(
-    gpu: &Gpu,
-    slots: &mut [Slot<'_>],
-    table: &mut Table<5>,
-    step: &Step,
-    norm: &GradNorm,
-) -> Result<()> {
+impl Work {
+    pub fn alloc(device: &Device, slots: &[Slot<'_>]) -> Result<Work> {
+        let table = Table::alloc(device, slots.iter().map(|slot| slot.value.len()))?;
+        let factors = device.alloc(Category::Workspace, DType::F32, super::FACTORS)?;
+        Ok(Work { table, factors })
+    }
+}
+
+pub(super) fn step(gpu: &Gpu, slots: &mut [Slot<'_>], work: &mut Work, step: &Step, norm: &GradNorm) -> Result<()> {
+    let Work { table, factors } = work;
     if table.chunks() == 0 {
         return Ok(());
     }
@@ -30,12 +34,11 @@ pub(super) fn step(
             (slot.value.len(), buffers)
         }),
     )?;
-    let Factors { keep, beta1, rest1, beta2, rest2, step_size, root_scale, eps } = Factors::of(step);
+    factors.write_feed(Feed::Factors, bytemuck::cast_slice(&super::factors(step)))?;
     let launch = gpu.launch(&KERNELS, "adamw_step")?.grid([table.chunks(), 1, 1]).block([THREADS, 1, 1]);
-    let launch =
-        table.give(launch).read(norm.words()).value([keep, beta1, rest1, beta2, rest2, step_size, root_scale, eps]);
+    let launch = table.give(launch).read(norm.words()).read(factors);
     // SAFETY: the table names buffers of this GPU, which `slots` borrows: those that are written, mutably. Every chunk lies
-    // within its tensor, and `mod.rs` checks the masks' lengths. A norm has three words.
+    // within its tensor, and `mod.rs` checks the masks' lengths. A norm has three words, and there are eight factors.
     Ok(unsafe { launch.run() }?)
 }
 

@@ -53,6 +53,15 @@ pub struct Step {
     pub step: usize,
 }
 
+/// How many [`factors`] there are.
+const FACTORS: usize = 8;
+
+/// What every element of a step shares, as it is uploaded to a GPU: 1 − η·λ, β₁, 1 − β₁, β₂, 1 − β₂, η/(1 − β₁ᵗ), 1/√(1 − β₂ᵗ), ε.
+pub fn factors(step: &Step) -> [f32; FACTORS] {
+    let cpu::Factors { keep, beta1, rest1, beta2, rest2, step_size, root_scale, eps } = cpu::Factors::of(step);
+    [keep, beta1, rest1, beta2, rest2, step_size, root_scale, eps]
+}
+
 /// One step of all tensors, whose gradients have the norm `norm`; none where one of them is not finite.
 ///
 /// # Errors
@@ -74,9 +83,9 @@ pub fn step(device: &Device, slots: &mut [Slot<'_>], step: Step, norm: &GradNorm
     }
     let gradients: usize = slots.iter().map(|slot| slot.grad.size_bytes()).sum();
     let cost = Cost::new(OP, 14 * elements, 12 * elements + gradients, 12 * elements);
-    let table = (device.backend() == Backend::Cuda).then(|| cuda::table(device, slots)).transpose()?;
-    if let (Some(_), Some(mut table)) = (device.gpu(), table) {
-        return device.launch(cost, |gpu| cuda::step(gpu, slots, &mut table, &step, norm));
+    let work = (device.backend() == Backend::Cuda).then(|| cuda::Work::alloc(device, slots)).transpose()?;
+    if let (Some(_), Some(mut work)) = (device.gpu(), work) {
+        return device.launch(cost, |gpu| cuda::step(gpu, slots, &mut work, &step, norm));
     }
     device.run(cost, || {
         let Some(scale) = norm.host_scale() else { return };

@@ -1,6 +1,6 @@
 //! The GPU's embeddings: the launches of embedding.cu, and the sorting of tokens into segments.
 
-use crate::device::{Buffer, Category, DType, Device, Gpu, Source};
+use crate::device::{Buffer, Category, DType, Device, Feed, Gpu, Source};
 use crate::error::{Error, Result};
 use crate::ops::cuda::kernel_name;
 use crate::weight::{FrozenWeight, WeightRef};
@@ -36,7 +36,7 @@ pub(super) fn lookup(gpu: &Gpu, tokens: &[u32], table: &Buffer, ids: &mut Buffer
     if y.is_empty() {
         return Ok(());
     }
-    ids.write(bytemuck::cast_slice(tokens))?;
+    ids.write_feed(Feed::Tokens, bytemuck::cast_slice(tokens))?;
     let cols = y.len() / tokens.len();
     let whole = cols.is_multiple_of(vector(table.dtype(), y.dtype()));
     let launch = gpu
@@ -129,22 +129,10 @@ impl Segments {
         Ok(Segments { table: words(4 * tokens)?, order: words(tokens)? })
     }
 
-    /// Returns the number of segments.
-    fn fill(&mut self, tokens: &[u32]) -> Result<usize> {
-        let mut order: Vec<u32> = (0..tokens.len() as u32).collect();
-        order.sort_by_key(|row| tokens[*row as usize]);
-        let mut table: Vec<[u32; 4]> = Vec::with_capacity(tokens.len());
-        let mut first = 0;
-        for rows in order.chunk_by(|a, b| tokens[*a as usize] == tokens[*b as usize]) {
-            let end = first + rows.len() as u32;
-            table.push([tokens[rows[0] as usize], first, end, 0]);
-            first = end;
-        }
-        let segments = table.len();
-        table.resize(tokens.len(), [0; 4]);
-        self.table.write(bytemuck::cast_slice(&table))?;
-        self.order.write(bytemuck::cast_slice(&order))?;
-        Ok(segments)
+    fn fill(&mut self, tokens: &[u32]) -> Result<()> {
+        let (table, order) = super::segments(tokens);
+        self.table.write_feed(Feed::Segments, bytemuck::cast_slice(&table))?;
+        self.order.write_feed(Feed::SegmentRows, bytemuck::cast_slice(&order))
     }
 }
 
@@ -156,13 +144,14 @@ pub(super) fn lookup_gradient(
     d_table: &mut Buffer,
 ) -> Result<()> {
     let cols = dy.len() / tokens.len();
-    let count = segments.fill(tokens)?;
+    segments.fill(tokens)?;
     let vector = vector(dy.dtype(), d_table.dtype());
     let whole = cols.is_multiple_of(vector);
     let columns = 32 * STEPS * if whole { vector } else { 1 };
     let launch = gpu
         .launch(&KERNELS, kernel_name!("embedding_gradient", dy.dtype(), whole: whole))?
-        .grid([count, cols.div_ceil(columns), 1])
+        // As many segments as there could be: a graph's launches are the same whatever the tokens.
+        .grid([tokens.len(), cols.div_ceil(columns), 1])
         .block([32, SEGMENT_WARPS, 1])
         .read(dy)
         .read(&segments.table)

@@ -6,7 +6,7 @@
 //   positions           N·D·2e + T·D·E                                         (the least)
 //   position gradient   N·D·e + T·D·8                                          (the least)
 //   lookup gradient     N·D·e + U·D·8 + (N·32 + U·128)·D/C                     (least: N·D·e + U·D·8 + N·4)
-// for U different tokens and C = 128·V columns a block. What positions share is read once: a warp keeps it, and walks all
+// for U different tokens and C = 128·V columns a block; N − U blocks more read 32 bytes each and end. What positions share is read once: a warp keeps it, and walks all
 // sequences.
 //
 // The host sorts tokens into segments of equal ones, in the order of the batch. A block takes a segment: its warps add rows
@@ -92,7 +92,7 @@ __device__ void position_gradient(const A* dy, int rows, int tokens, int cols, s
 constexpr int SEGMENT_WARPS = 4;
 constexpr int STEPS = 4; // vectors of a lane, so that ids cost little beside the columns
 
-// The rows order[first] … order[end] of dy belong to one token.
+// The rows order[first] … order[end] of dy belong to one token; none where they are equal.
 struct Segment {
     unsigned token, first, end, unused;
 };
@@ -103,6 +103,8 @@ __device__ void lookup_gradient(const A* dy, const uint4* segments, const unsign
     __shared__ float others[SEGMENT_WARPS - 1][STEPS][V][32];
     const uint4 words = segments[blockIdx.x];
     const Segment segment{words.x, words.y, words.z, words.w};
+    // There are as many blocks as tokens, so that the launch is the same whatever they are.
+    if (segment.first == segment.end) return;
     const int start = (blockIdx.y * STEPS * 32 + threadIdx.x) * V;
     float sums[STEPS][V] = {};
 #pragma unroll 2

@@ -108,6 +108,22 @@ pub fn position_gradient(dy: &Buffer, cols: usize, tokens: usize, offset: usize,
     Ok(())
 }
 
+/// What [`lookup_gradient`] uploads to a GPU for `tokens`: of each segment of equal tokens that token and its first and last place
+/// among the rows, u32 `[N, 4]` with empty segments behind, and the rows, those of a token together and in their order, u32 `[N]`.
+pub fn segments(tokens: &[u32]) -> (Vec<[u32; 4]>, Vec<u32>) {
+    let mut order: Vec<u32> = (0..tokens.len() as u32).collect();
+    order.sort_by_key(|row| tokens[*row as usize]);
+    let mut table: Vec<[u32; 4]> = Vec::with_capacity(tokens.len());
+    let mut first = 0;
+    for rows in order.chunk_by(|a, b| tokens[*a as usize] == tokens[*b as usize]) {
+        let end = first + rows.len() as u32;
+        table.push([tokens[rows[0] as usize], first, end, 0]);
+        first = end;
+    }
+    table.resize(tokens.len(), [0; 4]);
+    (table, order)
+}
+
 fn check_table(op: &'static str, table: WeightRef<'_>) -> Result<()> {
     if let WeightRef::Trainable { value, rows, cols } = table {
         expect_len(op, "table", value.len(), rows * cols)?;

@@ -13,7 +13,7 @@ pub mod reference;
 #[cfg(test)]
 mod tests;
 
-use crate::device::{Backend, Buffer, Category, Cost, DType, Device};
+use crate::device::{Backend, Buffer, Category, Cost, DType, Device, Graph, Kept};
 use crate::error::{Result, expect_buffer};
 use crate::simd::Isa;
 
@@ -56,6 +56,24 @@ pub struct Reading {
     pub first_non_finite: Option<usize>,
 }
 
+impl Reading {
+    fn of(words: &[u64]) -> Reading {
+        let first_non_finite = (words[1] != ALL_FINITE).then_some(words[1] as usize);
+        Reading { norm: f64::from_bits(words[0]), first_non_finite }
+    }
+
+    /// Waits for the norm that a graph left; as [`GradNorm::read`].
+    ///
+    /// # Errors
+    /// The GPU's.
+    pub fn kept(graph: &mut Graph, kept: Kept, device: &Device) -> Result<Reading> {
+        match device.is_meta() {
+            true => Ok(Reading { norm: 0.0, first_non_finite: None }),
+            false => Ok(Reading::of(&graph.result(kept)?)),
+        }
+    }
+}
+
 impl GradNorm {
     /// Waits for the norm.
     ///
@@ -65,9 +83,15 @@ impl GradNorm {
         if self.words.device().is_meta() {
             return Ok(Reading { norm: 0.0, first_non_finite: None });
         }
-        let words = self.words.download::<u64>()?;
-        let first_non_finite = (words[1] != ALL_FINITE).then_some(words[1] as usize);
-        Ok(Reading { norm: f64::from_bits(words[0]), first_non_finite })
+        Ok(Reading::of(&self.words.download::<u64>()?))
+    }
+
+    /// Has the graph that is captured leave it for the host.
+    ///
+    /// # Errors
+    /// The GPU's, and where nothing is captured.
+    pub fn keep(&self) -> Result<Kept> {
+        self.words.keep()
     }
 
     /// Where a kernel finds it.

@@ -4,7 +4,7 @@
 //! logits then go through memory once more, 4 bytes each.
 
 use super::{Gradients, Head, chunk_rows};
-use crate::device::{Buffer, Category, CudaResult, DType, Device, Gemm, Gpu, Launch, Source, Span};
+use crate::device::{Buffer, Category, CudaResult, DType, Device, Feed, Gemm, Gpu, Launch, Source, Span};
 use crate::error::Result;
 use crate::ops::cuda::kernel_name;
 use crate::ops::linear::Lora;
@@ -102,7 +102,7 @@ impl Work {
         let f32s = |len| device.alloc(Category::Workspace, DType::F32, len);
         Ok(Work {
             chunk,
-            targets: device.upload(Category::Workspace, targets)?,
+            targets: device.upload_feed(Feed::Targets, Category::Workspace, targets)?,
             logits: f32s(chunk * kept)?,
             d_logits: device.alloc(Category::Workspace, hidden.dtype(), chunk * beside)?,
             statistics: f32s(chunk * statistics)?,

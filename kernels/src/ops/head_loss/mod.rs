@@ -21,7 +21,7 @@ pub mod reference;
 mod tests;
 
 use super::linear::Lora;
-use crate::device::{Backend, Buffer, Category, Cost, DType, Device};
+use crate::device::{Backend, Buffer, Category, Cost, DType, Device, Graph, Kept};
 use crate::error::{Error, Result, expect_activations, expect_buffer, expect_len};
 use crate::simd::Isa;
 use crate::strips::STRIP;
@@ -100,8 +100,28 @@ impl RowLosses {
     /// # Errors
     /// The GPU's.
     pub fn sum(&self) -> Result<f64> {
-        Ok(self.read()?.into_iter().map(f64::from).sum())
+        Ok(sum(self.read()?))
     }
+
+    /// Has the graph that is captured leave them for the host.
+    ///
+    /// # Errors
+    /// The GPU's, and where nothing is captured.
+    pub fn keep(&self) -> Result<Kept> {
+        self.0.keep()
+    }
+
+    /// Waits for those that a graph left, and adds them up.
+    ///
+    /// # Errors
+    /// The GPU's.
+    pub fn sum_of(graph: &mut Graph, kept: Kept) -> Result<f64> {
+        Ok(sum(graph.result(kept)?))
+    }
+}
+
+fn sum(losses: Vec<f32>) -> f64 {
+    losses.into_iter().map(f64::from).sum()
 }
 
 /// What [`loss_and_gradients`] returns.

@@ -23,6 +23,7 @@ pub fn guard(name: &'static str, body: impl FnOnce() -> Result) -> Status {
         crate::report::warn(&format!("{name}: called from a host function of a stream, where CUDA allows no calls"));
         return Status::NOT_PERMITTED;
     }
+    crate::report::calls::begin(name);
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => Status::SUCCESS,
         Ok(Err(status)) => status,

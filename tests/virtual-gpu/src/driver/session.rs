@@ -141,6 +141,7 @@ impl Session {
 
     /// Runs queued work until all that `goal` knows has run; the host then knows it too.
     pub fn wait_for(&mut self, goal: &Clock) {
+        report::calls::wait();
         self.run(goal);
         self.schedule.host_waited(goal);
         guard::release(|work| self.schedule.host_knows(work.stream, work.epoch));

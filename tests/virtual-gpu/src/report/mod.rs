@@ -1,7 +1,10 @@
 //! What the virtual GPU saw, for people and for programs.
 //!
-//! Faults and refusals go to stderr as text. With `VIRTUAL_GPU_REPORT=file`, every launch with its counters and every
-//! failure is also a line of JSON at the end of that file; [`read`] gives them back.
+//! Faults and refusals go to stderr as text. With `VIRTUAL_GPU_REPORT=file`, every launch with its counters, every
+//! failure, and the calls between `cuProfilerStart` and `cuProfilerStop` ([`calls`]) are also a line of JSON at the end of that
+//! file; [`read`] gives them back.
+
+pub mod calls;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
@@ -84,7 +87,7 @@ pub fn failure(failure: &Failure) {
     }));
 }
 
-/// The lines of a report: objects with the one key `launch` or `failure`.
+/// The lines of a report: objects with the one key `launch`, `failure` or `calls`.
 ///
 /// # Errors
 /// Where the file can't be read, or a line is no JSON.

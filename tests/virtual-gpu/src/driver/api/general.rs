@@ -130,11 +130,15 @@ exports! {
     }
 
     fn cuProfilerStart() {
-        session::context().map(|_| ())
+        session::context()?;
+        crate::report::calls::start();
+        Ok(())
     }
 
     fn cuProfilerStop() {
-        session::context().map(|_| ())
+        session::context()?;
+        crate::report::calls::stop();
+        Ok(())
     }
 }
 
