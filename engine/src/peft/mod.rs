@@ -141,10 +141,6 @@ pub fn apply(model: &mut dyn Model, set: &TrainSet, seed: u64) -> Result<Vec<Arc
     Ok(trainable)
 }
 
-fn is_target(set: &TrainSet, role: &str) -> bool {
-    set.targets.iter().any(|target| target == role)
-}
-
 fn check_targets(model: &mut dyn Model, set: &TrainSet) -> Result<()> {
     let mut roles: Vec<String> = vec![ALL_LINEAR.into()];
     model.visit(&mut |module| {
