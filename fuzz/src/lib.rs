@@ -24,6 +24,7 @@ mod program {
     pub mod format;
     pub mod freezing;
     pub mod gemm;
+    pub mod graphs;
     pub mod live;
     pub mod page;
     pub mod planned;

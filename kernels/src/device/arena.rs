@@ -268,7 +268,7 @@ mod tests {
     #[test]
     fn a_place_is_the_smallest_hole_and_holes_grow_together() {
         let mut places = Places::default();
-        let mut take = |places: &mut Places, bytes| places.take(bytes, 4096).unwrap();
+        let take = |places: &mut Places, bytes| places.take(bytes, 4096).unwrap();
         let [a, b, c, d, e] = [512, 256, 1024, 256, 1].map(|bytes| take(&mut places, bytes));
         assert_eq!([a, b, c, d, e], [0, 512, 768, 1792, 2048]);
         assert_eq!(places.end, 2304);
