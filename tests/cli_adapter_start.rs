@@ -74,7 +74,11 @@ fn retrain(model: &Path, place: &Path, flags: &[&str]) -> Output {
     let (train, eval, out, report) = (fixture.train(), fixture.eval(), place.join("out"), place.join("run.json"));
     let mut args = vec!["retrain", "--prune", "none", "--model", text(model), "--train", text(&train)];
     args.extend(["--eval", text(&eval), "--eval-windows", "16", "--out", text(&out), "--report", text(&report)]);
-    args.extend(["--steps", "24", "--batch", "4", "--accumulate", "2", "--lr", "5e-3"]);
+    for (flag, value) in [("--steps", "24"), ("--batch", "4"), ("--accumulate", "2"), ("--lr", "5e-3")] {
+        if !flags.contains(&flag) {
+            args.extend([flag, value]);
+        }
+    }
     args.extend(flags);
     program(&args).output().unwrap()
 }

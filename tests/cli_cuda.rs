@@ -6,13 +6,17 @@ mod small_models;
 use std::path::Path;
 
 use assert_cmd::Command;
-use cli_support::{Fixture, assert_fails, assert_succeeds, program, text};
+use cli_support::{Fixture, assert_fails, assert_succeeds, bare, program, text};
 use serde_json::Value;
 use tempfile::TempDir;
 
 /// The program where the driver is the virtual GPU's.
 fn on_gpu(device: &str, args: &[&str]) -> Command {
-    let mut command = program(args);
+    with_gpu(device, program(args))
+}
+
+/// A command on a machine with a GPU.
+fn with_gpu(device: &str, mut command: Command) -> Command {
     command
         .env("LD_LIBRARY_PATH", virtual_gpu::library_folder())
         .env("VIRTUAL_GPU_DEVICE", device)
@@ -329,8 +333,8 @@ fn cuda_graphs_change_no_bit_of_a_run_and_a_sweep_takes_both() {
         text(&train)
     );
     std::fs::write(&file, run).unwrap();
-    let args = ["sweep", text(&file), "--out", text(&out), "--quiet"];
-    assert_succeeds(&on_gpu("a100-40gb", &args).output().unwrap());
+    let sweep = bare(&["sweep", text(&file), "--out", text(&out), "--quiet"]);
+    assert_succeeds(&with_gpu("a100-40gb", sweep).output().unwrap());
     let mut losses: Vec<Vec<u64>> = std::fs::read_dir(out.join("runs"))
         .unwrap()
         .map(|entry| {
@@ -355,6 +359,7 @@ fn cuda_graphs_without_room_or_gpu_are_told_before_anything_is_loaded() {
     let budget = plain["peak_bytes"]["total"].as_u64().unwrap().to_string();
     let (model, train) = (Fixture::get().model(), Fixture::get().train());
     let args = ["retrain", "--model", text(&model), "--train", text(&train), "--steps", "2", "--batch", "1"];
+    let on_cpu = [&args[..], &["--cuda-graphs", "on", "--device", "cpu"]].concat();
     let args = [&args[..], &["--accumulate", "1", "--rank", "4", "--memory-budget", &budget, "--cycles", "2"]].concat();
     let with = |graphs| on_gpu("a100-40gb", &[&args[..], &["--cuda-graphs", graphs]].concat()).output().unwrap();
     let output = with("auto");
@@ -362,7 +367,6 @@ fn cuda_graphs_without_room_or_gpu_are_told_before_anything_is_loaded() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(said.matches("no CUDA graphs: a step as one needs").count(), 1, "{said}");
     assert_fails(&with("on"), 1, &["--cuda-graphs on: a step as one graph needs", "use --cuda-graphs auto"]);
-    let on_cpu = [&args[..], &["--cuda-graphs", "on", "--device", "cpu"]].concat();
     assert_fails(&program(&on_cpu).output().unwrap(), 2, &["--cuda-graphs on", "use --cuda-graphs auto"]);
 }
 

@@ -99,6 +99,9 @@ impl Target {
     }
 }
 
+/// A model on Meta, and what trains in it.
+type Trained = (Box<dyn Model>, Vec<Arc<Param>>);
+
 impl Planned<'_> {
     /// Runs the step on Meta.
     fn measure(&self, target: Target) -> Result<Plan, Failure> {
@@ -116,7 +119,7 @@ impl Planned<'_> {
     }
 
     /// The model on Meta, and what trains in it.
-    fn trained(&self, target: Target) -> Result<(Box<dyn Model>, Vec<Arc<Param>>), Failure> {
+    fn trained(&self, target: Target) -> Result<Trained, Failure> {
         let device = target.meta();
         let mut model = self.build(&device)?;
         self.adapter.map_or(Ok(()), |adapter| peft::attach(&mut *model, adapter))?;

@@ -13,8 +13,6 @@ pub mod targets;
 #[path = "../../bin/perp-engine"]
 mod program {
     pub mod allocation;
-    #[path = "allocation/file.rs"]
-    pub mod allocation_file;
     pub mod args;
     pub mod calibration;
     pub mod checkpoints;

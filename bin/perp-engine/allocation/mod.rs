@@ -1,6 +1,6 @@
 //! How sparsity is shared out among layers: the same for all, by outliers, or as a file says.
 
-mod file;
+pub(crate) mod file;
 
 use std::path::PathBuf;
 use std::str::FromStr;

@@ -12,6 +12,7 @@ use crate::tensor::Param;
 
 /// A `[rows, cols]` = `[out, in]` weight.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // a model has some hundred, nearly all frozen
 pub enum Weight {
     /// Packed at load, never touched by a step.
     Frozen(FrozenWeight),

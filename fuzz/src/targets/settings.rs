@@ -11,7 +11,7 @@ use super::scratch;
 use crate::page::{self, RunData};
 use crate::sweep::file::Sweep;
 use crate::sweep::grid::Setup;
-use crate::{allocation_file, args, error, retrain, run_config};
+use crate::{allocation, args, error, retrain, run_config};
 
 const MEMORY: usize = 64 << 20;
 
@@ -45,7 +45,7 @@ pub fn allocation(bytes: &[u8]) {
     for name in ["sparsities.json", "sparsities.toml"] {
         let path = scratch::file(name, bytes);
         within(MEMORY, || {
-            if let Ok(allocation) = allocation_file::read(&path, &matrices) {
+            if let Ok(allocation) = allocation::file::read(&path, &matrices) {
                 assert!((0.0..1.0).contains(&allocation.mean(&matrices, f64::NAN)));
             }
         });
