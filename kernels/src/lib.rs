@@ -23,8 +23,5 @@ pub mod strips;
 pub(crate) mod tile;
 pub mod weight;
 
-/// The scratch that each thread of the CPU device keeps for its whole life.
-const THREAD_SCRATCH_BYTES: usize = spmm::THREAD_SCRATCH_BYTES;
-
 pub use device::{Backend, Buffer, Category, Cost, DType, Device};
 pub use error::{Error, Result};

@@ -20,7 +20,7 @@ impl Tile {
     pub(crate) fn of(isa: Isa) -> Tile {
         match isa {
             // 28 accumulators, 2 registers of B, 1 for the broadcast of A: 31 of 32.
-            Isa::Avx512 => Tile { isa, mr: 14, nr: 32 },
+            Isa::Avx512 | Isa::Amx => Tile { isa, mr: 14, nr: 32 },
             // 12 accumulators, 2 registers of B, 1 for the broadcast of A: 15 of 16.
             Isa::Avx2 => Tile { isa, mr: 6, nr: 16 },
             Isa::Portable => Tile { isa, mr: 4, nr: 16 },
@@ -36,7 +36,7 @@ impl Tile {
         match self.isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the caller vouches for the pointers, and an `Isa` exists only where the machine has it.
-            Isa::Avx512 => unsafe { x86::avx512::<14, 1>(kc, a.as_ptr(), b.as_ptr(), c, ldc, add) },
+            Isa::Avx512 | Isa::Amx => unsafe { x86::avx512::<14, 1>(kc, a.as_ptr(), b.as_ptr(), c, ldc, add) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Isa::Avx2 => unsafe { x86::avx2::<6, 1>(kc, a.as_ptr(), b.as_ptr(), c, ldc, add) },
@@ -61,7 +61,7 @@ impl Tile {
         match self.isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the lengths were just checked, and an `Isa` exists only where the machine has it.
-            Isa::Avx512 => unsafe { x86::avx512::<1, 32>(nr, a.as_ptr(), b.as_ptr(), out, nr, add) },
+            Isa::Avx512 | Isa::Amx => unsafe { x86::avx512::<1, 32>(nr, a.as_ptr(), b.as_ptr(), out, nr, add) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Isa::Avx2 => unsafe { x86::avx2::<1, 16>(nr, a.as_ptr(), b.as_ptr(), out, nr, add) },

@@ -106,7 +106,11 @@ impl std::fmt::Display for Machine {
             return write!(f, "{gpu}: {flops:.0} GFLOP/s in 16 bits, {bandwidth:.0} GB/s{library}");
         }
         let s = if self.threads == 1 { "" } else { "s" };
-        write!(f, "{} thread{s}, {}: {flops:.0} GFLOP/s, {bandwidth:.0} GB/s", self.threads, self.instruction_set)
+        write!(
+            f,
+            "{} thread{s}, {}: {flops:.0} GFLOP/s of f32, {bandwidth:.0} GB/s",
+            self.threads, self.instruction_set
+        )
     }
 }
 

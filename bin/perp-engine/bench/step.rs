@@ -154,8 +154,9 @@ impl Report {
         }));
         out + "\n\n"
             + &tables::columns(&rows)
-            + "\nOperations are the multiplications that are done: on a processor not those with pruned weights. Bytes are the least\n\
-               that could be moved; a share above 100 % is traffic that the caches kept from memory.\n"
+            + "\nOperations are those with stored weights: on a processor a pruned one counts nothing. Bytes are the least that could\n\
+               be moved. A share above 100 % is traffic that the caches kept from memory, or products on matrix tiles (amx), which\n\
+               the peak, that of f32 vectors, does not bound.\n"
     }
 }
 

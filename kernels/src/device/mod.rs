@@ -25,6 +25,7 @@ pub(crate) use cuda::{Pinned, Product, Ring, Side, WORKSPACE, places};
 pub use graph::{Feed, Graph, Kept};
 
 use crate::error::Result;
+use crate::simd::Isa;
 use arena::Arena;
 use buffer::Pool;
 
@@ -150,7 +151,8 @@ impl Device {
         }));
         if backend == Backend::Cpu {
             // Each thread of the CPU device keeps one packing scratch for its whole life.
-            device.memory().reserve(Category::Workspace, (device.threads() * crate::THREAD_SCRATCH_BYTES) as u64);
+            let each = crate::spmm::thread_scratch_bytes(Isa::best());
+            device.memory().reserve(Category::Workspace, (device.threads() * each) as u64);
         }
         device
     }

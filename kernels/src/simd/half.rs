@@ -12,7 +12,7 @@ use super::Isa;
 pub fn widen_f16(isa: Isa, x: &[f16], out: &mut [f32]) {
     assert_eq!(x.len(), out.len());
     #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Avx512 {
+    if isa.has_avx512() {
         // SAFETY: the machine has AVX-512, and the lengths are equal.
         return unsafe { widen_f16_avx512(x, out) };
     }

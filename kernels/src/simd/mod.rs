@@ -5,6 +5,8 @@
 //! 128-bit instructions. Every body sums in the same order on each instruction set; results differ only by whether a
 //! multiply-add rounds once or twice.
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
 mod half;
 mod lanes;
 mod transpose;
@@ -24,17 +26,20 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F, BW, DQ, VL and VBMI2, and all that AVX2 stands for.
     Avx512,
+    /// [Matrix tiles](amx) of bf16, and all that AVX-512 stands for.
+    Amx,
 }
 
 impl Isa {
-    /// The best that this machine has. `PERP_ENGINE_ISA=portable|avx2|avx512` asks for less.
+    /// The best that this machine has. `PERP_ENGINE_ISA=portable|avx2|avx512|amx` asks for less.
     pub fn best() -> Isa {
         static BEST: OnceLock<Isa> = OnceLock::new();
         *BEST.get_or_init(|| {
             let wanted = match std::env::var("PERP_ENGINE_ISA").as_deref() {
                 Ok("portable") => Isa::Portable,
                 Ok("avx2") => Isa::Avx2,
-                _ => Isa::Avx512,
+                Ok("avx512") => Isa::Avx512,
+                _ => Isa::Amx,
             };
             Isa::available().into_iter().filter(|isa| *isa <= wanted).max().unwrap_or(Isa::Portable)
         })
@@ -61,6 +66,10 @@ impl Isa {
                 && is_x86_feature_detected!("avx512vbmi2")
             {
                 all.push(Isa::Avx512);
+                // Where there are none, tests have a model of tiles.
+                if amx::available() || cfg!(test) {
+                    all.push(Isa::Amx);
+                }
             }
         }
         all
@@ -72,7 +81,13 @@ impl Isa {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Amx => "amx",
         }
+    }
+
+    /// True where the instructions of AVX-512 may be used.
+    pub fn has_avx512(self) -> bool {
+        self >= Isa::Avx512
     }
 }
 
@@ -127,9 +142,9 @@ macro_rules! simd_fn {
             fn avx2 $(<$t: $bound>)? ($($arg: $ty),*) $(-> $ret)? { generic::<true $(, $t)?>($($arg),*) }
 
             match isa {
-                // SAFETY: `Isa::Avx512` is only made where the machine has these features.
+                // SAFETY: both are only made where the machine has these features.
                 #[cfg(target_arch = "x86_64")]
-                $crate::simd::Isa::Avx512 => unsafe { avx512($($arg),*) },
+                $crate::simd::Isa::Avx512 | $crate::simd::Isa::Amx => unsafe { avx512($($arg),*) },
                 // SAFETY: `Isa::Avx2` is only made where the machine has these features.
                 #[cfg(target_arch = "x86_64")]
                 $crate::simd::Isa::Avx2 => unsafe { avx2($($arg),*) },

@@ -67,7 +67,7 @@ unsafe fn blocks<const ADD: bool>(
             // SAFETY: row j of `to` has an element i.
             let to = unsafe { to.add(j * to_stride + i) };
             #[cfg(target_arch = "x86_64")]
-            if isa == Isa::Avx512 && height == SIDE && width == SIDE {
+            if isa.has_avx512() && height == SIDE && width == SIDE {
                 assert!(from.len() >= (SIDE - 1) * from_stride + SIDE);
                 // SAFETY: the machine has AVX-512F, and both blocks of sixteen rows of sixteen are there.
                 unsafe { transpose_16::<ADD>(from.as_ptr(), from_stride, to, to_stride) };

@@ -9,7 +9,7 @@ use crate::strips::STRIP;
 fn most_vectors(isa: Isa) -> usize {
     match isa {
         // 12 sums and 6 vectors of tokens of 32 registers. Eight would fit too, but 64 rows of them not the first-level cache.
-        Isa::Avx512 => 6,
+        Isa::Avx512 | Isa::Amx => 6,
         Isa::Avx2 => 2,
         Isa::Portable => 1,
     }

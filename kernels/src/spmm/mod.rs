@@ -20,6 +20,7 @@ mod operand;
 mod pairs;
 #[cfg(test)]
 mod tests;
+mod tiles;
 
 use std::ops::Range;
 
@@ -36,15 +37,30 @@ pub const BLOCK: usize = 64;
 pub const COLUMNS: usize = 64;
 /// Columns of B that a task has at most: so often is a block of tokens used once it is in the first-level cache.
 const TASK_COLUMNS: usize = 2 * COLUMNS;
+/// Columns whose vectors of sums stay in registers together.
+const PAIR: usize = 2;
 /// A task is not made narrower than this to occupy a thread: the tokens would stream through the cache for too little.
 const LEAST_COLUMNS: usize = 32;
-/// Rows of B a pass: TASK_COLUMNS·PASS·4 bytes of unpacked values stay within the second-level cache.
+/// Rows of B a pass of vectors: TASK_COLUMNS·PASS·4 bytes of unpacked values stay within the second-level cache.
 const PASS: usize = 1024;
 /// Blocks a pass holds at most.
 const PASS_BLOCKS: usize = PASS / BLOCK;
 
 /// The scratch that each thread of the CPU device keeps.
-pub const THREAD_SCRATCH_BYTES: usize = Pairs::BYTES + (TASK_COLUMNS * STRIP + 2 * BLOCK * COLUMNS) * 4;
+pub fn thread_scratch_bytes(isa: Isa) -> usize {
+    let sums = sums_columns(isa) * STRIP;
+    Pairs::BYTES + (sums + 2 * BLOCK * COLUMNS) * 4 + if tiles(isa) { tiles::WEIGHTS_BYTES } else { 0 }
+}
+
+/// Columns of the most that any task has.
+fn sums_columns(isa: Isa) -> usize {
+    if tiles(isa) { TASK_COLUMNS.max(tiles::TASK_COLUMNS) } else { TASK_COLUMNS }
+}
+
+/// True where products may be made of matrix tiles.
+fn tiles(isa: Isa) -> bool {
+    cfg!(target_arch = "x86_64") && isa == Isa::Amx
+}
 
 thread_local! {
     static SCRATCH: std::cell::RefCell<Option<Box<Scratch>>> = const { std::cell::RefCell::new(None) };
@@ -57,17 +73,32 @@ struct Scratch {
     /// A block of B by columns, and what operands need to read it.
     block: Vec<f32>,
     spare: Vec<f32>,
+    /// The columns of a task in parts, where the machine has tiles.
+    weights: tiles::Weights,
 }
 
 impl Scratch {
     fn new() -> Scratch {
         Scratch {
             pairs: Pairs::new(),
-            sums: vec![0.0; TASK_COLUMNS * STRIP],
+            weights: tiles::Weights::new(),
+            sums: Vec::new(),
             block: vec![0.0; BLOCK * COLUMNS],
             spare: vec![0.0; BLOCK * COLUMNS],
         }
     }
+}
+
+/// Lends the scratch of this thread.
+fn with_scratch<T>(isa: Isa, f: impl FnOnce(&mut Scratch) -> T) -> T {
+    SCRATCH.with_borrow_mut(|scratch| {
+        let scratch = scratch.get_or_insert_with(|| Box::new(Scratch::new()));
+        let sums = sums_columns(isa) * STRIP;
+        if scratch.sums.len() < sums {
+            scratch.sums.resize(sums, 0.0);
+        }
+        f(scratch)
+    })
 }
 
 /// The A operand `[m, k]` of a product: an activation, either way round.
@@ -83,6 +114,14 @@ impl<'a> Rows<'a> {
     /// True where a strip of `width` rows must be packed first.
     fn packed(&self, width: usize) -> bool {
         matches!(self, Rows::Features(_)) || !width.is_multiple_of(LANES)
+    }
+
+    /// The rows from `k` on of a strip that need no packing, each `strip.width` elements.
+    fn in_place(&self, strip: Strip, k: usize) -> Option<&'a [f32]> {
+        match self {
+            Rows::Tokens(of) if strip.width.is_multiple_of(LANES) => Some(of.rows(strip, k)),
+            _ => None,
+        }
     }
 
     /// Packs the rows of `strip` for `k`, each k's rows side by side in `width` places, zeros behind them.
@@ -131,20 +170,23 @@ pub struct Epilogue<'a> {
     pub bias: Option<&'a [f32]>,
 }
 
-/// f32 elements of workspace that [`spmm`] needs for an A whose `m` rows are tokens, and terms of `k` rows of B in all.
-pub fn tokens_workspace_len(m: usize, k: usize) -> usize {
+/// f32 elements of workspace that [`spmm`] needs for an A whose `m` rows are tokens, and at most two terms of `k` rows of B in
+/// all.
+pub fn tokens_workspace_len(isa: Isa, m: usize, k: usize) -> usize {
     let rest = m % STRIP;
-    if rest.is_multiple_of(LANES) { 0 } else { rest.next_multiple_of(LANES) * k.min(PASS) }
+    let panels = if rest.is_multiple_of(LANES) { 0 } else { rest.next_multiple_of(LANES) * k.min(PASS) };
+    if tiles(isa) { panels.max(tiles::workspace_len(m, k)) } else { panels }
 }
 
 /// The same where A's `m` rows are features.
-pub fn features_workspace_len(m: usize, k: usize) -> usize {
-    m.next_multiple_of(LANES) * k.min(PASS)
+pub fn features_workspace_len(isa: Isa, m: usize, k: usize) -> usize {
+    let panels = m.next_multiple_of(LANES) * k.min(PASS);
+    if tiles(isa) { panels.max(tiles::workspace_len(m, k)) } else { panels }
 }
 
 /// C = Σ A·B over `terms`, with all threads. C is `[m, n]`.
 ///
-/// A zero of B is skipped: it yields nothing even against an infinite token.
+/// A zero of B yields nothing, even against an infinite token.
 ///
 /// # Panics
 /// If a slice is too short for the shape: callers check their operands first.
@@ -161,10 +203,15 @@ pub fn spmm(
     }
     let c = SharedOut::new(c, m, n);
     let threads = rayon::current_num_threads();
+    let by_tiles = tiles(isa) && tiles::pay((m, n), terms);
+    let (most_columns, together, pass_blocks) = match by_tiles {
+        true => (tiles::TASK_COLUMNS, tiles::GROUP, tiles::PASS_BLOCKS),
+        false => (TASK_COLUMNS, PAIR, PASS_BLOCKS),
+    };
     // As many tasks for each thread, of columns enough to pay for streaming the tokens past them.
-    let column_tasks = n.div_ceil(TASK_COLUMNS).next_multiple_of(threads).min(n.div_ceil(LEAST_COLUMNS));
-    // Even, so that the same columns are paired, and so summed in the same order, for any number of threads.
-    let task_columns = n.div_ceil(column_tasks).next_multiple_of(2);
+    let column_tasks = n.div_ceil(most_columns).next_multiple_of(threads).min(n.div_ceil(LEAST_COLUMNS));
+    // Whole groups, so that the same columns are taken together, and so summed in the same order, for any number of threads.
+    let task_columns = n.div_ceil(column_tasks).next_multiple_of(together);
     let column_tasks = n.div_ceil(task_columns);
     // Unpacking is repeated for each group of strips, so tokens are shared out only where columns do not suffice.
     let groups = if column_tasks.is_multiple_of(threads) { 1 } else { (2 * threads).div_ceil(column_tasks) };
@@ -174,26 +221,29 @@ pub fn spmm(
     let mut first = true;
     let mut next = (0, 0);
     loop {
-        let pass = Pass::collect(terms, &mut next);
+        let pass = Pass::collect(terms, &mut next, pass_blocks);
         if pass.rows == 0 && !first {
             break;
         }
-        let panels = pass.pack(isa, terms, m, workspace);
+        let cut = if by_tiles { tiles::Tokens::cut(&pass, terms, m, workspace) } else { None };
+        let tokens = match cut {
+            Some(tokens) => Tokens::Parts(tokens),
+            None => Tokens::Panels(pass.pack(isa, terms, m, workspace)),
+        };
         let task = Task {
             isa,
             terms,
             pass: &pass,
-            panels,
+            tokens,
             accumulate: epilogue.accumulate || !first,
             bias: if first { epilogue.bias } else { None },
         };
         (0..column_tasks * groups).into_par_iter().for_each(|index| {
             let (column, group) = (index / groups * task_columns, index % groups * group_strips);
             let columns = column..n.min(column + task_columns);
-            SCRATCH.with_borrow_mut(|scratch| {
-                let scratch = scratch.get_or_insert_with(|| Box::new(Scratch::new()));
-                // SAFETY: tasks own disjoint rectangles of C.
-                unsafe { task.compute(columns, strips(m).skip(group).take(group_strips), c, scratch) }
+            // SAFETY: tasks own disjoint rectangles of C.
+            with_scratch(isa, |scratch| unsafe {
+                task.compute(columns, strips(m).skip(group).take(group_strips), c, scratch);
             });
         });
         first = false;
@@ -273,10 +323,10 @@ struct Pass {
 }
 
 impl Pass {
-    /// The next blocks after `next` = (term, row), which moves on.
-    fn collect(terms: &[Term<'_>], next: &mut (usize, usize)) -> Pass {
+    /// The next blocks, at most `most`, after `next` = (term, row), which moves on.
+    fn collect(terms: &[Term<'_>], next: &mut (usize, usize), most: usize) -> Pass {
         let mut pass = Pass { blocks: [Block::default(); PASS_BLOCKS], len: 0, rows: 0 };
-        while pass.len < PASS_BLOCKS && next.0 < terms.len() {
+        while pass.len < most && next.0 < terms.len() {
             let (term, start) = *next;
             let rows = BLOCK.min(terms[term].k - start);
             if rows > 0 {
@@ -337,12 +387,20 @@ impl<'a> Panels<'a> {
     }
 }
 
+/// A's part of a pass, for one kind of kernel or the other.
+enum Tokens<'a> {
+    /// For vectors: what of it cannot be read where it stands.
+    Panels(Panels<'a>),
+    /// For tiles.
+    Parts(tiles::Tokens<'a>),
+}
+
 /// What all tasks of a pass share.
 struct Task<'a> {
     isa: Isa,
     terms: &'a [Term<'a>],
     pass: &'a Pass,
-    panels: Panels<'a>,
+    tokens: Tokens<'a>,
     accumulate: bool,
     bias: Option<&'a [f32]>,
 }
@@ -359,15 +417,20 @@ impl Task<'_> {
         c: SharedOut<'_>,
         scratch: &mut Scratch,
     ) {
-        let Scratch { pairs, sums, block, spare } = scratch;
-        self.unpack(&columns, pairs, block, spare);
+        self.unpack(&columns, scratch);
+        let Scratch { pairs, sums, weights, .. } = scratch;
+        let together = match self.tokens {
+            Tokens::Panels(_) => PAIR,
+            Tokens::Parts(_) => tiles::GROUP,
+        };
+        let whole = columns.len().next_multiple_of(together);
         let mut strips = strips.peekable();
         while let Some(strip) = strips.next() {
             let next = strips.peek().copied();
             let width = strip.width.next_multiple_of(LANES);
-            // Columns go two by two: an odd one's pair has no place in C.
+            // What is taken together but is not there has no place in C.
             let in_place = match c {
-                SharedOut::Strips(c) if width == strip.width && columns.len().is_multiple_of(2) => Some(c),
+                SharedOut::Strips(c) if width == strip.width && columns.len() == whole => Some(c),
                 _ => None,
             };
             match in_place {
@@ -376,35 +439,53 @@ impl Task<'_> {
                     let sums = unsafe { c.rows(strip, columns.clone()) };
                     if self.accumulate {
                         self.add_bias(&columns, width, sums);
-                    } else {
-                        self.start(&columns, width, sums);
                     }
-                    self.sweep(strip, next, pairs, sums);
+                    self.sweep(strip, next, &columns, (pairs, weights), !self.accumulate, sums);
                 }
                 None => {
-                    let sums = &mut sums[..TASK_COLUMNS * width];
-                    self.start(&columns, width, sums);
-                    self.sweep(strip, next, pairs, sums);
+                    let sums = &mut sums[..whole * width];
+                    // Sums go on from what a strip holds as they do in place: whether a task has whole groups shows in no bit.
+                    let resumed = match c {
+                        SharedOut::Strips(c) if self.accumulate => {
+                            // SAFETY: the caller's.
+                            let held = unsafe { c.rows(strip, columns.clone()) };
+                            self.resume(&columns, (strip.width, held), width, sums);
+                            true
+                        }
+                        _ => false,
+                    };
+                    self.sweep(strip, next, &columns, (pairs, weights), !resumed, sums);
+                    let add = self.accumulate && !resumed;
                     // SAFETY: the caller's.
-                    unsafe { c.put(self.isa, columns.clone(), strip, sums, width, self.accumulate) };
+                    unsafe { c.put(self.isa, columns.clone(), strip, sums, width, add) };
                 }
             }
         }
     }
 
     /// Reads the columns of B for the whole pass.
-    fn unpack(&self, columns: &Range<usize>, pairs: &mut Pairs, by_columns: &mut [f32], spare: &mut [f32]) {
+    fn unpack(&self, columns: &Range<usize>, scratch: &mut Scratch) {
+        let Scratch { pairs, weights, block: by_columns, spare, .. } = scratch;
         pairs.clear();
+        if let Tokens::Parts(_) = self.tokens {
+            weights.begin(columns.clone().map(|column| self.bias(column)));
+        }
         let blocks = self.pass.blocks();
-        for (block, next) in blocks.iter().zip(blocks.iter().skip(1).map(Some).chain([None])) {
+        for (index, block) in blocks.iter().enumerate() {
             let b = self.terms[block.term].b;
-            if let Some(next) = next {
+            if let Some(next) = blocks.get(index + 1) {
                 self.terms[next.term].b.prefetch(next.start..next.start + next.rows, columns.clone());
             }
             for start in columns.clone().step_by(COLUMNS) {
                 let some = start..columns.end.min(start + COLUMNS);
                 b.read(self.isa, block.start..block.start + block.rows, some.clone(), by_columns, spare);
-                pairs.push(self.isa, some.len(), by_columns);
+                match &self.tokens {
+                    Tokens::Panels(_) => pairs.push(self.isa, some.len(), by_columns),
+                    Tokens::Parts(tokens) => {
+                        let place = (some.start - columns.start, some.len());
+                        weights.cut(tokens, (index, block), b.parts(), place, by_columns);
+                    }
+                }
             }
             pairs.end_block();
         }
@@ -421,6 +502,15 @@ impl Task<'_> {
         }
     }
 
+    /// Sums that go on from what C holds of a strip, `[columns, held_width]`.
+    fn resume(&self, columns: &Range<usize>, (held_width, held): (usize, &[f32]), width: usize, sums: &mut [f32]) {
+        sums.fill(0.0);
+        for (sums, held) in sums.chunks_exact_mut(width).zip(held.chunks_exact(held_width)) {
+            sums[..held_width].copy_from_slice(held);
+        }
+        self.add_bias(columns, width, sums);
+    }
+
     fn add_bias(&self, columns: &Range<usize>, width: usize, sums: &mut [f32]) {
         if self.bias.is_some() {
             for (column, sums) in columns.clone().zip(sums.chunks_exact_mut(width)) {
@@ -429,17 +519,33 @@ impl Task<'_> {
         }
     }
 
-    /// Adds every block of the pass to the sums of a strip, `[columns, width]`; `next` is the strip after it.
-    fn sweep(&self, strip: Strip, next: Option<Strip>, pairs: &Pairs, sums: &mut [f32]) {
+    /// Adds every block of the pass to the sums of a strip, `[columns, width]`, which begin with it if it is the `first`; `next` is
+    /// the strip after it.
+    fn sweep(
+        &self,
+        strip: Strip,
+        next: Option<Strip>,
+        columns: &Range<usize>,
+        (pairs, weights): (&Pairs, &tiles::Weights),
+        first: bool,
+        sums: &mut [f32],
+    ) {
         let width = strip.width.next_multiple_of(LANES);
+        let panels = match &self.tokens {
+            Tokens::Parts(tokens) => return tokens.sweep(strip, weights, first, sums),
+            Tokens::Panels(panels) => panels,
+        };
+        if first {
+            self.start(columns, width, sums);
+        }
         let mut at = 0;
         for (index, block) in self.pass.blocks().iter().enumerate() {
-            let tokens = self.tokens(strip, block, at);
+            let tokens = self.rows(panels, strip, block, at);
             at += block.rows;
             // What comes after is far away: by now the last strip has left the second-level cache.
             let ahead = match (self.pass.blocks().get(index + 1), next) {
-                (Some(block), _) => self.tokens(strip, block, at),
-                (None, Some(next)) => self.tokens(next, &self.pass.blocks()[0], 0),
+                (Some(block), _) => self.rows(panels, strip, block, at),
+                (None, Some(next)) => self.rows(panels, next, &self.pass.blocks()[0], 0),
                 (None, None) => &[],
             };
             micro::sweep(self.isa, width, tokens, pairs.block(index), sums, ahead);
@@ -447,12 +553,10 @@ impl Task<'_> {
     }
 
     /// The tokens of a strip that meet a block, `[rows, width]`, `at` rows into the pass.
-    fn tokens(&self, strip: Strip, block: &Block, at: usize) -> &[f32] {
+    fn rows<'s>(&'s self, panels: &Panels<'s>, strip: Strip, block: &Block, at: usize) -> &'s [f32] {
         let width = strip.width.next_multiple_of(LANES);
-        let rows = match self.terms[block.term].a {
-            Rows::Tokens(a) if width == strip.width => a.rows(strip, block.start),
-            _ => &self.panels.of(strip, self.pass.rows)[at * width..],
-        };
+        let in_place = self.terms[block.term].a.in_place(strip, block.start);
+        let rows = in_place.unwrap_or_else(|| &panels.of(strip, self.pass.rows)[at * width..]);
         &rows[..block.rows * width]
     }
 }

@@ -12,6 +12,16 @@ pub trait Columns: Sync {
     /// `out[j·64 + p]`, and the places past `k` in a column are zero. `spare` is scratch of the same size.
     fn read(&self, isa: Isa, k: Range<usize>, n: Range<usize>, out: &mut [f32], spare: &mut [f32]);
 
+    /// The share of its entries that are not known to be zero.
+    fn density(&self) -> f64 {
+        1.0
+    }
+
+    /// Of how many bf16 its entries are sums: of one (what is bf16), two (f16) or three (f32).
+    fn parts(&self) -> usize {
+        3
+    }
+
     /// Asks for what [`read`](Self::read) of this block will need, if that is far away and easily named.
     fn prefetch(&self, _k: Range<usize>, _n: Range<usize>) {}
 }
@@ -96,6 +106,13 @@ impl Columns for Beside<'_> {
         if !of_right.is_empty() {
             self.right.read(isa, k, of_right, &mut out[of_left.len() * BLOCK..], spare);
         }
+    }
+    fn density(&self) -> f64 {
+        // Only few columns stand on the right: an adapter's.
+        self.left.density()
+    }
+    fn parts(&self) -> usize {
+        self.left.parts().max(self.right.parts())
     }
     fn prefetch(&self, k: Range<usize>, n: Range<usize>) {
         let (of_left, of_right) = self.split(n);

@@ -82,7 +82,7 @@ impl Pairs {
 fn split(isa: Isa, two: &[f32], values: &mut [f32]) -> (Masks, usize) {
     let (first, second) = two.split_at(BLOCK);
     #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Avx512 {
+    if isa.has_avx512() {
         assert!(first.len() == BLOCK && second.len() == BLOCK && values.len() >= 2 * BLOCK + SLACK);
         // SAFETY: the machine has AVX-512F; both columns hold 64 elements and `values` all of them and a register more.
         return unsafe { split_avx512(first.as_ptr(), second.as_ptr(), values.as_mut_ptr()) };

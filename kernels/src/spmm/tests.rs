@@ -17,7 +17,7 @@ fn values(n: usize, seed: u32, density: f64) -> Vec<f32> {
 /// Runs `terms`, whose A are tokens.
 fn product(isa: Isa, (m, n): (usize, usize), terms: &[Term<'_>]) -> Vec<f32> {
     let mut out = vec![f32::NAN; m * n];
-    let mut work = vec![f32::NAN; tokens_workspace_len(m, terms.iter().map(|term| term.k).sum())];
+    let mut work = vec![f32::NAN; tokens_workspace_len(isa, m, terms.iter().map(|term| term.k).sum())];
     spmm(isa, (m, n), terms, Output::Strips(&mut out), Epilogue::default(), &mut work);
     to_rows(&out, m, n)
 }
@@ -68,7 +68,7 @@ proptest! {
         for isa in Isa::available() {
             let epilogue = Epilogue { accumulate, bias: biased.then_some(&bias) };
             let mut got = if let Form::Strips = form { from_rows(&c, m, n) } else { c.clone() };
-            let len = if features { features_workspace_len } else { tokens_workspace_len }(m, k + rank);
+            let len = if features { features_workspace_len } else { tokens_workspace_len }(isa, m, k + rank);
             let mut work = vec![f32::NAN; len];
             let out = match form {
                 Form::Strips => Output::Strips(&mut got),
@@ -125,23 +125,65 @@ proptest! {
 
 #[test]
 fn the_result_does_not_depend_on_the_number_of_threads() {
-    let (m, n, k) = (200, 130, 1500);
-    let (a, b) = (values(m * k, 1, 1.0), values(k * n, 2, 0.5));
-    let of_b = Matrix::rows(&b, n);
-    let terms = [Term { a: Rows::Tokens(Strips::new(&a, m, k)), b: &of_b, k }];
-    let run = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| product(Isa::best(), (m, n), &terms))
-    };
-    assert_eq!(run(1), run(7));
+    // Columns in whole pairs and groups or not, tokens in whole vectors or not, and more rows than a pass.
+    for (m, n, k) in [(200, 130, 1500), (192, 289, 1500), (100, 67, 1100)] {
+        let (a, b) = (values(m * k, 1, 1.0), values(k * n, 2, 0.5));
+        let of_b = Matrix::rows(&b, n);
+        let terms = [Term { a: Rows::Tokens(Strips::new(&a, m, k)), b: &of_b, k }];
+        for isa in Isa::available() {
+            let run = |threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| product(isa, (m, n), &terms))
+            };
+            assert!(run(1) == run(7), "{m}×{n}×{k} on {isa:?}");
+        }
+    }
 }
 
 #[test]
 fn a_zero_meets_no_token() {
-    let (a, b) = ([f32::INFINITY, 2.0], [0.0, 3.0]);
-    let of_b = Matrix::rows(&b, 1);
-    let terms = [Term { a: Rows::Tokens(Strips::new(&a, 1, 2)), b: &of_b, k: 2 }];
-    for isa in Isa::available() {
-        assert_eq!(product(isa, (1, 1), &terms), [6.0]);
+    // One column, and columns enough for every kind of kernel.
+    for (m, n, k) in [(1, 1, 2), (100, 70, 90)] {
+        let mut a = vec![2.0f32; m * k];
+        let mut b = vec![3.0; k * n];
+        a[..m.min(STRIP)].fill(f32::INFINITY); // the first feature of the first strip
+        b[..n].fill(0.0); // and its row
+        let of_b = Matrix::rows(&b, n);
+        let terms = [Term { a: Rows::Tokens(Strips::new(&a, m, k)), b: &of_b, k }];
+        for isa in Isa::available() {
+            assert!(product(isa, (m, n), &terms).iter().all(|x| *x == 6.0 * (k - 1) as f32), "{m}×{n}×{k} on {isa:?}");
+        }
+    }
+}
+
+/// Against weights of 16 bits tiles may take tokens of 16: each term errs by 2⁻¹⁵ at most, besides what sums in f32 round.
+#[test]
+fn weights_of_16_bits_are_multiplied_to_16() {
+    use crate::device::{Category, Device};
+    use crate::weight::{FrozenWeight, WeightRef};
+    let device = Device::cpu();
+    let (m, n, k) = (130, 96, 700);
+    let (x, w) = (values(m * k, 1, 1.0), values(n * k, 2, 1.0));
+    let tokens = from_rows(&x, m, k);
+    let f16: Vec<half::f16> = w.iter().map(|x| half::f16::from_f32(*x)).collect();
+    let bf16: Vec<half::bf16> = w.iter().map(|x| half::bf16::from_f32(*x)).collect();
+    let sources = [device.upload(Category::Weights, &f16).unwrap(), device.upload(Category::Weights, &bf16).unwrap()];
+    for source in sources {
+        let weight = FrozenWeight::dense(source, n, k).unwrap();
+        let stored = weight.to_f32().unwrap();
+        let of_w = WeightRef::Frozen(&weight).transposed();
+        let terms = [Term { a: Rows::Tokens(Strips::new(&tokens, m, k)), b: &of_w, k }];
+        for isa in Isa::available() {
+            for (at, got) in product(isa, (m, n), &terms).iter().enumerate() {
+                let pairs = (0..k).map(|p| f64::from(x[at / n * k + p]) * f64::from(stored[at % n * k + p]));
+                let (want, size) = pairs.fold((0.0, 0.0), |(sum, size), x| (sum + x, size + x.abs()));
+                let each = if isa == Isa::Amx { 2f64.powi(-15) } else { 0.0 };
+                let tolerance = size * (each + k as f64 * 2f64.powi(-24));
+                assert!(
+                    (f64::from(*got) - want).abs() <= tolerance,
+                    "{at} on {isa:?}: {got}, not {want} ± {tolerance}"
+                );
+            }
+        }
     }
 }

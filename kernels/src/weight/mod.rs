@@ -426,6 +426,24 @@ impl Columns for WeightColumns<'_> {
             transpose(isa, (k.len(), n.len().next_multiple_of(LANES)), spare, COLUMNS, out, BLOCK);
         }
     }
+    fn density(&self) -> f64 {
+        match self.weight {
+            WeightRef::Frozen(weight) | WeightRef::Adapted(Adapted { weight, .. }) => {
+                weight.multiplied() as f64 / (weight.rows() * weight.cols()).max(1) as f64
+            }
+            WeightRef::Trainable { .. } => 1.0,
+        }
+    }
+    fn parts(&self) -> usize {
+        match self.weight {
+            WeightRef::Frozen(weight) => match weight.dtype() {
+                DType::BF16 => 1,
+                DType::F16 => 2,
+                _ => 3,
+            },
+            WeightRef::Trainable { .. } | WeightRef::Adapted(_) => 3,
+        }
+    }
     fn prefetch(&self, k: Range<usize>, n: Range<usize>) {
         let (rows, cols) = if self.transposed { (n, k) } else { (k, n) };
         let (values, width) = match self.weight {

@@ -163,7 +163,7 @@ impl SparseWeight {
     /// Writes entries (`rows`, `cols`), at most 64 columns, as f32: row by row, 64 places each, zeros past `cols`.
     pub(super) fn read_block(&self, isa: Isa, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
-        if isa == Isa::Avx512 {
+        if isa.has_avx512() {
             return match self.values.dtype() {
                 DType::F16 => self.read_words::<f16>(rows, cols, out),
                 DType::BF16 => self.read_words::<bf16>(rows, cols, out),

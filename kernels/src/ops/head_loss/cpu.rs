@@ -53,10 +53,10 @@ pub(super) fn work_len(n: usize, chunk: usize, head: &Head<'_>, gradients: bool)
     let (vocab, dim, rank) = (head.vocab(), head.dim(), head.rank());
     let packed = |rows: usize| {
         if gradients {
-            let of_features = features_workspace_len(vocab.min(VOCAB_BLOCK).max(dim), rows);
-            of_features.max(tokens_workspace_len(rows, vocab.max(dim + rank)))
+            let of_features = features_workspace_len(Isa::best(), vocab.min(VOCAB_BLOCK).max(dim), rows);
+            of_features.max(tokens_workspace_len(Isa::best(), rows, vocab.max(dim + rank)))
         } else {
-            tokens_workspace_len(rows, dim + rank)
+            tokens_workspace_len(Isa::best(), rows, dim + rank)
         }
     };
     let product_len = if gradients { product_len(chunk, head) } else { 0 };

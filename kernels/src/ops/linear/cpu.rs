@@ -13,7 +13,7 @@ const SET: Epilogue<'static> = Epilogue { accumulate: false, bias: None };
 
 /// Elements of workspace for a product of `n` rows with W, whose terms have `k` rows in all.
 pub(super) fn work_len(n: usize, k: usize, lora: Option<Lora<'_>>) -> usize {
-    spmm::tokens_workspace_len(n, k + lora.map_or(0, |lora| lora.rank))
+    spmm::tokens_workspace_len(Isa::best(), n, k + lora.map_or(0, |lora| lora.rank))
 }
 
 pub(super) fn forward(

@@ -296,7 +296,7 @@ pub fn lora_gradients(
     }
     let shape = cuda::Shape { n, cols, rows };
     let work_len = match device.backend() {
-        Backend::Cpu => spmm::features_workspace_len(rows.max(cols), n),
+        Backend::Cpu => spmm::features_workspace_len(Isa::best(), rows.max(cols), n),
         Backend::Cuda => cuda::parts_len(x.dtype(), shape, rank),
     };
     let mut work = device.alloc(Category::Workspace, DType::F32, work_len)?;
@@ -331,7 +331,7 @@ pub fn weight_gradient(device: &Device, x: &Buffer, dy: &Buffer, n: usize, d_wei
     expect_activations(OP, "x", x)?;
     expect_dtype(OP, "dy", dy.dtype(), x.dtype())?;
     expect_dtype(OP, "dW", d_weight.dtype(), DType::F32)?;
-    let mut work = device.cpu_workspace(spmm::features_workspace_len(cols, n))?;
+    let mut work = device.cpu_workspace(spmm::features_workspace_len(Isa::best(), cols, n))?;
     let shape = cuda::Shape { n, cols, rows };
     let by_library = cuda::library::takes_gradient(device, x.dtype(), shape);
     let mut library = of_library(by_library, || Library::alloc_gradient(device))?;

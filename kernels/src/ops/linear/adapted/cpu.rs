@@ -31,7 +31,7 @@ fn tile(shape: Shape) -> (usize, usize) {
 /// f32 elements of workspace: a tile of G, and what its product packs.
 pub(super) fn work_len(shape: Shape) -> usize {
     let (rows, stride) = tile(shape);
-    rows * stride + spmm::features_workspace_len(COLS.min(shape.cols), shape.n)
+    rows * stride + spmm::features_workspace_len(Isa::best(), COLS.min(shape.cols), shape.n)
 }
 
 pub(super) fn gradients(
