@@ -245,7 +245,7 @@ fn build_on(device: &Device, name: &str) -> Box<dyn Model> {
     let source = if device.is_meta() {
         engine::model::Source::Absent(DType::F32)
     } else {
-        engine::model::Source::Random { seed: 0, std: 0.1 }
+        engine::model::Source::Random { seed: 0, std: 0.1, dtype: DType::F32 }
     };
     let pruning = pruning(Criterion::Magnitude, HALF);
     let loader = engine::model::Loader::new(device, source).on_linear(move |linear| prune_linear(linear, &pruning));

@@ -111,7 +111,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     };
 
     let seed = args.optimizer.seed;
-    let loader = Loader::new(&device, Source::Random { seed, std: architecture.init_std() });
+    let loader = Loader::new(&device, Source::Random { seed, std: architecture.init_std(), dtype: DType::F32 });
     let mut model = architecture.build(&loader)?;
     let params = peft::apply(&mut *model, &set, seed)?;
     let counts = model::count(&mut *model);

@@ -56,7 +56,7 @@ pub fn by_magnitude(pattern: Pattern) -> Pruning {
 /// A model of random (or no) weights, pruned as it is made.
 pub fn build(device: &Device, config: &Value, pattern: Pattern) -> Box<dyn Model> {
     let pruning = by_magnitude(pattern);
-    let source = Source::Random { seed: 0, std: 0.02 };
+    let source = Source::Random { seed: 0, std: 0.02, dtype: DType::F32 };
     let loader = Loader::new(device, source).on_linear(move |linear| prune_linear(linear, &pruning));
     models::from_config(config).unwrap().build(&loader).unwrap()
 }
@@ -65,7 +65,7 @@ pub fn build(device: &Device, config: &Value, pattern: Pattern) -> Box<dyn Model
 pub fn folder(config: &Value, dtype: DType, std: f64) -> TempDir {
     let folder = TempDir::new().unwrap();
     let device = Device::cpu();
-    let loader = Loader::new(&device, Source::Random { seed: 1, std });
+    let loader = Loader::new(&device, Source::Random { seed: 1, std, dtype: DType::F32 });
     let mut made = models::from_config(config).unwrap().build(&loader).unwrap();
     let out = OutputFolder::create(folder.path().join("model")).unwrap();
     model::save(&mut *made, &out, config, None, Some(dtype), WeightFormat::HuggingFace).unwrap();

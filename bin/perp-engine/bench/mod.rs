@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use engine::plan::StepShape;
 use kernels::peak::Peak;
 use kernels::simd::Isa;
-use kernels::{DType, Device};
+use kernels::{Backend, DType, Device};
 use models::Architecture;
 use serde::Serialize;
 
@@ -130,6 +130,14 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         return products::run(args, &device, &*architecture, machine);
     }
     step::run(args, &device, &*architecture, machine)
+}
+
+/// What random weights are stored in: on the CPU what the files of OPT have. A GPU rounds them itself.
+fn random_dtype(device: &Device) -> DType {
+    match device.backend() {
+        Backend::Cpu => DType::F16,
+        Backend::Cuda => DType::F32,
+    }
 }
 
 /// Plans the step; chooses the layers to recompute, and to offload.

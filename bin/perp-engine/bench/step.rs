@@ -6,11 +6,11 @@ use engine::model::{Loader, Offload, Source};
 use engine::peft;
 use engine::plan::{self, StepTiming};
 use engine::prune::prune_linear;
-use kernels::{DType, Device};
+use kernels::Device;
 use models::Architecture;
 use serde::Serialize;
 
-use super::{Args, Machine, fit, median, publish};
+use super::{Args, Machine, fit, median, publish, random_dtype};
 use crate::error::Failure;
 use crate::fetch;
 use crate::progress::Console;
@@ -55,12 +55,12 @@ pub fn run(args: &Args, device: &Device, architecture: &dyn Architecture, machin
     let named = Path::new(&args.model);
     let has_weights = named.exists() || fetch::model_id(named).is_some();
     let folder = has_weights.then(|| session::open(&Console::new(args.machine.quiet), named)).transpose()?;
-    let dtype = folder.as_ref().map_or(DType::F32, |opened| session::weight_dtype(&opened.folder));
+    let dtype = folder.as_ref().map_or(random_dtype(device), |opened| session::weight_dtype(&opened.folder));
     let (shape, offloaded_layers) = fit(args, device, architecture, dtype)?;
     let pruning = args.pruning.pruning(0);
     let source = match &folder {
         Some(opened) => Source::Folder(&opened.folder),
-        None => Source::Random { seed: 0, std: architecture.init_std() },
+        None => Source::Random { seed: 0, std: architecture.init_std(), dtype },
     };
     let mut model = {
         let offload = Offload::new(device, offloaded_layers);

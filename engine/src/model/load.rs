@@ -3,6 +3,8 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use half::{bf16, f16};
+use kernels::device::Element;
 use kernels::weight::FrozenWeight;
 use kernels::{Buffer, Category, DType, Device};
 use rand_chacha::ChaCha8Rng;
@@ -25,6 +27,8 @@ pub enum Source<'a> {
         seed: u64,
         /// The standard deviation.
         std: f64,
+        /// The matrices' element type, f32 or a 16-bit one they are rounded to.
+        dtype: DType,
     },
     /// No values, on Meta: the bytes of weights in this element type.
     Absent(DType),
@@ -122,12 +126,13 @@ impl<'a> Loader<'a> {
                 }
                 info.load(&self.device, Category::Weights)?
             }
-            Source::Random { seed, std } => {
-                let mut values = self.device.alloc(Category::Weights, DType::F32, rows * cols)?;
-                values.fill(|values| {
-                    fill_normal(seed, name, std, values);
-                    Ok(())
-                })?;
+            Source::Random { seed, std, dtype } => {
+                let mut values = self.device.alloc(Category::Weights, dtype, rows * cols)?;
+                match dtype {
+                    DType::F16 => fill_normal(seed, name, std, &mut values, f16::from_f32)?,
+                    DType::BF16 => fill_normal(seed, name, std, &mut values, bf16::from_f32)?,
+                    _ => fill_normal(seed, name, std, &mut values, |x: f32| x)?,
+                }
                 values
             }
             Source::Absent(dtype) => self.device.alloc(Category::Weights, dtype, rows * cols)?,
@@ -153,17 +158,26 @@ pub(super) fn find<'a>(folder: &'a ModelFolder, name: &str, shape: &[usize]) -> 
 }
 
 /// N(0, std²) by Box and Muller's transform, from a stream of the seed and the tensor's name.
-fn fill_normal(seed: u64, name: &str, std: f64, out: &mut [f32]) {
-    let mut rng = named_rng(seed, name);
-    let mut uniform = || (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
-    for pair in out.chunks_mut(2) {
-        let radius = std * (-2.0 * (1.0 - uniform()).ln()).sqrt();
-        let angle = std::f64::consts::TAU * uniform();
-        pair[0] = (radius * angle.cos()) as f32;
-        if let Some(second) = pair.get_mut(1) {
-            *second = (radius * angle.sin()) as f32;
+fn fill_normal<T: Element>(
+    seed: u64,
+    name: &str,
+    std: f64,
+    out: &mut Buffer,
+    round: impl Fn(f32) -> T,
+) -> kernels::Result<()> {
+    out.fill(|out: &mut [T]| {
+        let mut rng = named_rng(seed, name);
+        let mut uniform = || (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+        for pair in out.chunks_mut(2) {
+            let radius = std * (-2.0 * (1.0 - uniform()).ln()).sqrt();
+            let angle = std::f64::consts::TAU * uniform();
+            pair[0] = round((radius * angle.cos()) as f32);
+            if let Some(second) = pair.get_mut(1) {
+                *second = round((radius * angle.sin()) as f32);
+            }
         }
-    }
+        Ok(())
+    })
 }
 
 /// A random stream of its own for each seed and name.

@@ -483,7 +483,7 @@ impl Task<'_> {
                     Tokens::Panels(_) => pairs.push(self.isa, some.len(), by_columns),
                     Tokens::Parts(tokens) => {
                         let place = (some.start - columns.start, some.len());
-                        weights.cut(tokens, (index, block), b.parts(), place, by_columns);
+                        weights.cut(tokens, (index, block), self.terms, place, by_columns);
                     }
                 }
             }

@@ -19,8 +19,8 @@ pub(super) const GROUP: usize = 2 * SIDE;
 pub(super) const TASK_COLUMNS: usize = 4 * COLUMNS;
 /// Blocks of a pass at most: the parts of a task's weights and of a strip's tokens stay within the second-level cache.
 pub(super) const PASS_BLOCKS: usize = 8;
-/// Steps over which C stays in registers.
-const CHUNK: usize = 8;
+/// Steps over which C stays in registers at most.
+const CHUNK: usize = 16;
 /// bf16 of a cache line: tiles begin on one.
 const LINE: usize = 32;
 
@@ -47,8 +47,14 @@ pub(super) fn pay((m, n): (usize, usize), terms: &[Term<'_>]) -> bool {
     const COST: f64 = 0.075;
     let rows = |cost: &dyn Fn(&Term<'_>) -> f64| terms.iter().map(|term| term.k as f64 * cost(term)).sum::<f64>();
     let by_vectors = rows(&|term| term.b.density());
-    let by_tiles = rows(&|term| COST * products(term.b.parts()) as f64);
+    let by_tiles = rows(&|term| COST * products(parts(terms, term)) as f64);
     n >= LEAST_COLUMNS && m >= LEAST_TOKENS && by_tiles < by_vectors
+}
+
+/// Parts of the weights of one of `terms`: an adapter goes no further than the weight of 16 bits beside it.
+fn parts(terms: &[Term<'_>], term: &Term<'_>) -> usize {
+    let all = terms.iter().map(|term| term.b.parts()).min().unwrap_or(PARTS);
+    term.b.parts().min(parts_beside(all))
 }
 
 /// Tiles up to some step of a pass.
@@ -80,14 +86,16 @@ pub(super) struct Tokens<'a> {
 impl<'a> Tokens<'a> {
     /// Cuts the tokens that `pass` needs; nothing if one of them has no parts, and vectors must do.
     pub fn cut(pass: &Pass, terms: &[Term<'_>], m: usize, workspace: &'a mut [f32]) -> Option<Tokens<'a>> {
+        let steps: usize = pass.blocks().iter().map(|block| block.rows.div_ceil(DEPTH)).sum();
+        let chunk = steps.div_ceil(steps.div_ceil(CHUNK).max(1));
         let mut before = Before::default();
         let (mut runs, mut blocks): (Vec<Run>, Vec<_>) = (Vec::new(), Vec::new());
         for block in pass.blocks() {
-            let parts = terms[block.term].b.parts();
+            let parts = parts(terms, &terms[block.term]);
             blocks.push(before);
             for _ in 0..block.rows.div_ceil(DEPTH) {
                 match runs.last_mut() {
-                    Some(run) if run.parts == parts && run.steps < CHUNK => run.steps += 1,
+                    Some(run) if run.parts == parts && run.steps < chunk => run.steps += 1,
                     _ => runs.push(Run { steps: 1, parts, before }),
                 }
                 before.weights += 2 * parts;
@@ -176,13 +184,14 @@ impl Weights {
         &mut self,
         tokens: &Tokens<'_>,
         (index, block): (usize, &Block),
-        parts: usize,
+        terms: &[Term<'_>],
         (first, columns): (usize, usize),
         by_columns: &mut [f32],
     ) {
         let whole = columns.next_multiple_of(GROUP);
         by_columns[columns * BLOCK..whole * BLOCK].fill(0.0);
         let before = tokens.blocks[index].weights;
+        let parts = parts(terms, &terms[block.term]);
         let data = self.room();
         for (group, numbers) in by_columns[..whole * BLOCK].chunks_exact(GROUP * BLOCK).enumerate() {
             let at = (first / GROUP + group) * tokens.all.weights + before;
@@ -227,8 +236,8 @@ impl Cut<'_> {
         let width = strip.width.next_multiple_of(LANES);
         let mut finite = true;
         for (block, before) in self.pass.blocks().iter().zip(self.blocks) {
-            let Term { a, b, .. } = &self.terms[block.term];
-            let parts = parts_beside(b.parts());
+            let term = &self.terms[block.term];
+            let (a, parts) = (&term.a, parts_beside(parts(self.terms, term)));
             let rows = match a.in_place(strip, block.start) {
                 Some(rows) => &rows[..block.rows * width],
                 None => {
