@@ -14,12 +14,16 @@
 //! [strips](crate::strips), so A is read and C is written where they stand. Only a strip whose tokens are no whole vectors,
 //! and a transposed A, whose features take the tokens' place, are packed first, a pass at a time, by all threads, into
 //! workspace. Every element of C is summed in an order that depends on neither threads nor tokens beside it.
+//!
+//! Where the machine has matrix tiles, and B is not mostly zeros, these multiply instead: [`tiles`]. Tasks, passes and places
+//! are the same.
 
 mod micro;
 mod operand;
 mod pairs;
 #[cfg(test)]
 mod tests;
+#[cfg_attr(not(target_arch = "x86_64"), path = "no_tiles.rs")]
 mod tiles;
 
 use std::ops::Range;
