@@ -48,13 +48,8 @@ fn the_model_it_writes_is_the_one_that_it_measured() {
         assert_succeeds(&program(&evaluate).output().unwrap());
         let again = json(&again);
         let same = again.pointer("/perplexity/model").or(again.pointer("/perplexity")).unwrap();
-        // Nothing that is written is rounded: weights have the file's type, what trained beside them is f32. But packed and dense may
-        // be summed in another order, each sum of 32 products and an adapter's rounding by 2⁻²⁴ of magnitudes of about 4.
-        let same = same.as_f64().unwrap_or_else(|| panic!("{again}"));
-        assert!(
-            (same / perplexity - 1.0).abs() < 36.0 * 4.0 / f64::from(1 << 24),
-            "{method}: {same}, not {perplexity}"
-        );
+        // Nothing that is written is rounded: weights have the file's type, what trained beside them is f32.
+        assert_eq!(same.as_f64().unwrap_or_else(|| panic!("{again}")), perplexity, "{method}");
     }
 }
 

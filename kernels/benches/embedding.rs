@@ -13,7 +13,7 @@ const V: usize = 50_272;
 fn benchmark(c: &mut Criterion) {
     let device = Device::cpu();
     let (value, mut gradient) = (upload(&device, V * D), upload(&device, V * D));
-    let table = WeightRef::Trainable { value: &value, rows: V, cols: D };
+    let table = WeightRef::Trainable { value: &value, rows: V, cols: D, mask: None };
     let tokens: Vec<u32> = (0..N).map(|i| (i * 7919 % V) as u32).collect();
     let mut group = group(c, "embedding");
     moves(&mut group, 2 * N * D);

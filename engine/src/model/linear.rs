@@ -84,8 +84,8 @@ impl Weight {
             Weight::Frozen(weight) => run(WeightRef::Frozen(weight)),
             Weight::Offloaded(weight) => run(WeightRef::Frozen(&*weight.bring()?)),
             Weight::Trainable(param) => {
-                let value = param.value();
-                run(WeightRef::Trainable { value: &value, rows: self.rows(), cols: self.cols() })
+                let (value, mask) = (param.value(), param.mask());
+                run(WeightRef::Trainable { value: &value, rows: self.rows(), cols: self.cols(), mask: mask.as_ref() })
             }
         }
     }

@@ -112,7 +112,8 @@ impl Columns for Beside<'_> {
         self.left.density()
     }
     fn parts(&self) -> usize {
-        self.left.parts().max(self.right.parts())
+        // An adapter goes no further than the weight of 16 bits that it stands beside.
+        self.right.parts().min(2).max(self.left.parts())
     }
     fn prefetch(&self, k: Range<usize>, n: Range<usize>) {
         let (of_left, of_right) = self.split(n);

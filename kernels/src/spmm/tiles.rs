@@ -1,10 +1,8 @@
-//! The same products on [matrix tiles](crate::simd::amx), for which a zero costs as much as any other entry, and all of them
-//! less than half of what half as many cost the vectors.
+//! The same products on [matrix tiles](crate::simd::amx), for which a zero costs as much as any other entry.
 //!
 //! Tiles of A hold columns of C, tiles of B tokens: so a tile of C, features × tokens, lies in a strip as it is. Both operands
 //! are cut into parts of bf16: the tokens of a pass once, by all threads, into workspace; the weights by each task for its
-//! columns. Of a strip, 32 columns × 32 tokens of C stay in registers over [`CHUNK`] steps of 32 rows, whose weights stay in
-//! the first-level cache for all tokens of the strip.
+//! columns. Of a strip, 32 columns × 32 tokens of C stay in registers over all rows of a pass.
 
 use rayon::prelude::*;
 
@@ -19,8 +17,6 @@ pub(super) const GROUP: usize = 2 * SIDE;
 pub(super) const TASK_COLUMNS: usize = 4 * COLUMNS;
 /// Blocks of a pass at most: the parts of a task's weights and of a strip's tokens stay within the second-level cache.
 pub(super) const PASS_BLOCKS: usize = 8;
-/// Steps over which C stays in registers at most.
-const CHUNK: usize = 16;
 /// bf16 of a cache line: tiles begin on one.
 const LINE: usize = 32;
 
@@ -86,8 +82,6 @@ pub(super) struct Tokens<'a> {
 impl<'a> Tokens<'a> {
     /// Cuts the tokens that `pass` needs; nothing if one of them has no parts, and vectors must do.
     pub fn cut(pass: &Pass, terms: &[Term<'_>], m: usize, workspace: &'a mut [f32]) -> Option<Tokens<'a>> {
-        let steps: usize = pass.blocks().iter().map(|block| block.rows.div_ceil(DEPTH)).sum();
-        let chunk = steps.div_ceil(steps.div_ceil(CHUNK).max(1));
         let mut before = Before::default();
         let (mut runs, mut blocks): (Vec<Run>, Vec<_>) = (Vec::new(), Vec::new());
         for block in pass.blocks() {
@@ -95,7 +89,7 @@ impl<'a> Tokens<'a> {
             blocks.push(before);
             for _ in 0..block.rows.div_ceil(DEPTH) {
                 match runs.last_mut() {
-                    Some(run) if run.parts == parts && run.steps < chunk => run.steps += 1,
+                    Some(run) if run.parts == parts => run.steps += 1,
                     _ => runs.push(Run { steps: 1, parts, before }),
                 }
                 before.weights += 2 * parts;

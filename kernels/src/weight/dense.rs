@@ -1,6 +1,7 @@
 //! Dense frozen weights: the file's entries as they are.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use super::{check_source, widen};
 use crate::device::Buffer;
@@ -12,12 +13,14 @@ pub struct DenseWeight {
     pub(super) rows: usize,
     pub(super) cols: usize,
     pub(super) values: Buffer,
+    /// How many entries are zero, once that was asked.
+    pub(super) zeros: OnceLock<usize>,
 }
 
 impl DenseWeight {
     pub(super) fn new(values: Buffer, rows: usize, cols: usize) -> Result<DenseWeight> {
         check_source(&values, rows, cols)?;
-        Ok(DenseWeight { rows, cols, values })
+        Ok(DenseWeight { rows, cols, values, zeros: OnceLock::new() })
     }
 
     /// The entries.

@@ -16,6 +16,7 @@ mod two_four;
 use std::ops::Range;
 
 use half::{bf16, f16};
+use rayon::prelude::*;
 
 pub use adapted::{Adapted, Form, Kept, merge};
 pub use block::BlockWeight;
@@ -296,12 +297,25 @@ impl FrozenWeight {
         if self.device().gpu().is_some() {
             return Ok(count(&self.to_f32()?));
         }
-        let mut row_values = vec![0.0; self.cols()];
-        let in_row = |row| {
-            self.read(row, 0..self.cols(), &mut row_values);
-            count(&row_values)
+        let in_row = |values: &mut Vec<f32>, row| {
+            self.read(row, 0..self.cols(), values);
+            count(values)
         };
-        Ok((0..self.rows()).map(in_row).sum())
+        let counted = || (0..self.rows()).into_par_iter().map_init(|| vec![0.0; self.cols()], in_row).sum();
+        Ok(match self {
+            FrozenWeight::Dense(w) => *w.zeros.get_or_init(counted),
+            _ => counted(),
+        })
+    }
+
+    /// The share of entries that are not zero, in host memory: the same for the packed weight and the dense one of its entries.
+    fn density(&self) -> f64 {
+        let all = self.rows() * self.cols();
+        let zeros = match self {
+            FrozenWeight::Sparse(w) => all - w.values.len(),
+            _ => self.zeros().expect("no GPU has a part in it"),
+        };
+        1.0 - zeros as f64 / all.max(1) as f64
     }
 }
 
@@ -318,6 +332,8 @@ pub enum WeightRef<'a> {
         rows: usize,
         /// Input features.
         cols: usize,
+        /// Which entries may be other than zero, where not all may: as [`FrozenWeight::pruned`] has it.
+        mask: Option<&'a Buffer>,
     },
     /// A frozen weight with an adapter inside.
     Adapted(Adapted<'a>),
@@ -428,10 +444,12 @@ impl Columns for WeightColumns<'_> {
     }
     fn density(&self) -> f64 {
         match self.weight {
-            WeightRef::Frozen(weight) | WeightRef::Adapted(Adapted { weight, .. }) => {
-                weight.multiplied() as f64 / (weight.rows() * weight.cols()).max(1) as f64
+            WeightRef::Frozen(weight) | WeightRef::Adapted(Adapted { weight, .. }) => weight.density(),
+            WeightRef::Trainable { mask: None, .. } => 1.0,
+            WeightRef::Trainable { rows, cols, mask: Some(mask), .. } => {
+                let kept: u32 = mask.as_slice::<u64>().iter().map(|word| word.count_ones()).sum();
+                f64::from(kept) / (rows * cols).max(1) as f64
             }
-            WeightRef::Trainable { .. } => 1.0,
         }
     }
     fn parts(&self) -> usize {

@@ -168,7 +168,7 @@ impl OffloadedWeight {
         let mut part = || parts.next().expect("as many as the form has");
         let (rows, cols) = (self.rows, self.cols);
         let weight = match self.form {
-            Form::Dense => FrozenWeight::Dense(DenseWeight { rows, cols, values: part() }),
+            Form::Dense => FrozenWeight::Dense(DenseWeight { rows, cols, values: part(), zeros: Default::default() }),
             Form::Blocks => FrozenWeight::Blocks(BlockWeight::from_parts(rows, cols, part(), part(), part())),
             Form::TwoFour => {
                 let places = part();

@@ -157,7 +157,7 @@ fn gpu_other_operands_are_taken_or_named() {
     let device = gpu();
     let values = random(DType::F32, 12, 1);
     let value = upload(&device, DType::F32, &values);
-    let table = WeightRef::Trainable { value: &value, rows: 3, cols: 4 };
+    let table = WeightRef::Trainable { value: &value, rows: 3, cols: 4, mask: None };
     assert_close("y", &lookup(&device, &[1], table).unwrap(), &values[4..8], 0.0);
     assert!(lookup(&device, &[], table).unwrap().is_empty());
     let mask = device.upload(Category::Masks, &[u64::MAX]).unwrap();

@@ -125,7 +125,7 @@ pub fn segments(tokens: &[u32]) -> (Vec<[u32; 4]>, Vec<u32>) {
 }
 
 fn check_table(op: &'static str, table: WeightRef<'_>) -> Result<()> {
-    if let WeightRef::Trainable { value, rows, cols } = table {
+    if let WeightRef::Trainable { value, rows, cols, .. } = table {
         expect_len(op, "table", value.len(), rows * cols)?;
         expect_dtype(op, "table", value.dtype(), DType::F32)?;
     }

@@ -16,7 +16,7 @@ proptest! {
         let mut tables = [random(vocab * cols, seed ^ 1), random((tokens + offset) * cols, seed ^ 2)];
         let held = FrozenWeight::dense(upload(&device, &tables[0]), vocab, cols).unwrap();
         let value = upload(&device, &tables[1]);
-        let places = WeightRef::Trainable { value: &value, rows: tokens + offset, cols };
+        let places = WeightRef::Trainable { value: &value, rows: tokens + offset, cols, mask: None };
         let embedded = |t: &[Vec<f64>; 2]| reference::embed(&ids, &t[0], &t[1], cols, tokens, offset);
 
         let mut y = lookup(&device, &ids, WeightRef::Frozen(&held)).unwrap();
@@ -44,7 +44,7 @@ proptest! {
 fn a_token_or_position_outside_the_table_is_named() {
     let device = Device::cpu();
     let value = upload(&device, &[0.0; 12]);
-    let table = WeightRef::Trainable { value: &value, rows: 4, cols: 3 };
+    let table = WeightRef::Trainable { value: &value, rows: 4, cols: 3, mask: None };
     let error = lookup(&device, &[3, 4], table).unwrap_err().to_string();
     assert!(error.contains("token 4 is outside the vocabulary of 4"), "{error}");
     let mut y = upload(&device, &[0.0; 9]);
@@ -58,8 +58,8 @@ fn rows_wider_than_a_task_or_a_buffer_are_whole() {
     let (tokens, cols) = (3, 300);
     let (table, positions) = (random(2 * cols, 1), random(tokens * cols, 2));
     let (value, places) = (upload(&device, &table), upload(&device, &positions));
-    let mut y = lookup(&device, &[1, 0, 1], WeightRef::Trainable { value: &value, rows: 2, cols }).unwrap();
-    add_positions(&mut y, WeightRef::Trainable { value: &places, rows: tokens, cols }, tokens, 0).unwrap();
+    let mut y = lookup(&device, &[1, 0, 1], WeightRef::Trainable { value: &value, rows: 2, cols, mask: None }).unwrap();
+    add_positions(&mut y, WeightRef::Trainable { value: &places, rows: tokens, cols, mask: None }, tokens, 0).unwrap();
     assert_close("y", &rows(y.f32(), tokens), &reference::embed(&[1, 0, 1], &table, &positions, cols, tokens, 0), 1e-7);
 }
 
@@ -105,7 +105,7 @@ fn tables_stay_in_f16_and_bf16() {
 fn operands_that_do_not_fit_are_named() {
     let device = Device::cpu();
     let value = upload(&device, &[0.0; 12]);
-    let short = WeightRef::Trainable { value: &value, rows: 5, cols: 3 };
+    let short = WeightRef::Trainable { value: &value, rows: 5, cols: 3, mask: None };
     let error = lookup(&device, &[0], short).unwrap_err().to_string();
     assert_eq!(error, "embedding: table has 12 elements, expected 15");
     let mut half = device.zeros(Category::Gradients, DType::F16, 12).unwrap();

@@ -115,7 +115,8 @@ fn check(n: usize, rows: usize, cols: usize, rank: usize, frozen: bool, seed: u6
     let device = Device::cpu();
     let value = upload(&device, &case.w);
     let held = FrozenWeight::dense(upload(&device, &case.w), rows, cols).unwrap();
-    let weight = if frozen { WeightRef::Frozen(&held) } else { WeightRef::Trainable { value: &value, rows, cols } };
+    let weight =
+        if frozen { WeightRef::Frozen(&held) } else { WeightRef::Trainable { value: &value, rows, cols, mask: None } };
     let (a, b) = (upload(&device, &case.a), upload(&device, &case.b));
     let lora = (rank > 0).then_some(Lora { a: &a, b: &b, rank, scale: 2.0 });
     let (x, dy) = (upload_tokens(&device, &case.x, n), upload_tokens(&device, &case.dy, n));
@@ -153,7 +154,7 @@ fn check(n: usize, rows: usize, cols: usize, rank: usize, frozen: bool, seed: u6
 fn an_operand_of_the_wrong_length_is_named() {
     let device = Device::cpu();
     let value = upload(&device, &[1.0; 6]);
-    let weight = WeightRef::Trainable { value: &value, rows: 2, cols: 3 };
+    let weight = WeightRef::Trainable { value: &value, rows: 2, cols: 3, mask: None };
     let x = upload(&device, &[1.0; 5]);
     let error = forward(&device, &x, 2, weight, None, None).unwrap_err().to_string();
     assert_eq!(error, "linear_forward: x has 5 elements, expected 6");

@@ -185,7 +185,7 @@ impl Held {
     pub fn weight(&self) -> WeightRef<'_> {
         match self {
             Held::Frozen(weight) => WeightRef::Frozen(weight),
-            Held::Trainable(value, rows, cols) => WeightRef::Trainable { value, rows: *rows, cols: *cols },
+            Held::Trainable(value, rows, cols) => WeightRef::Trainable { value, rows: *rows, cols: *cols, mask: None },
         }
     }
 }
