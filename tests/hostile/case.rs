@@ -181,6 +181,8 @@ struct Ended {
 fn start(arguments: &[String], folder: &std::path::Path) -> Result<Ended, String> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_perp-engine"));
     command.args(arguments).current_dir(folder).env("CUDA_VISIBLE_DEVICES", "").env("RAYON_NUM_THREADS", "2");
+    // Plans depend on the instruction set, as they do on threads: cases name what takes no tiles.
+    command.env("PERP_ENGINE_ISA", "avx512");
     command.env("XDG_CACHE_HOME", Fixture::get().path("cache"));
     command.env("HF_HUB_OFFLINE", "1");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
