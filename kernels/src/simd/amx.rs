@@ -108,17 +108,49 @@ impl Drop for Configured {
     }
 }
 
+/// What is asked for before it is needed. Nothing of it is read: any address will do.
+#[derive(Clone, Copy, Debug)]
+pub struct Ahead {
+    /// The tiles of C that are multiplied next, as far apart as those of now.
+    pub c: *const f32,
+    /// Tiles that are multiplied later, [`AHEAD`] bytes for each step.
+    pub operand: *const u16,
+}
+
+/// Bytes of operands that each step asks for.
+pub const AHEAD: usize = 11 * 64;
+
+/// Asks for two rows of the next tiles of C, which are written, and for operands into the second-level cache.
+macro_rules! ask {
+    () => {
+        "prefetchw [{c}]\nprefetchw [{c} + 64]\nprefetchw [{c} + {to_stride}]\nprefetchw [{c} + {to_stride} + 64]\n\
+         lea {c}, [{c} + 2*{to_stride}]\n\
+         prefetcht1 [{operand}]\nprefetcht1 [{operand} + 64]\nprefetcht1 [{operand} + 128]\n\
+         prefetcht1 [{operand} + 192]\nprefetcht1 [{operand} + 256]\nprefetcht1 [{operand} + 320]\n\
+         prefetcht1 [{operand} + 384]\nprefetcht1 [{operand} + 448]\nprefetcht1 [{operand} + 512]\n\
+         prefetcht1 [{operand} + 576]\nprefetcht1 [{operand} + 640]\nadd {operand}, 704"
+    };
+}
+
 /// A kernel that holds a few tiles of C: `$load` brings them, `$step` adds a step to them, `$store` takes them away. `$a` and
-/// `$b` are the bytes of a step.
+/// `$b` are the bytes of a step. Between the steps' loads of the second-level cache there is time to [ask](Ahead) for what
+/// lies further away.
 macro_rules! kernel {
     ($name:ident, $load:literal, $step:expr, $store:literal, $a:literal, $b:literal) => {
         #[inline]
-        unsafe fn $name(steps: usize, a: *const u16, b: *const u16, from: (*const f32, usize), to: (*mut f32, usize)) {
+        unsafe fn $name(
+            steps: usize,
+            (a, b): (*const u16, *const u16),
+            from: (*const f32, usize),
+            to: (*mut f32, usize),
+            ahead: Ahead,
+        ) {
             // SAFETY: the caller's; the tile registers are not the compiler's to keep anything in.
             unsafe {
                 asm!(
                     $load,
                     "2:",
+                    ask!(),
                     $step,
                     concat!("add {a}, ", $a),
                     concat!("add {b}, ", $b),
@@ -134,6 +166,8 @@ macro_rules! kernel {
                     to = in(reg) to.0,
                     to_lower = in(reg) to.0.wrapping_add(SIDE * to.1),
                     to_stride = in(reg) to.1 * 4,
+                    c = inout(reg) ahead.c => _,
+                    operand = inout(reg) ahead.operand => _,
                     line = in(reg) 64usize,
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                     out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
@@ -284,6 +318,7 @@ pub unsafe fn multiply(
     (a, b): (*const u16, *const u16),
     from: (*const f32, usize),
     to: (*mut f32, usize),
+    ahead: Ahead,
 ) {
     debug_assert!(steps > 0);
     #[cfg(test)]
@@ -294,12 +329,12 @@ pub unsafe fn multiply(
     // SAFETY: the caller's.
     unsafe {
         match (parts, beside) {
-            (1, 2) => wide_1(steps, a, b, from, to),
-            (2, 2) => wide_2(steps, a, b, from, to),
-            (3, 2) => wide_3(steps, a, b, from, to),
-            (1, 1) => narrow_1(steps, a, b, from, to),
-            (2, 1) => narrow_2(steps, a, b, from, to),
-            (3, 1) => narrow_3(steps, a, b, from, to),
+            (1, 2) => wide_1(steps, (a, b), from, to, ahead),
+            (2, 2) => wide_2(steps, (a, b), from, to, ahead),
+            (3, 2) => wide_3(steps, (a, b), from, to, ahead),
+            (1, 1) => narrow_1(steps, (a, b), from, to, ahead),
+            (2, 1) => narrow_2(steps, (a, b), from, to, ahead),
+            (3, 1) => narrow_3(steps, (a, b), from, to, ahead),
             _ => unreachable!("a number has one to three parts, and one or two tiles stand beside each other"),
         }
     }
@@ -449,7 +484,8 @@ mod tests {
             unsafe {
                 let configured = Configured::new();
                 let (operands, from) = ((a.as_ptr(), b.as_ptr()), (from.as_ptr(), 40));
-                multiply(&configured, (parts, beside), steps, operands, from, (got.as_mut_ptr(), 36));
+                let ahead = Ahead { c: got.as_ptr(), operand: b.as_ptr() };
+                multiply(&configured, (parts, beside), steps, operands, from, (got.as_mut_ptr(), 36), ahead);
                 model::multiply((parts, beside), steps, operands, from, (want.as_mut_ptr(), 36));
             }
             for (got, want) in got.iter().zip(&want) {

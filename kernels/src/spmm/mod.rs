@@ -222,6 +222,9 @@ pub fn spmm(
     let groups = groups.min(m.div_ceil(STRIP));
     let group_strips = m.div_ceil(STRIP).div_ceil(groups);
     let groups = m.div_ceil(group_strips * STRIP);
+    // Passes of as many blocks: a short one would touch all of C for little.
+    let blocks: usize = terms.iter().map(|term| term.k.div_ceil(BLOCK)).sum();
+    let pass_blocks = blocks.div_ceil(blocks.div_ceil(pass_blocks).max(1)).max(1);
     let mut first = true;
     let mut next = (0, 0);
     loop {
@@ -536,7 +539,7 @@ impl Task<'_> {
     ) {
         let width = strip.width.next_multiple_of(LANES);
         let panels = match &self.tokens {
-            Tokens::Parts(tokens) => return tokens.sweep(strip, weights, first, sums),
+            Tokens::Parts(tokens) => return tokens.sweep(strip, next, weights, first, sums),
             Tokens::Panels(panels) => panels,
         };
         if first {

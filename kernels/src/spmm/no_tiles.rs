@@ -26,7 +26,7 @@ impl<'a> Tokens<'a> {
         None
     }
 
-    pub fn sweep(&self, _: Strip, _: &Weights, _: bool, _: &mut [f32]) {
+    pub fn sweep(&self, _: Strip, _: Option<Strip>, _: &Weights, _: bool, _: &mut [f32]) {
         match self.0 {}
     }
 }

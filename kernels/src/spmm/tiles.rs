@@ -7,16 +7,16 @@
 use rayon::prelude::*;
 
 use super::{BLOCK, Block, COLUMNS, Pass, Term, with_scratch};
-use crate::simd::amx::{self, Configured, DEPTH, PARTS, SIDE, TILE, parts_beside, products};
-use crate::simd::{Isa, LANES};
+use crate::simd::amx::{self, AHEAD, Ahead, Configured, DEPTH, PARTS, SIDE, TILE, parts_beside, products};
+use crate::simd::{Isa, LANES, prefetch};
 use crate::strips::{STRIP, Strip, strips};
 
 /// Columns of C that are multiplied together.
 pub(super) const GROUP: usize = 2 * SIDE;
 /// Columns that a task has at most.
-pub(super) const TASK_COLUMNS: usize = 4 * COLUMNS;
+pub(super) const TASK_COLUMNS: usize = 3 * COLUMNS;
 /// Blocks of a pass at most: the parts of a task's weights and of a strip's tokens stay within the second-level cache.
-pub(super) const PASS_BLOCKS: usize = 8;
+pub(super) const PASS_BLOCKS: usize = 13;
 /// bf16 of a cache line: tiles begin on one.
 const LINE: usize = 32;
 
@@ -112,11 +112,13 @@ impl<'a> Tokens<'a> {
 
     /// Adds the pass to the sums of a strip, `[columns, width]`, whose columns are whole groups. Where it is the `first`, they
     /// begin with the weights' [bias](Weights::begin).
-    pub fn sweep(&self, strip: Strip, weights: &Weights, first: bool, sums: &mut [f32]) {
+    pub fn sweep(&self, strip: Strip, next: Option<Strip>, weights: &Weights, first: bool, sums: &mut [f32]) {
         let width = strip.width.next_multiple_of(LANES);
         let groups = sums.len() / (GROUP * width);
         let a_tile = self.all.tokens * TILE; // of all steps
         let tokens = &self.data[strip.first / SIDE * a_tile..][..width / SIDE * a_tile];
+        // The next strip's tokens were cut long ago: these products ask for a share of them each, in order.
+        let mut ahead = next.map_or(tokens, |next| &self.data[next.first / SIDE * a_tile..]).as_ptr();
         let bias = &weights.bias;
         let weights = &aligned_ref(&weights.data)[..groups * self.all.weights * TILE];
         // SAFETY: these products are asked for only where the machine has tiles, and no other lives in this task.
@@ -135,9 +137,16 @@ impl<'a> Tokens<'a> {
                         false => (c.cast_const(), width),
                     };
                     let operands = (a.as_ptr(), b.as_ptr());
+                    let next_c = match (at + 2 * SIDE < width, group + 1 < groups) {
+                        (true, _) => c.wrapping_add(2 * SIDE),
+                        (false, true) => c.wrapping_add(GROUP * width - at),
+                        (false, false) => c,
+                    };
+                    let asked = Ahead { c: next_c, operand: ahead };
+                    ahead = ahead.wrapping_add(steps * AHEAD / size_of::<u16>());
                     // SAFETY: the slices were just seen to have the tiles of all steps; the sums have 32 rows of `width`
                     // elements, of which `beside` tiles lie from `at` on, and a group's bias has 32 of 32.
-                    unsafe { amx::multiply(&configured, (parts, beside), steps, operands, from, (c, width)) };
+                    unsafe { amx::multiply(&configured, (parts, beside), steps, operands, from, (c, width), asked) };
                 }
             }
         }
@@ -232,15 +241,18 @@ impl Cut<'_> {
         for (block, before) in self.pass.blocks().iter().zip(self.blocks) {
             let term = &self.terms[block.term];
             let (a, parts) = (&term.a, parts_beside(parts(self.terms, term)));
-            let rows = match a.in_place(strip, block.start) {
-                Some(rows) => &rows[..block.rows * width],
+            let (rows, after) = match a.in_place(strip, block.start) {
+                Some(rows) => rows.split_at(block.rows * width),
                 None => {
                     let numbers = &mut numbers[..block.rows * width];
                     a.pack(Isa::Amx, strip, block.start..block.start + block.rows, width, numbers);
-                    &*numbers
+                    (&*numbers, &[][..])
                 }
             };
-            for (step, rows) in rows.chunks(DEPTH * width).enumerate() {
+            let next = rows.chunks(DEPTH * width).skip(1).chain([&after[..after.len().min(DEPTH * width)]]);
+            for ((step, rows), next) in rows.chunks(DEPTH * width).enumerate().zip(next) {
+                // Sixteen tokens of row after row are no stream that the machine follows by itself.
+                prefetch(bytemuck::cast_slice(next));
                 for tile in 0..width / SIDE {
                     let (pair, beside) = (tile / 2 * 2, (width / SIDE - tile / 2 * 2).min(2));
                     let at = pair * self.tiles + (before.tokens + step * parts) * beside + tile % 2;

@@ -179,14 +179,8 @@ impl SparseWeight {
 
     /// The mask of at most 64 columns of a row, and the index of their first value.
     pub(super) fn find(&self, row: usize, cols: &Range<usize>) -> (u64, usize) {
-        let (word, span, shift) = (cols.start / WORD, cols.start / SPAN, cols.start % WORD);
-        let bits = self.row_bits(row);
-        let before: u32 = bits[span * (SPAN / WORD)..word].iter().map(|word| word.count_ones()).sum();
-        let skipped = (bits[word] & low_bits(shift)).count_ones();
-        let start = self.starts.as_slice::<u32>()[row * self.cols.div_ceil(SPAN) + span];
-        let above = if shift > 0 && word + 1 < bits.len() { bits[word + 1] << (WORD - shift) } else { 0 };
-        let wanted = if cols.len() == WORD { u64::MAX } else { low_bits(cols.len()) };
-        ((bits[word] >> shift | above) & wanted, (start + before + skipped) as usize)
+        let spans = self.cols.div_ceil(SPAN);
+        find(self.row_bits(row), &self.starts.as_slice::<u32>()[row * spans..], cols)
     }
 
     /// [`read_block`](Self::read_block) with AVX-512. The rows' values lie far from each other, so all are asked for before
@@ -196,11 +190,13 @@ impl SparseWeight {
         /// Rows that are asked for together.
         const AHEAD: usize = 64;
         let values = self.values.as_slice::<T>();
+        let (words, spans) = (self.cols.div_ceil(WORD), self.cols.div_ceil(SPAN));
+        let (bits, starts) = (self.bits.as_slice::<u64>(), self.starts.as_slice::<u32>());
         for (some, out) in rows.clone().step_by(AHEAD).zip(out.chunks_mut(AHEAD * WORD)) {
             let some = some..rows.end.min(some + AHEAD);
             let mut found = [(0u64, 0usize); AHEAD];
             for (row, found) in some.clone().zip(&mut found) {
-                let (mask, first) = self.find(row, &cols);
+                let (mask, first) = find(&bits[row * words..][..words], &starts[row * spans..][..spans], &cols);
                 crate::simd::prefetch(bytemuck::cast_slice(&values[first..first + mask.count_ones() as usize]));
                 *found = (mask, first);
             }
@@ -238,6 +234,17 @@ impl SparseWeight {
     fn is_kept(&self, row: usize, col: usize) -> bool {
         self.row_bits(row)[col / WORD] >> (col % WORD) & 1 == 1
     }
+}
+
+/// The mask of at most 64 columns of a row of these words and starts, and the index of their first value.
+#[inline]
+fn find(bits: &[u64], starts: &[u32], cols: &Range<usize>) -> (u64, usize) {
+    let (word, span, shift) = (cols.start / WORD, cols.start / SPAN, cols.start % WORD);
+    let before: u32 = bits[span * (SPAN / WORD)..word].iter().map(|word| word.count_ones()).sum();
+    let skipped = (bits[word] & low_bits(shift)).count_ones();
+    let above = if shift > 0 && word + 1 < bits.len() { bits[word + 1] << (WORD - shift) } else { 0 };
+    let wanted = if cols.len() == WORD { u64::MAX } else { low_bits(cols.len()) };
+    ((bits[word] >> shift | above) & wanted, (starts[span] + before + skipped) as usize)
 }
 
 /// The lowest `n` < 64 bits set.
