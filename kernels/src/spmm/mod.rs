@@ -212,11 +212,11 @@ pub fn spmm(
         true => (tiles::TASK_COLUMNS, tiles::GROUP, tiles::PASS_BLOCKS),
         false => (TASK_COLUMNS, PAIR, PASS_BLOCKS),
     };
-    // As many tasks for each thread, of columns enough to pay for streaming the tokens past them.
-    let column_tasks = n.div_ceil(most_columns).next_multiple_of(threads).min(n.div_ceil(LEAST_COLUMNS));
-    // Whole groups, so that the same columns are taken together, and so summed in the same order, for any number of threads.
-    let task_columns = n.div_ceil(column_tasks).next_multiple_of(together);
-    let column_tasks = n.div_ceil(task_columns);
+    // Tasks are of whole groups, so that the same columns are taken together, and so summed in the same order, for any number of
+    // threads; as many for each thread, and none more than a group larger than another: the last to end is waited for.
+    let units = n.div_ceil(together);
+    let column_tasks = n.div_ceil(most_columns).next_multiple_of(threads).min(n.div_ceil(LEAST_COLUMNS)).min(units);
+    let bound = |task: usize| n.min(task * units / column_tasks * together);
     // Unpacking is repeated for each group of strips, so tokens are shared out only where columns do not suffice.
     let groups = if column_tasks.is_multiple_of(threads) { 1 } else { (2 * threads).div_ceil(column_tasks) };
     let groups = groups.min(m.div_ceil(STRIP));
@@ -246,8 +246,8 @@ pub fn spmm(
             bias: if first { epilogue.bias } else { None },
         };
         (0..column_tasks * groups).into_par_iter().for_each(|index| {
-            let (column, group) = (index / groups * task_columns, index % groups * group_strips);
-            let columns = column..n.min(column + task_columns);
+            let (task_index, group) = (index / groups, index % groups * group_strips);
+            let columns = bound(task_index)..bound(task_index + 1);
             // SAFETY: tasks own disjoint rectangles of C.
             with_scratch(isa, |scratch| unsafe {
                 task.compute(columns, strips(m).skip(group).take(group_strips), c, scratch);
