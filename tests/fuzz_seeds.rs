@@ -8,6 +8,7 @@ use std::sync::Arc;
 use engine::checkpoint::{NewTensor, RunFolder, Tokenizer};
 use engine::data::{Corpus, SamplerPosition, TokenCache};
 use engine::retrain::RunState;
+use kernels::weight::PackedRows;
 use parquet::basic::{Compression, Encoding};
 use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::file::properties::WriterProperties;
@@ -27,6 +28,9 @@ fn write_seeds() {
     };
     for (name, bytes) in weights() {
         put("weights", name, &bytes);
+    }
+    for (name, bytes) in [("two", packed(&[(3, 70), (2, 300)])), ("small", packed(&[(1, 1)]))] {
+        put("packed", name, &bytes);
     }
     for (name, bytes) in adapters() {
         put("adapter_weights", name, &bytes);
@@ -79,6 +83,35 @@ fn weights() -> Vec<(&'static str, Vec<u8>)> {
         ("nothing", file("{}", 0)),
         ("pointer", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n".to_vec()),
     ]
+}
+
+/// Packed f16 matrices of these shapes, half of their entries zeros, and a dense vector beside them.
+fn packed(shapes: &[(usize, usize)]) -> Vec<u8> {
+    let (mut tensors, mut data) = (Vec::new(), Vec::new());
+    let mut tensor = |name: String, dtype: &str, shape: &[usize], bytes: &[u8]| {
+        let range = [data.len(), data.len() + bytes.len()];
+        tensors.push((name, json!({"dtype": dtype, "shape": shape, "data_offsets": range})));
+        data.extend_from_slice(bytes);
+    };
+    for (index, (rows, cols)) in shapes.iter().copied().enumerate() {
+        let entry = |i: usize| if i.is_multiple_of(2) { 0u16 } else { 0x3c00 + i as u16 };
+        let dense: Vec<u8> = (0..rows * cols).flat_map(|i| entry(i + 1).to_le_bytes()).collect();
+        let parts = PackedRows::pack(&dense, cols, 2);
+        let (words, spans) = PackedRows::row_lens(cols);
+        let name = format!("layers.{index}.weight");
+        let shape: Vec<u8> = [rows as u64, cols as u64].iter().flat_map(|x| x.to_le_bytes()).collect();
+        let bits: Vec<u8> = parts.bits.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let starts: Vec<u8> = parts.starts.iter().flat_map(|x| x.to_le_bytes()).collect();
+        tensor(format!("{name}.shape"), "U64", &[2], &shape);
+        tensor(format!("{name}.bits"), "U64", &[rows, words], &bits);
+        tensor(format!("{name}.starts"), "U32", &[rows, spans], &starts);
+        tensor(format!("{name}.values"), "F16", &[parts.values.len() / 2], &parts.values);
+    }
+    tensor("norm.weight".into(), "F16", &[1], &[0, 0x3c]);
+    let mut header = serde_json::Map::from_iter(tensors);
+    header.insert("__metadata__".into(), json!({"format": "perp-engine-packed-1"}));
+    let header = serde_json::Value::from(header).to_string();
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat()
 }
 
 fn adapters() -> Vec<(&'static str, Vec<u8>)> {

@@ -11,7 +11,7 @@ mod texts;
 mod tokenizers;
 
 pub use hub::{hub_id, hub_listing};
-pub use models::{adapter_config, adapter_weights, config, index, weights};
+pub use models::{adapter_config, adapter_weights, config, index, packed, weights};
 pub use ptx::ptx;
 pub use runs::{checkpoint, token_file};
 pub use scratch::clear;

@@ -3,7 +3,8 @@
 use engine::checkpoint::{Adapter, ModelFolder};
 use engine::model::{self, Loader, Source};
 use kernels::DType;
-use kernels::device::{Backend, Device};
+use kernels::device::{Backend, Category, Device};
+use kernels::weight::PackedRows;
 
 use super::bounded::within;
 use super::scratch;
@@ -31,6 +32,33 @@ pub fn weights(bytes: &[u8]) {
         assert!(places.windows(2).all(|pair| pair[0].1 <= pair[1].0), "tensors overlap");
         assert_eq!(folder.names().count(), places.len());
         assert!(!folder.hash().is_empty());
+        let _ = folder.first_not_finite();
+    });
+}
+
+/// model-packed.safetensors: matrices in parts. What is taken for good is a matrix, the same by its parts, unpacked and as a
+/// product's operand.
+pub fn packed(bytes: &[u8]) {
+    scratch::fixed("config.json", b"{}");
+    scratch::file("model-packed.safetensors", bytes);
+    within(MEMORY, || {
+        let Ok(folder) = ModelFolder::open(scratch::folder()) else { return };
+        for info in folder.tensors().filter(|info| info.is_packed()) {
+            let [rows, cols] = info.shape()[..] else { panic!("{info:?} is packed and no matrix") };
+            let weight = info.load_weight(&Device::cpu(), Category::Weights);
+            let Ok(parts) = info.packed_rows() else { return assert!(weight.is_err(), "{info:?} is loaded but not read") };
+            let (parts, weight) = (parts.expect("it is packed"), weight.expect("its parts belong together"));
+            let dense = info.bytes().expect("its parts belong together");
+            assert_eq!(weight.to_bytes().expect("it is in memory"), *dense);
+            let mask = weight.mask().expect("it is in memory").expect("it is packed");
+            assert_eq!(mask, parts.mask(rows, cols));
+            let stored: usize = mask.iter().map(|word| word.count_ones() as usize).sum();
+            assert_eq!(stored, weight.stored());
+            if cols > 0 {
+                let size = weight.dtype().size();
+                assert_eq!(PackedRows::pack(&dense, cols, size).unpack(rows, cols, size), *dense);
+            }
+        }
         let _ = folder.first_not_finite();
     });
 }
