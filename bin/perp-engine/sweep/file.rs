@@ -274,6 +274,8 @@ mod tests {
         for (name, with, runs) in [
             ("demo.toml", 0, 12),
             ("novels.toml", 2, 20),
+            ("novels-criteria.toml", 2, 27),
+            ("novels-methods.toml", 2, 75),
             ("table1.toml", 8, 375),
             ("table2.toml", 10, 135),
             ("table5.toml", 8, 375),
