@@ -46,7 +46,9 @@ pub fn packed(bytes: &[u8]) {
         for info in folder.tensors().filter(|info| info.is_packed()) {
             let [rows, cols] = info.shape()[..] else { panic!("{info:?} is packed and no matrix") };
             let weight = info.load_weight(&Device::cpu(), Category::Weights);
-            let Ok(parts) = info.packed_rows() else { return assert!(weight.is_err(), "{info:?} is loaded but not read") };
+            let Ok(parts) = info.packed_rows() else {
+                return assert!(weight.is_err(), "{info:?} is loaded but not read");
+            };
             let (parts, weight) = (parts.expect("it is packed"), weight.expect("its parts belong together"));
             let dense = info.bytes().expect("its parts belong together");
             assert_eq!(weight.to_bytes().expect("it is in memory"), *dense);
