@@ -81,6 +81,10 @@ impl Shown<'_> {
             Event::Unreachable { error } => {
                 self.console.warn(&format!("{}: {}; what the cache has is taken", self.id, error.brief()));
             }
+            Event::Converted { revision, author } => {
+                let what = format!("main has no safetensors; all is taken from {revision}, a pull request of {author}");
+                self.say(&what);
+            }
         }
     }
 

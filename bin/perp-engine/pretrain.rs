@@ -134,7 +134,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         weight_decay: args.optimizer.weight_decay,
         recompute: plan.recompute,
     };
-    let given = command::given();
+    let taken: [command::Taken<'_>; 3] =
+        [("--model", std::slice::from_ref(&folder)), ("--train", &train), ("--eval", &eval.files)];
+    let given = command::pinned(&command::given(), &taken);
     let configured = configuration(args, shape, &training);
     let mut live = Live::open(&args.live, console, None, training.steps)?;
     let title = session::title(&device);

@@ -128,13 +128,16 @@ struct Run<'a> {
     eval: EvalText,
     eval_tokens: Option<TokenStream>,
     eval_windows: Option<usize>,
+    /// Files of the validation text.
+    validate: Vec<PathBuf>,
     validation: Option<Validation>,
 }
 
 pub fn run(args: &Args) -> Result<(), Failure> {
     args.check()?;
-    let (mut shared, command) = (Shared::default(), command::given());
+    let mut shared = Shared::default();
     let run = prepare::prepare(args, &mut shared)?;
+    let command = run.pinned(&command::given());
     let mut keeper = run.keeper()?;
     if let Some(over) = keeper.as_ref().map_or(Ok(None), |keeper| run.over(keeper))? {
         return print(&over);
@@ -154,6 +157,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 pub fn one(args: &Args, shared: &mut Shared, command: String) -> Result<Report, Failure> {
     args.check()?;
     let run = prepare::prepare(args, shared)?;
+    let command = run.pinned(&command);
     let (mut model, outcome) = run.watched(run.keeper()?.as_mut(), shared, &command)?;
     let report = run.report(&mut *model, &outcome, command)?;
     shared.give_back(model)?;
@@ -171,6 +175,19 @@ impl Args {
 }
 
 impl Run<'_> {
+    /// What to type to have it again, whatever becomes of the hub's branches.
+    fn pinned(&self, command: &str) -> String {
+        let model = std::slice::from_ref(&self.opened.path);
+        let taken: [command::Taken<'_>; 5] = [
+            ("--model", model),
+            ("--train", &self.train),
+            ("--eval", &self.eval.files),
+            ("--validation", &self.validate),
+            ("--calibrate", &self.calibrate),
+        ];
+        command::pinned(command, &taken)
+    }
+
     /// Who keeps its checkpoints, where any are asked for.
     fn keeper(&self) -> Result<Option<Keeper<'_>>, Failure> {
         Keeper::open(&self.args.checkpoints, self.console, self.device.name(), || self.identity())

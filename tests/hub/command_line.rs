@@ -254,6 +254,35 @@ fn commands_that_need_no_weights_fetch_none() {
 }
 
 #[test]
+fn weights_from_the_conversion_bot_s_pull_request_are_said_to_be() {
+    let demo = demo();
+    let title = "Adding `safetensors` variant of this model";
+    let pull = serde_json::json!({
+        "num": 12, "title": title, "isPullRequest": true, "status": "open", "author": {"name": "SFconvertbot"},
+    });
+    let mut old = demo.clone();
+    old.files.remove("model.safetensors");
+    let offered = Repo { pulls: [(12, demo.files)].into(), discussions: vec![pull], ..old.clone() };
+    let setup = Setup::with("models/owner/old", offered);
+    let run = |offline: &str| {
+        let output = setup.program(&["inspect", "owner/old"]).env("HF_HUB_OFFLINE", offline).output().unwrap();
+        let listed = assert_succeeds(&output);
+        assert!(listed.contains("model.decoder.layers.0.fc1.weight"), "{listed}");
+        let told = String::from_utf8(output.stderr).unwrap();
+        let said =
+            "fetch owner/old: main has no safetensors; all is taken from refs/pr/12, a pull request of SFconvertbot";
+        assert_eq!(told.matches(said).count(), 1, "{told}");
+    };
+    run("0");
+    setup.server.requests();
+    run("1");
+    assert!(setup.server.requests().is_empty());
+    setup.server.add("models/owner/old", old);
+    let none = setup.program(&["inspect", "owner/old"]).output().unwrap();
+    assert_fails(&none, 1, &["owner/old: has no model.safetensors, only pytorch_model.bin", "owner/old@refs/pr/N"]);
+}
+
+#[test]
 fn the_environment_is_the_one_that_the_hub_s_programs_read() {
     let setup = Setup::with("models/owner/demo", Repo { gate: Some("hf_good".into()), ..demo() });
     let inspect = || setup.program(&["inspect", "owner/demo@main"]);

@@ -3,8 +3,10 @@
 #[path = "../cli_support/mod.rs"]
 mod cli_support;
 mod command_line;
+mod conversion;
 mod data_sets;
 mod models;
+mod reported;
 mod server;
 mod troubles;
 
@@ -56,12 +58,31 @@ impl Setup {
             Event::Shared { file } => format!("{file} shared"),
             Event::Pause { error, pause } => format!("{} pause {}", error.brief(), pause.as_millis()),
             Event::Unreachable { error } => error.brief(),
+            Event::Converted { revision, author } => format!("{revision} of {author}"),
         };
         self.events.borrow_mut().push(told);
     }
 
     fn model(&self, id: &str) -> Result<PathBuf> {
-        Hub::new(self.settings.clone()).model(&id.parse().expect("an id"), true, &|event| self.on_event(event))
+        self.part(id, true)
+    }
+
+    /// A model with its weights or without.
+    fn part(&self, id: &str, weights: bool) -> Result<PathBuf> {
+        Hub::new(self.settings.clone()).model(&id.parse().expect("an id"), weights, &|event| self.on_event(event))
+    }
+
+    /// What happened since this was last called, without the progress of files.
+    fn told(&self) -> Vec<String> {
+        let mut events = self.events.take();
+        events.retain(|event| !event.ends_with(|last: char| last.is_ascii_digit()) || event.contains(" pause "));
+        events
+    }
+
+    /// A hub that nobody is at, from now on.
+    fn cut(&mut self) {
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        self.settings.endpoint = format!("http://{nobody}");
     }
 
     fn data(&self, id: &str, wanted: Use, shards: Option<usize>) -> Result<DataFiles> {

@@ -86,8 +86,7 @@ fn a_snapshot_of_another_program_serves_without_a_network() {
 fn a_hub_that_cannot_be_reached_leaves_what_the_cache_has() {
     let mut setup = Setup::with("models/owner/demo", model());
     let folder = setup.model("owner/demo").unwrap();
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    setup.settings.endpoint = format!("http://{nobody}");
+    setup.cut();
     setup.events.borrow_mut().clear();
     assert_eq!(setup.model("owner/demo").unwrap(), folder);
     let events = setup.events.borrow();
@@ -138,11 +137,68 @@ fn what_is_no_model_says_so_before_anything_large_comes() {
     let setup = Setup::with("models/owner/old", Repo::of(&[("config.json", b"{}"), ("pytorch_model.bin", &bytes(9))]));
     setup.server.add("models/owner/empty", Repo::of(&[("config.json", b"{}")]));
     setup.server.add("models/owner/words", Repo::of(&[("words.txt", b"a")]));
-    let remedy = ["owner/old: has no model.safetensors, only pytorch_model.bin", "@refs/pr/N", "save_pretrained"];
+    let remedy =
+        ["owner/old: has no model.safetensors, only pytorch_model.bin", "owner/old@refs/pr/N", "save_pretrained"];
     assert_says(setup.model("owner/old"), &remedy);
     assert_says(setup.model("owner/empty"), &["owner/empty: has no model.safetensors", "is it a model?"]);
     assert_says(setup.model("owner/words"), &["owner/words: has no config.json"]);
     assert_eq!(setup.server.sent(), 0);
+}
+
+#[test]
+fn an_index_that_is_none_to_be_read_is_told_with_its_remedy() {
+    let name = "model.safetensors.index.json";
+    let index = br#"{"weight_map": {"a": "model-00001-of-00001.safetensors"}}"#;
+    let files: [(&str, &[u8]); 3] =
+        [("config.json", b"{}"), (name, index), ("model-00001-of-00001.safetensors", &bytes(100))];
+    let setup = Setup::with("models/owner/demo", Repo::of(&files));
+    let folder = setup.model("owner/demo").unwrap();
+    // The link's file is the one that a remedy must name: without it alone nothing would come anew.
+    let blob = folder.join(name).canonicalize().unwrap();
+    let large = std::fs::File::create(&blob).unwrap();
+    large.set_len((64 << 20) + 1).unwrap();
+    let named = format!("cannot read {}: ", blob.display());
+    let parts = ["owner/demo: ", named.as_str(), "more than 67108864 bytes", "remove it and run again"];
+    assert_says(setup.model("owner/demo"), &parts);
+    std::fs::remove_file(&blob).unwrap();
+    assert_eq!(setup.model("owner/demo").unwrap(), folder);
+    assert_eq!(read(&folder.join(name)), index);
+
+    std::fs::remove_file(folder.join(name)).unwrap();
+    std::fs::create_dir(folder.join(name)).unwrap();
+    assert_says(setup.model("owner/demo"), &["owner/demo: cannot read ", name, "no regular file", "remove it"]);
+}
+
+#[test]
+fn a_listing_that_is_none_to_be_read_is_asked_for_again_or_told() {
+    let mut setup = Setup::with("models/owner/demo", model());
+    let folder = setup.model("owner/demo").unwrap();
+    let listing = setup.cache("models--owner--demo/.listings").join(format!("{COMMIT}.json"));
+    let kept = read(&listing);
+    let large = || std::fs::File::create(&listing).unwrap().set_len((64 << 20) + 1).unwrap();
+    let pipe = || {
+        std::fs::remove_file(&listing).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&listing).status().unwrap().success());
+    };
+    for (spoil, part) in [(&large as &dyn Fn(), "more than 67108864 bytes"), (&pipe as &dyn Fn(), "no regular file")] {
+        spoil();
+        setup.settings.offline = true;
+        let name = format!(".listings/{COMMIT}.json: ");
+        let parts = ["owner/demo: cannot read ", name.as_str(), part, "remove it and run again"];
+        assert_says(setup.model("owner/demo"), &parts);
+        setup.settings.offline = false;
+        assert_eq!(setup.model(&format!("owner/demo@{COMMIT}")).unwrap(), folder);
+        assert_eq!(read(&listing), kept);
+    }
+    // Of what a branch is the hub knows better.
+    let main = setup.cache("models--owner--demo/refs/main");
+    std::fs::remove_file(&main).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&main).status().unwrap().success());
+    setup.settings.offline = true;
+    assert_says(setup.model("owner/demo"), &["owner/demo: ", "it is not in the cache"]);
+    setup.settings.offline = false;
+    assert_eq!(setup.model("owner/demo").unwrap(), folder);
+    assert_eq!(read(&main), COMMIT.as_bytes());
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 /// The commit that `main` is.
@@ -13,10 +14,22 @@ pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 /// The commit that `refs/convert/parquet` is.
 pub const CONVERTED: &str = "89abcdef0123456789abcdef0123456789abcdef";
 
+/// The commit that a pull request is.
+pub fn pull_commit(number: u64) -> String {
+    format!("{number:040x}")
+}
+
+/// Discussions on a page.
+const PAGE: usize = 2;
+
 /// A repository.
 #[derive(Clone, Default)]
 pub struct Repo {
     pub files: BTreeMap<String, Vec<u8>>,
+    /// The files of pull requests, by their numbers.
+    pub pulls: BTreeMap<u64, BTreeMap<String, Vec<u8>>>,
+    /// What the API says of them and of other discussions, all of it whatever is asked for.
+    pub discussions: Vec<Value>,
     /// The Parquet files that the hub made of a data set.
     pub converted: BTreeMap<String, Vec<u8>>,
     /// A data set's card, as JSON.
@@ -37,8 +50,10 @@ impl Repo {
 /// Which requests something happens to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum On {
-    /// The API's.
+    /// The API's, of a revision.
     Info,
+    /// The API's, of discussions.
+    Discussions,
     /// What is known of a file.
     Head,
     /// A file's bytes.
@@ -199,31 +214,35 @@ impl Connection<'_> {
     fn stored(&mut self, request: &Request) -> Option<()> {
         let sum = request.path.split('?').next()?.strip_prefix("/storage/")?;
         let repos = self.state.repos.lock().unwrap().clone();
-        let mut all = repos.values().flat_map(|repo| repo.files.values().chain(repo.converted.values()));
-        let bytes = all.find(|bytes| sha256(bytes) == sum)?;
+        let revisions =
+            repos.values().flat_map(|repo| [&repo.files, &repo.converted].into_iter().chain(repo.pulls.values()));
+        let bytes = revisions.flat_map(|files| files.values()).find(|bytes| sha256(bytes) == sum)?;
         self.body(request, bytes, "")
     }
 
     fn hub(&mut self, request: &Request) -> Option<()> {
         let path = request.path.split('?').next()?;
         let bodiless = request.method == "HEAD";
-        let (name, rest, info) = match path.strip_prefix("/api/") {
-            Some(rest) => {
-                let (name, revision) = rest.split_once("/revision/")?;
-                (name.to_string(), revision, true)
-            }
+        let (name, rest, on) = match path.strip_prefix("/api/") {
+            Some(rest) => match rest.strip_suffix("/discussions") {
+                Some(name) => (name.to_string(), "", On::Discussions),
+                None => {
+                    let (name, revision) = rest.split_once("/revision/")?;
+                    (name.to_string(), revision, On::Info)
+                }
+            },
             None => {
                 let (name, rest) = path.strip_prefix('/')?.split_once("/resolve/")?;
                 let name = if name.starts_with("datasets/") { name.into() } else { format!("models/{name}") };
-                (name, rest, false)
+                (name, rest, if bodiless { On::Head } else { On::Body })
             }
         };
         let text = |to: &mut Self, status, headers: &str, body: &str| {
             to.head(status, &format!("{headers}Content-Length: {}\r\n", body.len()))?;
             if bodiless { Some(()) } else { to.stream.write_all(body.as_bytes()).ok() }
         };
-        if info || bodiless {
-            match self.take(if info { On::Info } else { On::Head }) {
+        if on != On::Body {
+            match self.take(on) {
                 Some(Mishap::Status(status, headers)) => return text(self, status, headers, "it is broken"),
                 Some(Mishap::Says(body)) => return text(self, 200, "", &body),
                 Some(Mishap::Headers(headers)) => return self.head(200, &headers),
@@ -246,16 +265,28 @@ impl Connection<'_> {
             return text(self, status, "X-Error-Code: GatedRepo\r\n", "gated");
         }
         let of = |revision: &str| match revision {
-            "main" | "refs%2Fpr%2F1" | COMMIT => Some((COMMIT, &repo.files)),
-            "refs%2Fconvert%2Fparquet" | CONVERTED if !repo.converted.is_empty() => Some((CONVERTED, &repo.converted)),
-            _ => None,
+            "main" | "refs%2Fpr%2F1" | COMMIT => Some((COMMIT.to_string(), &repo.files)),
+            "refs%2Fconvert%2Fparquet" | CONVERTED if !repo.converted.is_empty() => {
+                Some((CONVERTED.to_string(), &repo.converted))
+            }
+            _ => {
+                let is = |number: u64| revision == format!("refs%2Fpr%2F{number}") || revision == pull_commit(number);
+                let (number, files) = repo.pulls.iter().find(|(number, _)| is(**number))?;
+                Some((pull_commit(*number), files))
+            }
         };
-        if info {
+        if on == On::Discussions {
+            let page: usize = request.path.split(['?', '&']).find_map(|part| part.strip_prefix("p="))?.parse().ok()?;
+            let (count, start) = (repo.discussions.len(), page * PAGE);
+            let some: Vec<&Value> = repo.discussions.iter().skip(start).take(PAGE).collect();
+            let answer = json!({"discussions": some, "count": count, "start": start, "numClosedDiscussions": 0});
+            return text(self, 200, "", &answer.to_string());
+        }
+        if on == On::Info {
             let Some((commit, files)) = of(rest) else {
                 return text(self, 404, "X-Error-Code: RevisionNotFound\r\n", "none");
             };
-            let files: Vec<String> =
-                files.keys().map(|name| serde_json::json!({"rfilename": name}).to_string()).collect();
+            let files: Vec<String> = files.keys().map(|name| json!({"rfilename": name}).to_string()).collect();
             let card = repo.card.as_deref().unwrap_or("{}");
             let answer = format!(
                 "{{\"id\": {name:?}, \"sha\": \"{commit}\", \"cardData\": {card}, \"siblings\": [{}]}}",

@@ -111,6 +111,19 @@ fn bytes_that_are_not_the_promised_ones_come_again_and_are_never_kept() {
 }
 
 #[test]
+fn what_is_left_of_a_small_file_is_not_gone_on_with() {
+    // Nothing would tell that it is not of this one, such as zeros after a power cut.
+    for junk in [1, 2, 3] {
+        let setup = setup();
+        let blobs = setup.cache("models--owner--demo/blobs");
+        std::fs::create_dir_all(&blobs).unwrap();
+        std::fs::write(blobs.join(format!("{}.incomplete", &sha256(b"{}")[..40])), vec![0; junk]).unwrap();
+        let folder = setup.model("owner/demo").unwrap();
+        assert_eq!(std::fs::read(folder.join("config.json")).unwrap(), b"{}", "{junk}");
+    }
+}
+
+#[test]
 fn what_passes_is_tried_again_after_the_pause_that_was_asked_for() {
     let setup = setup();
     setup.server.mishap(On::Info, Mishap::Status(429, "Retry-After: 1\r\n"));
@@ -189,9 +202,35 @@ fn answers_that_no_hub_gives_are_told() {
     let around = format!("Location: {}/api/models/owner/demo/revision/main\r\n", setup.settings.endpoint).leak();
     (0..11).for_each(|_| setup.server.mishap(On::Info, Mishap::Status(307, around)));
     assert_says(setup.model("owner/demo"), &["more than 10 redirects"]);
-    // What stands behind the question mark of a storage's address is a signature.
-    setup.server.mishap(On::Body, Mishap::Truncate(2));
-    setup.model("owner/demo").unwrap();
+}
+
+#[test]
+fn a_signature_is_not_told() {
+    // What stands behind the question mark of a storage's address.
+    let setup = begun();
+    let said = |part: &str| {
+        let mut said = vec![setup.model("owner/demo").unwrap_err().to_string()];
+        said.append(&mut setup.events.borrow_mut());
+        assert!(said.iter().any(|line| line.contains(part)), "'{part}' is not in: {said:?}");
+        assert!(!said.iter().any(|line| line.contains("secret") || line.contains("signature")), "{said:?}");
+        assert!(setup.server.is_calm());
+    };
+    for (status, part) in [(418, "answers 418"), (302, "302 to nowhere")] {
+        setup.server.mishap(On::Body, Mishap::Status(status, ""));
+        said(part);
+        assert!(setup.server.requests().iter().any(|request| request.path.contains("signature=secret")));
+    }
+    (0..5).for_each(|_| setup.server.mishap(On::Body, Mishap::Status(500, "")));
+    said("answers 500");
+    for (to, tries, part) in [
+        ("http://127.0.0.1:1/a", 5, "127.0.0.1:1 cannot be reached"),
+        ("http:///a", 1, "no hub's answer"),
+        ("http://a b/", 1, "no hub's answer"),
+    ] {
+        let header = format!("Location: {to}?signature=secret\r\n").leak();
+        (0..tries).for_each(|_| setup.server.mishap(On::Info, Mishap::Status(307, header)));
+        said(part);
+    }
 }
 
 #[test]

@@ -153,7 +153,7 @@ impl Run<'_> {
         let params = peft::apply(model, &self.set, self.args.optimizer.seed)?;
         if let Some(validation) = self.validation.as_ref().filter(|_| resumed.is_none()) {
             let validated = validation.measure(model, self.shape.batch, cycle, 0)?;
-            self.console.say(&format!("{:>10} {validated}", "validate"));
+            self.console.say(&format!("{:>10} perplexity {:.2} at step 0", "validate", validated.perplexity));
             let at = Place { cycle, step: 0 };
             live.tell(at, &Event::Eval { name: "validation", perplexity: validated.perplexity });
             outcome.measured.add(validated);

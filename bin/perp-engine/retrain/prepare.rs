@@ -154,6 +154,7 @@ pub(super) fn prepare<'a>(args: &'a Args, shared: &mut Shared) -> Result<Run<'a>
     } else {
         Some(texts.evaluation_tokens(&tokenizer, &eval, shape.seq_len)?)
     };
+    let validate = validation.clone().unwrap_or_default();
     let validation = match validation {
         None => None,
         Some(files) => {
@@ -194,6 +195,7 @@ pub(super) fn prepare<'a>(args: &'a Args, shared: &mut Shared) -> Result<Run<'a>
         eval,
         eval_tokens,
         eval_windows,
+        validate,
         validation,
     })
 }

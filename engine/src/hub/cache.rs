@@ -6,12 +6,15 @@
 //!   snapshots/COMMIT/FILE        a link to
 //!   blobs/ETAG                   the file; ETAG.incomplete while it comes
 //!   .listings/COMMIT.json        ours: what the hub said of the commit, for when there is no network
+//!   .listings/conversion         ours: the pull request that safetensors were taken from where main has none
 //! .locks/models--OWNER--NAME/ETAG.lock
 //! ```
 
 use std::fs::{self, File, TryLockError};
-use std::io;
+use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
+
+use super::conversion;
 
 /// What kind of repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +41,11 @@ impl Kind {
     }
 }
 
+/// The most bytes of what the API says of a commit: a data set of some hundred thousand files.
+pub const LISTING_LIMIT: u64 = 64 << 20;
+/// The most bytes of a file that names a commit or a revision.
+const LINE_LIMIT: u64 = 1 << 10;
+
 /// A repository's place in the cache.
 pub struct RepoCache {
     folder: PathBuf,
@@ -55,8 +63,7 @@ impl RepoCache {
         if is_commit(revision) {
             return Some(revision.into());
         }
-        let commit = fs::read_to_string(self.folder.join("refs").join(revision)).ok()?;
-        Some(commit.trim().to_string()).filter(|commit| is_commit(commit))
+        self.line(&self.folder.join("refs").join(revision)).filter(|commit| is_commit(commit))
     }
 
     /// Keeps what a revision is, and what the hub says of that commit.
@@ -65,13 +72,45 @@ impl RepoCache {
         if is_commit(revision) { Ok(()) } else { replace(&self.folder.join("refs").join(revision), commit) }
     }
 
-    /// What the hub said of a commit.
-    pub fn kept(&self, commit: &str) -> Option<Vec<u8>> {
-        fs::read(self.listing(commit)).ok()
+    /// What the hub said of a commit, if that was kept.
+    pub fn kept(&self, commit: &str) -> io::Result<Option<Vec<u8>>> {
+        match read(&self.listing(commit), LISTING_LIMIT) {
+            Ok(kept) => Ok(Some(kept)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
-    fn listing(&self, commit: &str) -> PathBuf {
+    /// Where that is kept.
+    pub fn listing(&self, commit: &str) -> PathBuf {
         self.folder.join(".listings").join(format!("{commit}.json"))
+    }
+
+    /// The revision of the pull request that a model's safetensors were last found in, where its main has none.
+    pub fn conversion(&self) -> Option<String> {
+        self.line(&self.conversion_file()).filter(|revision| conversion::is_revision(revision))
+    }
+
+    /// Keeps that, or that there is none.
+    pub fn keep_conversion(&self, revision: Option<&str>) -> io::Result<()> {
+        let path = self.conversion_file();
+        match revision {
+            Some(revision) => replace(&path, revision),
+            None => match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            },
+        }
+    }
+
+    fn conversion_file(&self) -> PathBuf {
+        self.folder.join(".listings/conversion")
+    }
+
+    /// What a file of one line holds; none where it cannot be read.
+    fn line(&self, path: &Path) -> Option<String> {
+        let text = String::from_utf8(read(path, LINE_LIMIT).ok()?).ok()?;
+        Some(text.trim().to_string())
     }
 
     /// The folder of a commit's files.
@@ -143,9 +182,22 @@ impl RepoCache {
     }
 }
 
+/// The bytes of a regular file of at most `limit` bytes. Anything else is an error: opening a pipe would wait forever.
+pub fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(io::Error::other(format!("it has more than {limit} bytes")));
+    }
+    Ok(bytes)
+}
+
 /// Writes a small file, in place of what differs. No sync: what a power cut takes is asked for again.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
-    if fs::read_to_string(path).is_ok_and(|kept| kept == text) {
+    if read(path, text.len() as u64).is_ok_and(|kept| kept == text.as_bytes()) {
         return Ok(());
     }
     let folder = path.parent().expect("it is in a repository's folder");

@@ -19,7 +19,15 @@ struct Facts {
     size: u64,
 }
 
-/// Fetches a file of a commit into the cache. What had come before a failure, a kill or a power cut is not fetched again.
+impl Facts {
+    /// Large files are named by their SHA-256, small ones by git's hash of them, which is not computed here.
+    fn sha256(&self) -> Option<&str> {
+        (self.etag.len() == 64).then_some(&self.etag)
+    }
+}
+
+/// Fetches a file of a commit into the cache. What had come of a large one before a failure, a kill or a power cut is not fetched
+/// again.
 pub fn file(http: &Http<'_>, cache: &RepoCache, commit: &str, name: &str) -> Result<PathBuf> {
     let path = cache.snapshot(commit).join(name);
     let url = http.file_url(commit, name);
@@ -65,9 +73,11 @@ struct Incoming<'a> {
 }
 
 /// Fetches what is missing of a file, and looks whether it is the one that was promised. What does not fit together, such as
-/// another program's half of it, comes once more as a whole.
+/// another program's half of it, comes once more as a whole. So does what an earlier run left of a small file: a power cut may
+/// have left zeros in place of what was written, and nothing here would tell.
 fn fetch(http: &Http<'_>, url: &str, name: &str, facts: &Facts, path: &Path) -> Result<()> {
-    let opened = OpenOptions::new().create(true).read(true).write(true).truncate(false).open(path);
+    let anew = facts.sha256().is_none();
+    let opened = OpenOptions::new().create(true).read(true).write(true).truncate(anew).open(path);
     let file = opened.map_err(|source| Error::Io { id: http.id().into(), path: path.into(), source })?;
     let mut incoming = Incoming { http, url, name, facts, path, file };
     for _ in 0..2 {
@@ -171,10 +181,10 @@ impl Incoming<'_> {
         }
     }
 
-    /// Large files are named by their SHA-256, small ones by git's hash of them, of which the size is all that is compared.
+    /// Of a small file the size is all that is compared.
     fn is_sound(&mut self) -> io::Result<bool> {
         self.file.sync_all()?;
-        Ok(self.facts.etag.len() != 64 || sha256(&mut self.file)? == self.facts.etag)
+        self.facts.sha256().map_or(Ok(true), |expected| Ok(sha256(&mut self.file)? == expected))
     }
 }
 

@@ -88,6 +88,22 @@ pub enum Error {
         /// What is missing and what would be right.
         reason: String,
     },
+    /// A model whose weights lie in files alone that can run code.
+    #[error(
+        "{id}: has no model.safetensors, only {file} and its like, which can run code when read{looked}; name a revision that has \
+         one, such as {repo}@refs/pr/N where pull request N brings it, or load it with transformers and save it with \
+         save_pretrained"
+    )]
+    NoSafetensors {
+        /// What was asked for.
+        id: String,
+        /// The repository.
+        repo: String,
+        /// One of those files, as messages have it.
+        file: String,
+        /// Where else they were looked for.
+        looked: String,
+    },
     /// A data set of other files than text.
     #[error(
         "{id}: has no files of text (.parquet, .jsonl, .json.gz, …), and the hub made none of it; is it made by a script?"
@@ -147,6 +163,19 @@ pub enum Error {
         id: String,
         /// The file.
         file: String,
+    },
+    /// A file of the cache that is none to be read.
+    #[error(
+        "{id}: cannot read {}: {source}; remove it and run again to fetch it anew, and if it comes so again, tell its owner",
+        path.display()
+    )]
+    Unread {
+        /// What was asked for.
+        id: String,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: std::io::Error,
     },
     /// The system refused.
     #[error("{id}: cannot write {}: {source}; HF_HUB_CACHE names another folder", path.display())]

@@ -8,6 +8,7 @@ use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body};
 
 use super::cache::Kind;
+use super::conversion::BOT;
 use super::error::Error;
 use super::settings::Settings;
 use super::{Event, OnEvent};
@@ -83,6 +84,13 @@ impl<'a> Http<'a> {
     pub fn info_url(&self) -> String {
         let Settings { endpoint, .. } = self.settings;
         format!("{endpoint}/api/{}/{}/revision/{}", self.kind.plural(), self.repo, encode(self.revision, ""))
+    }
+
+    /// Where the API tells of the conversion bot's open pull requests, a page of them.
+    pub fn conversions_url(&self, page: usize) -> String {
+        let Settings { endpoint, .. } = self.settings;
+        let wanted = format!("p={page}&type=pull_request&status=open&author={BOT}");
+        format!("{endpoint}/api/{}/{}/discussions?{wanted}", self.kind.plural(), self.repo)
     }
 
     /// Where a file lies.

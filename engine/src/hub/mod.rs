@@ -4,6 +4,7 @@
 //! ([`cache`]) is laid out as there, and what another program fetched is found.
 
 mod cache;
+mod conversion;
 mod download;
 mod error;
 mod http;
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use self::cache::Kind;
+use self::conversion::BOT;
 use self::repo::Repo;
 
 pub use error::{Error, Result};
@@ -55,6 +57,13 @@ pub enum Event<'a> {
         /// What failed.
         error: &'a Error,
     },
+    /// The model's `main` has no safetensors, and all of it is taken from a pull request that offers them.
+    Converted {
+        /// The pull request, `refs/pr/N`.
+        revision: &'a str,
+        /// Who opened it.
+        author: &'a str,
+    },
 }
 
 /// What hears of them.
@@ -84,12 +93,27 @@ impl Hub {
         Hub { settings }
     }
 
-    /// The folder of a model: its configuration, tokenizer and, where they are wanted, its weights in safetensors.
+    /// The folder of a model: its configuration, tokenizer and, where they are wanted, its weights in safetensors. Of a model
+    /// whose `main` has weights in `.bin` alone, all is taken from the newest open pull request of the hub's conversion bot, if
+    /// it has opened one.
     ///
     /// # Errors
     /// Whatever of [`Error`] stands in the way.
     pub fn model(&self, id: &ModelId, weights: bool, on_event: &OnEvent<'_>) -> Result<PathBuf> {
-        Repo::new(&self.settings, Kind::Model, id.to_string(), &id.repo, &id.revision, on_event).model(weights)
+        let repo = Repo::new(&self.settings, Kind::Model, id.to_string(), &id.repo, &id.revision, on_event);
+        let source = repo.source()?;
+        let none = match repo.model(&source, weights) {
+            Err(none @ Error::NoSafetensors { .. }) => none,
+            other => return other,
+        };
+        let Some(revision) = repo.converted(&source)? else { return Err(none) };
+        let id = ModelId { repo: id.repo.clone(), revision };
+        on_event(Event::Converted { revision: &id.revision, author: BOT });
+        let repo = Repo::new(&self.settings, Kind::Model, id.to_string(), &id.repo, &id.revision, on_event);
+        match repo.source_after(&source).and_then(|source| repo.model(&source, weights)) {
+            Err(Error::NoRevision { .. } | Error::NoSafetensors { .. }) => Err(none),
+            other => other,
+        }
     }
 
     /// The files of a data set's split, from the first; `shards` of them, or all. Files that the id names are all taken.

@@ -48,17 +48,10 @@ pub fn small_files(files: &[String]) -> impl Iterator<Item = &str> {
     SMALL.into_iter().filter(|small| files.iter().any(|file| file == small))
 }
 
-/// What to say of a repository without weights that can be read.
-pub fn no_weights(files: &[String]) -> String {
-    let other = files.iter().find(|file| file.ends_with(".bin") || file.ends_with(".h5") || file.ends_with(".msgpack"));
-    match other {
-        Some(other) => format!(
-            "has no model.safetensors, only {} and its like, which can run code when read: name a revision that has one (the \
-             hub's bot offers them as @refs/pr/N), or load it with transformers and save it with save_pretrained",
-            other.escape_debug()
-        ),
-        None => "has no model.safetensors; is it a model?".into(),
-    }
+/// Weights in a form that is not read: PyTorch's, which can be converted, or else another's.
+pub fn other_weights(files: &[String]) -> Option<&str> {
+    let ends = [".bin", ".h5", ".msgpack"];
+    ends.iter().find_map(|end| files.iter().find(|file| file.ends_with(end))).map(String::as_str)
 }
 
 /// The shards that an index names, each once.

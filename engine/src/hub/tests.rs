@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::cache::is_inside;
+use super::conversion::{Page, is_revision};
 use super::id::{DataId, DataPart, ModelId};
 use super::listing::{Config, Listing};
 use super::settings::Settings;
@@ -161,5 +162,47 @@ fn what_is_kept_of_a_listing_reads_as_the_answer_did() {
     for card in ["null", "{}", r#"{"configs": {}}"#, r#"{"configs": [{"config_name": "x", "data_files": [1]}]}"#] {
         let answer = format!(r#"{{"sha": "c", "siblings": [], "cardData": {card}}}"#);
         assert!(Listing::parse(answer.as_bytes()).unwrap().0.configs.is_empty(), "{card}");
+    }
+}
+
+#[test]
+fn pull_requests_are_the_bot_s_open_ones_of_that_title() {
+    let page = |discussions: &str, count: u64, start: u64| {
+        let answer = format!(r#"{{"discussions": [{discussions}], "count": {count}, "start": {start}, "other": 1}}"#);
+        Page::parse(answer.as_bytes())
+    };
+    let one = |num: u64, title: &str, is_pull_request: bool, status: &str, author: &str| {
+        format!(
+            r#"{{"num": {num}, "title": {title:?}, "isPullRequest": {is_pull_request}, "status": {status:?}, "author": {author}}}"#
+        )
+    };
+    let (title, bot) = ("Adding `safetensors` variant of this model", r#"{"name": "SFconvertbot", "isHf": true}"#);
+    let (right, older) = (one(12, title, true, "open", bot), one(9, title, true, "open", bot));
+    assert_eq!(page(&format!("{older},{right}"), 2, 0).unwrap().newest(), Some(12));
+    assert_eq!(page(&format!("{right},{older}"), 2, 0).unwrap().newest(), Some(12));
+    for other in [
+        one(12, "Adding `safetensors` variant of another model", true, "open", bot),
+        one(12, title, false, "open", bot),
+        one(12, title, true, "closed", bot),
+        one(12, title, true, "merged", bot),
+        one(12, title, true, "draft", bot),
+        one(12, title, true, "open", r#"{"name": "sfconvertbot2", "fullname": "SFconvertbot"}"#),
+        one(12, title, true, "open", r#"{"name": null}"#),
+        one(12, title, true, "open", "{}"),
+        one(12, title, true, "open", "null"),
+    ] {
+        assert_eq!(page(&other, 1, 0).unwrap().newest(), None, "{other}");
+        assert_eq!(page(&format!("{other},{older}"), 2, 0).unwrap().newest(), Some(9), "{other}");
+    }
+    let has_next = |discussions: &str, count, start| page(discussions, count, start).unwrap().has_next();
+    assert!(has_next(&right, 2, 0) && !has_next(&right, 2, 1) && !has_next(&right, 1, u64::MAX));
+    assert!(!has_next("", 2, 0), "an empty page is the last, whatever it counts");
+    for odd in [one(12, title, true, "open", "7"), "7".into(), right.replace("12", "-1")] {
+        assert!(page(&odd, 1, 0).is_err(), "{odd}");
+    }
+
+    assert!(is_revision("refs/pr/12"));
+    for other in ["", "main", "refs/pr/", "refs/pr/x", "refs/pr/-1", "refs/pr/+1", "refs/pr/01", "refs/pr/1/../../x"] {
+        assert!(!is_revision(other), "{other}");
     }
 }
