@@ -1,6 +1,7 @@
 //! `reconstruct` on the command line: what it writes is what it measured.
 
 mod cli_support;
+mod small_models;
 
 use cli_support::{Fixture, assert_fails, assert_succeeds, program, text};
 use serde_json::Value;
@@ -11,7 +12,9 @@ fn the_model_it_writes_is_the_one_that_it_measured() {
     let fixture = Fixture::get();
     let (model, train, eval) = (fixture.model(), fixture.train(), fixture.eval());
     let common = ["--model", text(&model), "--eval", text(&eval), "--seq-len", "32", "--quiet", "--device", "cpu"];
-    for (method, criterion) in [("perp", "magnitude"), ("full", "wanda"), ("norms", "sparsegpt")] {
+    for (method, criterion) in
+        [("perp", "magnitude"), ("full", "wanda"), ("norms", "sparsegpt"), ("mask-lora", "magnitude")]
+    {
         let folder = TempDir::new().unwrap();
         let (out, report, pruned) =
             (folder.path().join("out"), folder.path().join("r.json"), folder.path().join("p.json"));
@@ -74,4 +77,43 @@ fn what_cannot_be_reconstructed_is_refused() {
         let args = [&["reconstruct", "--model", text(&model), "--quiet", "--device", "cpu"], &flags[..]].concat();
         assert_fails(&program(&args).output().unwrap(), code, parts);
     }
+}
+
+/// Layers lie dense on the GPU until they are pruned, one by one: a GPU that would only hold them pruned is refused before anything is
+/// loaded, and one that holds what a run takes is not.
+#[test]
+fn a_gpu_must_hold_the_layers_that_are_dense_yet() {
+    let mut config = small_models::opt();
+    for (field, value) in [("hidden_size", 128), ("ffn_dim", 512), ("num_attention_heads", 2), ("num_hidden_layers", 4)]
+    {
+        config[field] = value.into();
+    }
+    (config["word_embed_proj_dim"], config["max_position_embeddings"]) = (128.into(), 32.into());
+    let folder = small_models::folder(&config, kernels::DType::F32, 0.02);
+    let (model, fixture) = (folder.path().join("model"), Fixture::get());
+    std::fs::copy(fixture.model().join("tokenizer.json"), model.join("tokenizer.json")).unwrap();
+    let (train, out, report) = (fixture.train(), folder.path().join("out"), folder.path().join("r.json"));
+    let mut args = vec!["reconstruct", "--model", text(&model), "--calibrate", text(&train), "--out", text(&out)];
+    args.extend(["--report", text(&report), "--sparsity", "0.9", "--steps", "1", "--batch", "1", "--seq-len", "16"]);
+    args.extend(["--calibration-samples", "2", "--rank", "2", "--device", "cuda"]);
+    let on = |gpu: &str| {
+        let mut command = program(&args);
+        command.env("LD_LIBRARY_PATH", virtual_gpu::library_folder()).env_remove("CUDA_VISIBLE_DEVICES");
+        command.env("VIRTUAL_GPU_DEVICE", gpu).output().unwrap()
+    };
+    let of = |bytes: f64| {
+        let text_of = include_str!("virtual-gpu/src/device/rtx-4090.toml");
+        let memory = text_of.lines().find(|line| line.starts_with("memory_bytes")).unwrap();
+        let path = folder.path().join("small.toml");
+        std::fs::write(&path, text_of.replace(memory, &format!("memory_bytes = {}", bytes as u64))).unwrap();
+        path
+    };
+    assert_succeeds(&on("a100-40gb"));
+    std::fs::remove_dir_all(&out).unwrap();
+    let told: Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
+    let peak = told["peak_bytes"]["total"].as_f64().unwrap();
+    assert_fails(&on(text(&of(0.9 * peak))), 1, &["does not fit", "dense behind it", "--batch", "or --device cpu"]);
+    assert!(!out.exists());
+    assert_succeeds(&on(text(&of(1.1 * peak))));
+    assert!(out.exists());
 }

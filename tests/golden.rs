@@ -4,8 +4,9 @@
 mod golden_support;
 
 use engine::autograd::{Tape, head_loss};
+use engine::checkpoint::{Adapter, LoraForm};
 use engine::model::TokenBatch;
-use engine::peft::{Method, TrainSet};
+use engine::peft::{self, Method, TrainSet};
 use engine::prune::{Criterion, Pattern, Pruning};
 use engine::retrain::{Config, Trainer};
 use golden_support::{Golden, MODELS, PATTERNS, assert_close, assert_scaled, attach_adapter, build, logits};
@@ -50,6 +51,31 @@ fn masks_logits_and_losses_equal_transformers_for_every_model_and_pattern() {
             let mean = loss.rows.sum().unwrap() / batch.predictions() as f64;
             let want = f64::from(golden.floats("loss")[0]);
             assert!((mean - want).abs() <= TOLERANCE * want, "{what}: loss {mean}, not {want}");
+        }
+    }
+}
+
+/// The folders as PEFT wrote them, opened and attached as users' are.
+#[test]
+fn peft_s_adapter_folders_give_peft_s_logits() {
+    let device = Device::cpu();
+    for name in MODELS {
+        let adapter = Adapter::open(golden_support::folder().join(name).join("adapter")).unwrap();
+        let config = &adapter.config;
+        assert_eq!((config.form, config.rank, config.alpha), (LoraForm::Added, 4, 8.0), "{name}");
+        assert_eq!(config.base_model, name);
+        // q_proj and v_proj of two layers, and the head.
+        assert_eq!(adapter.modules.len(), 5, "{name}");
+        for pattern in PATTERNS {
+            let what = format!("{name} {pattern}");
+            let golden = Golden::open(&format!("{name}/{pattern}.perp"));
+            let mut model = build(&device, name, pruning(pattern));
+            let without = logits(&*model, &input());
+            peft::attach(&mut *model, &adapter).unwrap();
+            let want = golden.floats("logits");
+            assert_close(&format!("{what} logits"), &logits(&*model, &input()), &want, TOLERANCE);
+            let far = without.iter().zip(&want).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
+            assert!(far > 100.0 * TOLERANCE * golden.largest("logits"), "{what}: the adapter says something");
         }
     }
 }

@@ -85,6 +85,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             "windows": windows,
             "seq_len": seq_len,
             "sparsity": {"weights": sparsity.weights, "with_adapters": sparsity.with_adapters},
+            "peak_bytes": report::PeakBytes::of(&device.memory().peak()),
             "seconds": {"eval": seconds},
         });
         report::write(path, &report)?;

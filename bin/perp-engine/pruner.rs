@@ -9,7 +9,7 @@ use crate::allocation::{Allocated, Allocating};
 use crate::calibration;
 use crate::error::Failure;
 use crate::progress::Console;
-use crate::session::{self, Opened};
+use crate::session::{self, OnLoad, Opened};
 use crate::tables;
 
 /// All that decides about what is pruned.
@@ -46,8 +46,12 @@ impl Pruner<'_> {
     pub fn load(&self, device: &Device, opened: &Opened, offloaded_layers: usize) -> Result<Pruned, Failure> {
         let calibrated = self.pruning.criterion.needs_calibration();
         if let Some(allocation) = self.allocating.known().filter(|_| !calibrated) {
-            let how = Some((self.after(1), allocation.after(1, self.cycles)));
-            let mut model = session::load(self.console, device, opened, how, offloaded_layers)?;
+            let how = OnLoad {
+                pruning: self.after(1),
+                allocation: allocation.after(1, self.cycles),
+                further: !self.allocating.is_found(),
+            };
+            let mut model = session::load(self.console, device, opened, Some(how), offloaded_layers)?;
             let allocated = self.allocating.allocate(self.console, &mut *model, None)?;
             return Ok(Pruned { model, allocated, layer_errors: Vec::new() });
         }

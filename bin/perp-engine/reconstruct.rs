@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use engine::calibrate::{self, Calibration, Reconstructed, Reconstructing, Reconstruction, layer_bytes};
+use engine::calibrate::{self, Calibration, Reconstructed, Reconstructing, Reconstruction, plan_reconstruction};
 use engine::checkpoint::{OutputFolder, Tokenizer};
 use engine::hub::Use;
-use engine::model::{self, Model};
+use engine::model::{self, Loader, Model, Source};
 use engine::peft;
 use engine::prune::Pruning;
-use kernels::Device;
+use kernels::{Backend, Device};
 use serde_json::{Value, json};
 
 use crate::allocation::{Allocating, AllocationArgs};
@@ -17,7 +17,7 @@ use crate::args::{EvalArgs, MachineArgs, MethodArgs, PruneArgs, WindowArgs, at_l
 use crate::calibration::{self, CalibrationArgs};
 use crate::error::{Failure, print};
 use crate::format::FormatArgs;
-use crate::planned::{Planned, Target};
+use crate::planned::Target;
 use crate::progress::Console;
 use crate::report;
 use crate::session::{self, Evaluation, Opened};
@@ -205,7 +205,7 @@ fn reconstruct(
             report.layer,
             tables::percent(report.before),
             tables::percent(report.after),
-            if report.trained { "" } else { ": training made it worse, so it stays as pruned" }
+            if report.trained { "" } else { ": training made it no better, so it stays as pruned" }
         )),
     })?;
     task.finish(&format!("{count} layers at {} by {}", pruning.pattern, pruning.criterion));
@@ -246,30 +246,25 @@ impl Args {
         (batch, seq_len): (usize, usize),
     ) -> Result<Target, Failure> {
         let target = Target::of(device, self.layer.memory_budget)?;
-        let planned = Planned {
-            architecture: &*opened.architecture,
-            dtype: session::weight_dtype(&opened.folder),
-            criterion: self.pruning.criterion,
-            pattern: allocating.pattern,
-            allocation: allocating.of_file(),
-            set: &how.set,
-            adapter: None,
-            freezing: None,
-            shape: engine::plan::StepShape { batch, accumulate: 1, seq_len, recompute: 0 },
-            offload: 0,
+        let pruning = Pruning { pattern: allocating.pattern, ..self.pruning.pruning(self.layer.seed) };
+        let allocation = allocating.of_file().cloned().unwrap_or_default();
+        // The very model that will be loaded: dense, until its layers are pruned one by one.
+        let meta = target.meta();
+        let mut model = opened.architecture.build(&Loader::new(&meta, Source::Folder(&opened.folder)))?;
+        let plan = plan_reconstruction(&mut *model, &pruning, &allocation, how, batch, seq_len)?;
+        let (needed, what, also) = match target.backend {
+            Backend::Cpu => (plan.pruned, "training a layer", ""),
+            Backend::Cuda => {
+                (plan.peak, "training a layer of the model, which is dense behind it,", ", or --device cpu")
+            }
         };
-        let meta = Device::meta(target.backend, target.threads);
-        let mut model = planned.build(&meta)?;
-        let weights = meta.memory().in_use();
-        let training = layer_bytes(&mut *model, how, batch, seq_len)?;
-        let needed = weights + training;
         if needed > target.limit {
             return Err(Failure::failed(format!(
-                "the plan does not fit: training a layer needs {}, {} are available; take a smaller --batch or --seq-len",
+                "the plan does not fit: {what} needs {}, {} are available; take a smaller --batch or --seq-len{also}",
                 tables::bytes(needed),
                 tables::bytes(target.limit)
             )));
         }
-        Ok(Target { limit: target.limit - training, ..target })
+        Ok(Target { limit: target.limit - plan.training, ..target })
     }
 }

@@ -146,28 +146,40 @@ pub fn gpu_name(device: &Device) -> Option<String> {
     device.gpu().map(|gpu| gpu.name().to_string())
 }
 
+/// How each matrix is pruned as it is loaded.
+pub struct OnLoad {
+    pub pruning: Pruning,
+    pub allocation: Allocation,
+    /// Whether more may go than is gone already.
+    pub further: bool,
+}
+
 /// Builds a model, showing its layers as they come; prunes each as it is loaded where `how` says how, and takes the
 /// weights of so many layers to the host's memory.
 pub fn load(
     console: &Console,
     device: &Device,
     opened: &Opened,
-    how: Option<(Pruning, Allocation)>,
+    how: Option<OnLoad>,
     offloaded_layers: usize,
 ) -> Result<Box<dyn Model>, Failure> {
     let offload = Offload::new(device, offloaded_layers);
     let info = opened.architecture.info();
     let mut task = console.task(if how.is_some() { "prune" } else { "load" }, info.layers as u64);
-    let loader = Loader::new(device, Source::Folder(&opened.folder)).on_linear(|linear| {
+    let mut loader = Loader::new(device, Source::Folder(&opened.folder));
+    if how.as_ref().is_some_and(|how| how.further) {
+        loader = loader.unpacked();
+    }
+    let loader = loader.on_linear(|linear| {
         task.update(linear.layer().unwrap_or(0) as u64, &linear.name);
-        if let Some((pruning, allocation)) = &how {
+        if let Some(OnLoad { pruning, allocation, .. }) = &how {
             prune_linear(linear, &allocation.pruning(pruning, &linear.name))?;
         }
         offload.take(linear)
     });
     let model = opened.architecture.build(&loader)?;
     drop(loader);
-    let what = how.map_or(String::new(), |(pruning, _)| format!(" at {}", pruning.pattern));
+    let what = how.map_or(String::new(), |how| format!(" at {}", how.pruning.pattern));
     task.finish(&format!("{} layers{what}", info.layers));
     Ok(model)
 }

@@ -32,6 +32,16 @@ pub enum Error {
         /// What is not finite, and the first tensor at fault.
         what: String,
     },
+    /// A weight that became larger than its element type holds.
+    #[error("{tensor}: {reason}; {remedy}")]
+    Overflow {
+        /// The weight.
+        tensor: String,
+        /// The entry, and what it becomes.
+        reason: String,
+        /// What helps.
+        remedy: &'static str,
+    },
     /// A configuration that cannot be run; says what would be right.
     #[error("{0}")]
     Config(String),

@@ -86,6 +86,27 @@ pub fn cases() -> Vec<Case> {
             ),
             ("DoRA", fields(json!({"use_dora": true})), "\"use_dora\" is true, which is not supported"),
             (
+                "aLoRA",
+                fields(json!({"alora_invocation_tokens": [5, 7]})),
+                "\"alora_invocation_tokens\" is [5,7]: an adapter (aLoRA) that is off until these tokens, which is not supported",
+            ),
+            (
+                "BD-LoRA",
+                fields(json!({"use_bdlora": {"target_modules_bd_a": ["q_proj"], "nblocks": 2}})),
+                "\"use_bdlora\" is {\"target_modules_bd_a\":[\"q_proj\"],\"nblocks\":2}: an adapter (BD-LoRA) of block-diagonal",
+            ),
+            (
+                "a router among adapters",
+                fields(json!({"arrow_config": {"top_k": 3}})),
+                "\"arrow_config\" is {\"top_k\":3}: a router (Arrow) among other adapters, which is not supported",
+            ),
+            (
+                "KaSA",
+                fields(json!({"kasa_config": {"beta": 1e-4}})),
+                "\"kasa_config\" is {\"beta\":0.0001}: an adapter (KaSA) with a diagonal between B and A",
+            ),
+            ("KaSA by its defaults", fields(json!({"kasa_config": {}})), "\"kasa_config\" is {}: an adapter (KaSA)"),
+            (
                 "rank-stabilised LoRA, as a word",
                 fields(json!({"use_rslora": "yes"})),
                 "\"use_rslora\" is \"yes\", expected true or false",
@@ -95,6 +116,11 @@ pub fn cases() -> Vec<Case> {
                 "PiSSA",
                 fields(json!({"init_lora_weights": "pissa"})),
                 "convert the adapter to plain LoRA with PEFT first",
+            ),
+            (
+                "LoRA-GA",
+                fields(json!({"init_lora_weights": "lora_ga", "lora_ga_config": {"scale": "stable"}})),
+                "\"init_lora_weights\" is \"lora_ga\": convert the adapter to plain LoRA with PEFT first",
             ),
             (
                 "no configuration",
@@ -168,7 +194,7 @@ pub fn merging() -> Vec<Case> {
                 }),
                 "adapter adapter: the model has no module model.decoder.layers.9.fc1: it belongs to another model",
             ),
-            ("no adapter", vec![Gone(CONFIG)], "adapter_config.json"),
+            ("no adapter", vec![Gone(CONFIG)], "adapter/adapter_config.json: no such file; an adapter folder has"),
         ],
     );
     cases.extend(flags(
@@ -179,7 +205,11 @@ pub fn merging() -> Vec<Case> {
             ("--dtype i8", "invalid value 'i8' for '--dtype <TYPE>'"),
         ],
     ));
-    cases.extend(flags(MERGE, 1, vec![("--out model", "model")]));
+    cases.extend(flags(
+        MERGE,
+        1,
+        vec![("--out model", "model: holds a model already, and models are never written over")],
+    ));
     cases
 }
 

@@ -154,8 +154,9 @@ impl Case {
         }
         let after = listing(folder.path());
         if before != after {
-            let left: Vec<_> = after.iter().filter(|path| !before.contains(path)).collect();
-            return wrong(format!("left behind: {left:?}"));
+            let left: Vec<_> = after.iter().filter(|file| !before.contains(file)).collect();
+            let gone: Vec<_> = before.iter().filter(|file| !after.contains(file)).collect();
+            return wrong(format!("left behind or altered: {left:?}; gone or altered: {gone:?}"));
         }
         Ok(())
     }

@@ -1,9 +1,9 @@
 //! Checkpoints of a run, most of them with the checksum that goes with what they say. Where the newest is of no use and there
-//! is none before it, the run ends and nothing is thrown away.
+//! is none before it, the run ends and nothing is thrown away. And logs, which a run that goes on reads.
 
 use serde_json::{Value, json};
 
-use crate::case::{Case, RESUME, flags, table};
+use crate::case::{Case, RESUME, RETRAIN, flags, table};
 use crate::folder::NEWEST;
 use crate::folder::Spoil::{self, *};
 
@@ -21,6 +21,10 @@ fn bytes(bytes: impl AsRef<[u8]>) -> Vec<Spoil> {
 
 /// A parameter that every run of the table trains.
 const VALUE: &str = "value.model.decoder.final_layer_norm.bias";
+
+const LOG: &str = "run.jsonl";
+/// What is said of it.
+const LOGGED: &str = "--log run.jsonl: cannot be written: ";
 
 pub fn cases() -> Vec<Case> {
     let torn = "run/step-00000002.safetensors: is torn";
@@ -188,6 +192,33 @@ pub fn cases() -> Vec<Case> {
             ),
         ],
     ));
+    // A log is read where the run goes on.
+    let log = |name, spoil, says| Case::new(RESUME, name, vec![spoil], says, 1).with("--log run.jsonl");
+    let (irregular, large) = ("it is not a regular file", "which no log of a run has; name another file");
+    cases.extend([
+        log("a log that is a pipe", Pipe(LOG), format!("{LOGGED}{irregular}")),
+        log("a log that is an endless device", Link(LOG, "/dev/zero"), format!("{LOGGED}{irregular}")),
+        log(
+            "a log larger than any",
+            Zeros(LOG, (1 << 30) + 1),
+            format!("{LOGGED}it has more than 1073741824 bytes, {large}"),
+        ),
+        log(
+            "a log of a line of a gigabyte",
+            Zeros(LOG, 1 << 30),
+            format!("{LOGGED}it has a line of more than 8388608 bytes, {large}"),
+        ),
+    ]);
+    cases.push(
+        Case::new(RESUME, "a log that is a folder", vec![Folder(LOG)], "--log run.jsonl: is a folder", 2)
+            .with("--log run.jsonl"),
+    );
+    // A file would take the place of these.
+    for (name, spoil) in
+        [("a new log that is a pipe", Pipe(LOG)), ("a new log that is a device", Link(LOG, "/dev/null"))]
+    {
+        cases.push(Case::new(RETRAIN, name, vec![spoil], format!("{LOGGED}{irregular}"), 1).with("--log run.jsonl"));
+    }
     cases.extend(flags(
         RESUME,
         2,

@@ -161,11 +161,17 @@ pub fn others() -> Vec<Case> {
         1,
         vec![
             ("--model no-such-model", "no-such-model: no such folder; name a model folder"),
-            ("--model model/config.json", "model/config.json"),
+            (
+                "--model model/config.json",
+                "model/config.json: no weights: looked for model.safetensors and model.safetensors.index.json",
+            ),
             ("--train no-such.txt", "cannot read no-such.txt: No such file"),
             ("--eval no-such.jsonl", "cannot read no-such.jsonl: No such file"),
             ("--criterion wanda --calibrate no-such.txt", "cannot read no-such.txt: No such file"),
-            ("--pattern 3:5", "q_proj.weight"),
+            (
+                "--pattern 3:5",
+                "model.decoder.layers.0.self_attn.q_proj.weight: its 32 input features cannot be cut into groups of 5 for 3:5",
+            ),
             (
                 "--targets q_proj,gate_proj",
                 "no layer is called 'gate_proj': the LoRA targets of this model are all-linear, q_proj",
@@ -179,7 +185,8 @@ pub fn others() -> Vec<Case> {
             ("--out /proc/self/out", "cannot create /proc/self/out"),
             ("--out /proc/self/new/out", "cannot create /proc/self/new/out"),
             ("--report /proc/self/run.json", "cannot create /proc/self/run.json"),
-            ("--device cuda", "cuda"),
+            // Where there is a driver it sees no GPU, and elsewhere there is none.
+            ("--device cuda", ", or use the CPU"),
         ],
     ));
     cases.extend(flags(PRUNE, 1, vec![("--out model", "models are never written over")]));

@@ -1,7 +1,7 @@
 //! The folder that each case starts from, and what can be spoilt in it.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
@@ -108,21 +108,36 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// All paths below a folder, sorted; what checkpoints' folders always have is left out.
-pub fn listing(folder: &Path) -> Vec<String> {
+/// Files of so many bytes that take no room on the disk hold zeros alone, and are not read.
+const LARGE: u64 = 1 << 20;
+
+/// All paths below a folder, sorted, each with what it is: of regular files a hash, of links where they lead. What checkpoints' folders
+/// always have is left out.
+pub fn listing(folder: &Path) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        let is_folder = path.symlink_metadata().unwrap().is_dir();
-        if is_folder {
+        let kind = path.symlink_metadata().unwrap();
+        if kind.is_dir() {
             found.extend(listing(&path));
         }
+        let what = match kind.file_type() {
+            of if of.is_symlink() => format!("a link to {}", fs::read_link(&path).unwrap().display()),
+            of if of.is_file() && kind.blocks() == 0 && kind.len() >= LARGE => format!("{} zeros", kind.len()),
+            of if of.is_file() => hash(&path),
+            of => format!("{of:?}"),
+        };
         if !path.ends_with("run/lock") {
-            found.push(text(&path).to_string());
+            found.push((text(&path).to_string(), what));
         }
     }
     found.sort();
     found
+}
+
+/// Piece by piece: what this process holds counts as its children's, too.
+fn hash(path: &Path) -> String {
+    blake3::Hasher::new().update_reader(fs::File::open(path).unwrap()).unwrap().finalize().to_string()
 }
 
 impl Spoil {

@@ -50,7 +50,11 @@ pub fn files() -> Vec<Case> {
                 packed(&[shape, bits, ("a.starts", "U64", "[0,0]", 0), values]),
                 "a.starts is U64, not U32",
             ),
-            ("values of integers", packed(&[shape, bits, starts, ("a.values", "I8", "[0]", 0)]), "I8"),
+            (
+                "values of integers",
+                packed(&[shape, bits, starts, ("a.values", "I8", "[0]", 0)]),
+                "tensor a.values is I8; weights must be F32, F16 or BF16",
+            ),
             (
                 "three dimensions",
                 packed(&[("a.shape", "U64", "[3]", 24), bits, starts, values]),
@@ -82,7 +86,11 @@ pub fn models() -> Vec<Case> {
         1,
         vec![
             ("a packed file of nothing", packed(&[]), "no tensor named"),
-            ("no configuration", vec![Gone(CONFIG)], "config.json"),
+            (
+                "no configuration",
+                vec![Gone(CONFIG)],
+                "model/config.json: no such file; a model folder has a config.json beside its weights",
+            ),
         ],
     );
     let formats = flags(PRUNE, 2, vec![("--out-format safetensors", "[possible values: hf, packed]")]);

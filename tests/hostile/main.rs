@@ -2,7 +2,7 @@
 //!
 //! Each case gets a folder of its own with a small model (`model`), an adapter (`adapter`), checkpoints of a finished run
 //! (`run`) and text, spoils one thing in it, and runs the program there. Whatever the input: one line on standard error that
-//! begins with "error: ", no panic, nothing written, and no more memory than `case` grants.
+//! begins with "error: ", no panic, nothing written or altered, and no more memory than `case` grants.
 #![cfg(unix)]
 
 mod adapters;

@@ -204,6 +204,11 @@ impl Allocating {
         }
     }
 
+    /// True where matrices stay as they were pruned before.
+    pub fn is_found(&self) -> bool {
+        matches!(self.how, How::Found(_))
+    }
+
     /// What a file says, for plans: of OWL's only the mean is known before the model has run, and it decides about memory.
     pub fn of_file(&self) -> Option<&Allocation> {
         match &self.how {

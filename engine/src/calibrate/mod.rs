@@ -27,7 +27,9 @@ use crate::prune::{Allocation, Criterion, Hessian, Inputs, Pruning, prune_calibr
 use crate::tensor::Tensor;
 use collect::{Collector, Group};
 pub use outliers::layer_outliers;
-pub use reconstruct::{Reconstructed, Reconstructing, Reconstruction, layer_bytes, reconstruct};
+pub use reconstruct::{
+    Reconstructed, Reconstructing, Reconstruction, ReconstructionPlan, layer_bytes, plan_reconstruction, reconstruct,
+};
 pub use sample::sample_windows;
 use store::Store;
 

@@ -8,11 +8,12 @@
 //! Which parameters train [`peft::apply`] says, shown that layer alone; so everything that trains in a layer can.
 
 use std::cell::RefCell;
+use std::cmp::Ordering;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use kernels::weight::FrozenWeight;
-use kernels::{Category, DType, Device};
+use kernels::{Buffer, Category, DType, Device};
 use rayon::prelude::*;
 
 use super::one_layer::OneLayer;
@@ -24,7 +25,7 @@ use crate::error::{Error, Result};
 use crate::model::{self, Model, Module, TokenBatch, Weight, between_steps};
 use crate::optim::{self, AdamW, AdamWConfig, LinearSchedule};
 use crate::peft::{self, TrainSet};
-use crate::prune::{Allocation, Criterion, Pattern, Pruning, narrowed, prune_model, widened};
+use crate::prune::{Allocation, Criterion, Pattern, Pruning, narrowed, packed, prune_model, rounded, widened};
 use crate::retrain::update;
 use crate::tensor::{Param, Tensor};
 
@@ -56,7 +57,7 @@ pub struct Reconstructed {
     pub before: f64,
     /// The same of the layer as it stays.
     pub after: f64,
-    /// False where training left it worse, so that its parameters are as pruning left them.
+    /// False where training, with what merging and rounding made of it, left it no better, so that it stays as pruned.
     pub trained: bool,
     /// Parameters that trained.
     pub trainable: usize,
@@ -86,7 +87,8 @@ pub enum Reconstructing<'a> {
 }
 
 /// Prunes a dense model and reconstructs it, layer by layer. Weights that train (method `full`) are frozen again in the element type
-/// that they had, rounded to nearest; adapters that merge are merged; other parameters stay in f32.
+/// that they had, rounded as merging rounds; adapters that merge are merged; other parameters stay in f32. A layer that is then no
+/// better than pruned stays as pruned: its weights bit for bit, and without adapters that merge.
 ///
 /// # Errors
 /// Those of pruning with calibration and of [`peft::apply`]; a loss or gradient that is not finite; no memory.
@@ -144,6 +146,58 @@ pub fn reconstruct(
     Ok(reports)
 }
 
+/// What [`reconstruct`] takes of a device, in bytes, but for hidden states, which take what is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReconstructionPlan {
+    /// The most at once: layers are pruned one after the other, and all behind are dense until then.
+    pub peak: u64,
+    /// The most without weights that are still dense: on the CPU these are pages of files, read again where they had no room.
+    pub pruned: u64,
+    /// What is in both for training a layer.
+    pub training: u64,
+}
+
+/// Plans [`reconstruct`] of a dense model without values, on Meta; it is pruned then.
+///
+/// # Errors
+/// A pattern that does not fit, and those of [`peft::apply`].
+pub fn plan_reconstruction(
+    model: &mut dyn Model,
+    pruning: &Pruning,
+    allocation: &Allocation,
+    how: &Reconstruction,
+    batch: usize,
+    seq_len: usize,
+) -> Result<ReconstructionPlan> {
+    let device = model::device_of(model);
+    let memory = device.memory();
+    let dense = memory.in_use();
+    let tokens = TokenBatch::new(vec![0; batch * seq_len], seq_len);
+    let input = model.embed(&mut Tape::inference(&device), &tokens)?.into_tensor();
+    memory.reset_peak();
+    let collector = Rc::new(RefCell::new(super::Collector::new(pruning.criterion)));
+    // Only SparseGPT's sums lie on the device. They are there until the layer is pruned.
+    let output = match pruning.criterion {
+        Criterion::SparseGpt => collect(model, 0, input.clone(), &tokens, &collector)?,
+        _ => decode(model, 0, input.clone(), &tokens)?,
+    };
+    let passing = memory.peak().total - dense;
+    drop((input, output));
+    let sums = memory.in_use() - dense;
+    memory.reset_peak();
+    let (mut passed, mut trained) = (dense, 0);
+    for layer in 0..model.info().layers {
+        passed = passed.max(memory.in_use() - sums);
+        prune_model(&mut OneLayer { model, layer }, pruning, allocation, &mut |_, _| {})?;
+        trained = trained.max(memory.in_use() - sums);
+    }
+    let peak = memory.peak().total.max(passed + passing);
+    drop(collector);
+    let pruned = memory.in_use();
+    let training = layer_bytes(model, how, batch, seq_len)?;
+    Ok(ReconstructionPlan { peak: peak.max(trained + training), pruned: pruned + training, training })
+}
+
 /// Bytes that training a layer takes beside the model, whose weights have no values (on Meta) and are pruned.
 ///
 /// # Errors
@@ -153,16 +207,41 @@ pub fn layer_bytes(model: &mut dyn Model, how: &Reconstruction, batch: usize, se
     let batch = TokenBatch::new(vec![0; batch * seq_len], seq_len);
     let before = device.memory().in_use();
     let input = model.embed(&mut Tape::inference(&device), &batch)?.into_tensor();
+    let (dtype, len) = (input.buffer().dtype(), input.rows() * input.cols());
+    let target = device.zeros(Category::Activations, dtype, len)?;
     device.memory().reset_peak();
     let mut view = OneLayer { model, layer: 0 };
     let params = peft::apply(&mut view, &how.set, how.seed)?;
     let mut optimizer = how.optimizer(&device, &params)?;
-    step(&view, 0, input, &batch, |output| {
-        let (rows, cols, dtype) = (output.rows(), output.cols(), output.buffer().dtype());
-        Ok(Tensor::new(device.zeros(Category::Activations, dtype, rows * cols)?, rows, cols))
+    step(&view, 0, input.clone(), &batch, |output| {
+        let gradient = device.zeros(Category::Workspace, dtype, len)?.duplicate(Category::Activations)?;
+        Ok(Tensor::new(gradient, output.rows(), output.cols()))
     })?;
     update(&mut optimizer, &params, how.lr)?;
+    drop(optimizer);
+    let merged = if how.set.kind.merges() { beside_merged(&mut view)? } else { Vec::new() };
+    decode(&view, 0, input, &batch)?;
+    drop((merged, target));
     Ok(device.memory().peak().total.saturating_sub(before))
+}
+
+/// Buffers as large as what merging makes of a layer's weights, which are kept until the layer has shown to be better with it.
+fn beside_merged(view: &mut OneLayer<'_>) -> Result<Vec<Buffer>> {
+    let device = model::device_of(view);
+    let mut merged = Vec::new();
+    view.visit(&mut |module| {
+        if let Module::Linear(linear) = module
+            && linear.lora.is_some()
+        {
+            let (weight, entries) = (&linear.weight, linear.weight.rows() * linear.weight.cols());
+            let _dense = device.alloc(Category::Workspace, weight.dtype(), entries)?;
+            let _mask = device.alloc(Category::Masks, DType::U64, entries.div_ceil(64))?;
+            let bytes = weight.with_ref(|weight| Ok::<_, Error>(weight.size_bytes()))?;
+            merged.push(device.alloc(Category::Weights, DType::U8, bytes)?);
+        }
+        Ok(())
+    })?;
+    Ok(merged)
 }
 
 impl Reconstruction {
@@ -199,43 +278,68 @@ impl Job<'_> {
         self.train(&params, inputs, outputs, work)?;
         params.iter().for_each(|param| param.set_trainable(false));
         self.round(&dtypes)?;
-        // Adapters that merge are judged before they do, for nothing takes them out of the weights again.
-        let merges = self.how.set.kind.merges();
-        let mut trained = true;
-        if merges {
-            trained = self.error(inputs, outputs)? < before;
-            if !trained {
-                restore(&params, &start)?;
-            }
-            peft::merge(&mut self.view, &mut |_| {})?;
+        // What decides is the layer as it would stay: merged, and rounded.
+        let mut was = Vec::new();
+        let mut trained = has_moved(&params, &start)? && self.merge(&mut was)?;
+        if !trained {
+            self.take_back(&params, &start, &mut was)?;
         }
-        // What it gives now takes the place of what it gave dense, batch by batch.
-        let mut after = 0.0;
-        for index in 0..self.batches.len() {
-            let output = self.decode(index, inputs)?;
-            after += squared_distance(&output, &outputs.get(index)?)?;
-            outputs.set(index, output)?;
-            work();
-        }
-        if !merges && after >= before {
+        let error = self.give(inputs, outputs, work)?;
+        if trained && error.partial_cmp(&before) != Some(Ordering::Less) {
             trained = false;
-            restore(&params, &start)?;
-            for index in 0..self.batches.len() {
-                let output = self.decode(index, inputs)?;
-                outputs.set(index, output)?;
-            }
-            after = before;
+            self.take_back(&params, &start, &mut was)?;
+            self.give(inputs, outputs, &mut || {})?;
         }
+        let after = if trained { error } else { before };
         let trainable = params.iter().map(|param| param.len()).sum();
-        drop(params);
+        drop((params, was));
         self.freeze(&dtypes)?;
         let share = |error: f64| if self.added == 0.0 { 0.0 } else { error / self.added };
         Ok(Reconstructed { layer, before: share(before), after: share(after), trained, trainable })
     }
 
-    /// ‖ŷ − y‖² over all windows.
-    fn error(&self, inputs: &mut Store, outputs: &mut Store) -> Result<f64> {
-        (0..self.batches.len()).try_fold(0.0, |sum, index| Ok(sum + self.error_of(index, inputs, outputs)?))
+    /// Merges the adapters that merge; `was` gets the weights that they went into, as they were. False where an entry became larger than
+    /// its element type holds: no layer is better with that.
+    fn merge(&mut self, was: &mut Vec<(String, Weight)>) -> Result<bool> {
+        if !self.how.set.kind.merges() {
+            return Ok(true);
+        }
+        match peft::merge_handing(&mut self.view, &mut |name, weight| was.push((name.into(), weight))) {
+            Err(Error::Overflow { .. }) => Ok(false),
+            merged => merged.map(|_| true),
+        }
+    }
+
+    /// Makes the layer what pruning left of it, beside adapters that do not merge, which add nothing where they start.
+    fn take_back(&mut self, params: &[Arc<Param>], start: &[Vec<f32>], was: &mut Vec<(String, Weight)>) -> Result<()> {
+        for (param, start) in params.iter().zip(start) {
+            param.value_mut().write(bytemuck::cast_slice(start))?;
+        }
+        if !self.how.set.kind.merges() {
+            return Ok(());
+        }
+        self.view.visit(&mut |module| {
+            if let Module::Linear(linear) = module {
+                let linear = between_steps(linear);
+                linear.lora = None;
+                if let Some(at) = was.iter().position(|(name, _)| *name == linear.name) {
+                    linear.weight = was.swap_remove(at).1;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// What the layer gives takes the place of `outputs`, batch by batch. Returns ‖ŷ − y‖² between the two, over all windows.
+    fn give(&self, inputs: &mut Store, outputs: &mut Store, work: &mut dyn FnMut()) -> Result<f64> {
+        let mut error = 0.0;
+        for index in 0..self.batches.len() {
+            let output = self.decode(index, inputs)?;
+            error += squared_distance(&output, &outputs.get(index)?)?;
+            outputs.set(index, output)?;
+            work();
+        }
+        Ok(error)
     }
 
     /// ‖ŷ − y‖² over a batch.
@@ -300,14 +404,13 @@ impl Job<'_> {
         Ok(all)
     }
 
-    /// Rounds weights that trained to the element types that they had.
+    /// Rounds weights that trained to the element types that they had; what is too large for one becomes infinite.
     fn round(&mut self, dtypes: &[(String, DType)]) -> Result<()> {
         self.trained_weights(dtypes, &mut |weight, dtype, _| {
             if let Weight::Trainable(param) = weight {
-                let values = param.value().download::<f32>()?;
-                let device = param.value().device().clone();
-                let rounded = widened(&narrowed(&values, &device, dtype)?)?;
-                param.value_mut().write(bytemuck::cast_slice(&rounded))?;
+                let mut values = param.value().download::<f32>()?;
+                values.par_iter_mut().for_each(|x| *x = rounded(*x, dtype));
+                param.value_mut().write(bytemuck::cast_slice(&values))?;
             }
             Ok(())
         })
@@ -319,7 +422,7 @@ impl Job<'_> {
         self.trained_weights(dtypes, &mut |weight, dtype, name| {
             let pattern = allocation.pruning(pruning, name).pattern;
             if let Weight::Trainable(param) = weight {
-                *weight = Weight::Frozen(packed(param, dtype, pattern)?);
+                *weight = Weight::Frozen(frozen(param, dtype, pattern)?);
             }
             Ok(())
         })
@@ -342,15 +445,18 @@ impl Job<'_> {
     }
 }
 
-fn restore(params: &[Arc<Param>], start: &[Vec<f32>]) -> Result<()> {
+/// True where a parameter is not what it was at the start.
+fn has_moved(params: &[Arc<Param>], start: &[Vec<f32>]) -> Result<bool> {
     for (param, start) in params.iter().zip(start) {
-        param.value_mut().write(bytemuck::cast_slice(start))?;
+        if param.value().read::<f32>()?[..] != start[..] {
+            return Ok(true);
+        }
     }
-    Ok(())
+    Ok(false)
 }
 
 /// A parameter with its mask as a frozen weight.
-fn packed(param: &Param, dtype: DType, pattern: Pattern) -> Result<FrozenWeight> {
+fn frozen(param: &Param, dtype: DType, pattern: Pattern) -> Result<FrozenWeight> {
     let (rows, cols) = (param.shape()[0], param.shape()[1]);
     let values = param.value().download::<f32>()?;
     let device = param.value().device().clone();
@@ -359,11 +465,14 @@ fn packed(param: &Param, dtype: DType, pattern: Pattern) -> Result<FrozenWeight>
     let Some(mask) = mask.as_ref() else {
         return Ok(FrozenWeight::dense(entries.duplicate(Category::Weights)?, rows, cols)?);
     };
-    let kept = mask.read::<u64>()?.iter().map(|word| word.count_ones() as usize).sum();
-    Ok(match pattern {
-        Pattern::Unstructured { .. } => FrozenWeight::pruned(&device, &entries, rows, cols, mask, kept)?,
-        Pattern::NM { n, m } => FrozenWeight::pruned_n_of_m(&device, &entries, rows, cols, mask, n, m)?,
-    })
+    // What training made zero is none of the entries either: the mask is what a file's zeros tell.
+    let mut words = mask.read::<u64>()?.into_owned();
+    for (at, _) in values.iter().enumerate().filter(|(_, x)| **x == 0.0) {
+        words[at / 64] &= !(1 << (at % 64));
+    }
+    let kept = words.iter().map(|word| word.count_ones() as usize).sum();
+    let mask = device.upload(Category::Masks, &words)?;
+    packed(&device, &entries, (rows, cols), &mask, kept, pattern)
 }
 
 fn decode(model: &dyn Model, layer: usize, input: Tensor, batch: &TokenBatch) -> Result<Tensor> {

@@ -19,6 +19,8 @@ const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 const PREFIX: &str = "base_model.model.";
 const SUFFIX_A: &str = ".lora_A.weight";
 const SUFFIX_B: &str = ".lora_B.weight";
+/// What VeLoRA and MonteCLoRA leave beside A and B: only their training reads it.
+const OF_TRAINING: [&str; 2] = [".lora_velora_embed", ".lora_monteclora_sampler."];
 
 /// What an adapter makes of its weight W. M is 1 where W has an entry, s = α/r.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,13 +166,35 @@ fn refuse_unsupported(json: &Value) -> std::result::Result<(), String> {
             return Err(format!("\"{name}\" is {}, which is not supported; only plain LoRA is", json[name]));
         }
     }
+    // What these make of A and B. Of an object PEFT takes what is left out for its default: an empty one is on, too. Not among them:
+    // "velora_config" and "monteclora_config" change gradients and add noise in training alone, and "lora_ga_config" and its like say
+    // how a start was found that "init_lora_weights" names.
+    let variants = [
+        ("alora_invocation_tokens", "an adapter (aLoRA) that is off until these tokens"),
+        ("use_bdlora", "an adapter (BD-LoRA) of block-diagonal matrices"),
+        ("arrow_config", "a router (Arrow) among other adapters"),
+        (
+            "kasa_config",
+            "an adapter (KaSA) with a diagonal between B and A, for base weights without their least singular values",
+        ),
+    ];
+    for (name, what) in variants {
+        let is_off = match &json[name] {
+            Value::Null | Value::Bool(false) => true,
+            Value::Array(tokens) => tokens.is_empty(),
+            _ => false,
+        };
+        if !is_off {
+            return Err(format!("\"{name}\" is {}: {what}, which is not supported; only plain LoRA is", json[name]));
+        }
+    }
     if !matches!(json["bias"].as_str(), None | Some("none")) {
         return Err(format!("\"bias\" is {}; only \"none\" is supported", json["bias"]));
     }
     // These start from changed base weights, which the adapter alone does not hold.
-    if let Some(start @ ("pissa" | "olora" | "loftq" | "corda")) =
-        json["init_lora_weights"].as_str().map(|s| s.split("_niter").next().unwrap_or(s))
-    {
+    let start = json["init_lora_weights"].as_str().unwrap_or_default().to_lowercase();
+    let start = start.split("_niter").next().unwrap_or_default();
+    if ["pissa", "olora", "loftq", "corda", "lora_ga"].contains(&start) {
         return Err(format!("\"init_lora_weights\" is {start:?}: convert the adapter to plain LoRA with PEFT first"));
     }
     Ok(())
@@ -330,8 +354,8 @@ impl Adapter {
         Ok(hasher.finalize().to_string())
     }
 
-    /// Opens an adapter folder. PEFT adds copies of the base model's embedding and head to adapters that target them;
-    /// these are left unread.
+    /// Opens an adapter folder. PEFT adds copies of the base model's embedding and head to adapters that target them, and
+    /// some of its variants what their training alone needs; these are left unread.
     ///
     /// # Errors
     /// Names the file and the field or tensor: missing or damaged file, a kind of adapter other than plain LoRA, a
@@ -365,7 +389,10 @@ impl Adapter {
                 halves.entry(module.into()).or_default()[0] = Some(info);
             } else if let Some(module) = module.strip_suffix(SUFFIX_B) {
                 halves.entry(module.into()).or_default()[1] = Some(info);
-            } else if !(module.ends_with(".base_layer.weight") || module.ends_with("embed_tokens.weight")) {
+            } else if !(module.ends_with(".base_layer.weight")
+                || module.ends_with("embed_tokens.weight")
+                || OF_TRAINING.iter().any(|part| module.contains(part)))
+            {
                 return Err(bad(format!("tensor {name} is not part of a plain LoRA adapter")));
             }
         }

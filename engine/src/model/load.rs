@@ -43,18 +43,25 @@ pub struct Loader<'a> {
     device: Device,
     source: Source<'a>,
     on_linear: RefCell<Option<OnLinear<'a>>>,
+    unpacks: bool,
 }
 
 impl<'a> Loader<'a> {
     /// A loader onto `device`.
     pub fn new(device: &Device, source: Source<'a>) -> Loader<'a> {
-        Loader { device: device.clone(), source, on_linear: RefCell::new(None) }
+        Loader { device: device.clone(), source, on_linear: RefCell::new(None), unpacks: false }
     }
 
     /// Calls `run` with each linear layer inside decoder layers as it is loaded.
     pub fn on_linear(self, run: impl FnMut(&mut Linear) -> Result<()> + 'a) -> Loader<'a> {
         *self.on_linear.borrow_mut() = Some(Box::new(run));
         self
+    }
+
+    /// Loads the matrices of packed files dense, as those of all others: for who prunes them further, whose plan knows no
+    /// packed matrix that is pruned. Without it they stay packed; on the CPU they are multiplied where they stand in the file.
+    pub fn unpacked(self) -> Loader<'a> {
+        Loader { unpacks: true, ..self }
     }
 
     /// The device modules are put on.
@@ -120,8 +127,7 @@ impl<'a> Loader<'a> {
         let values = match self.source {
             Source::Folder(folder) => {
                 let info = find(folder, name, &[rows, cols])?;
-                // What is about to be pruned is wanted dense, whatever the file's form: the plan knows no other.
-                if info.is_packed() && self.on_linear.borrow().is_none() {
+                if info.is_packed() && !self.unpacks {
                     return Ok(Weight::Frozen(info.load_weight(&self.device, Category::Weights)?));
                 }
                 info.load(&self.device, Category::Weights)?

@@ -6,12 +6,12 @@
 use std::ops::AddAssign;
 use std::sync::Arc;
 
-use half::{bf16, f16};
 use kernels::weight::{Form, FrozenWeight, Kept, OffloadedWeight};
 use kernels::{Category, DType};
 
 use crate::error::{Error, Result};
 use crate::model::{self, Lora, LoraForm, Model, Module, Weight, narrow};
+use crate::prune::rounded;
 use crate::tensor::Param;
 
 /// Which entries of a weight an adapter of the form [`LoraForm::Added`] goes into; the other forms change those that it has.
@@ -96,7 +96,7 @@ pub(super) fn merged(
     kernels::weight::merge(&mut entries, cols, kept, (values.a, values.b, values.rank), form);
     let mut report = MergeReport { matrices: 1, ..MergeReport::default() };
     for (i, (entry, before)) in entries.iter_mut().zip(&w).enumerate() {
-        let rounded = round(*entry, dtype);
+        let rounded = rounded(*entry, dtype);
         if !rounded.is_finite() {
             let (row, col) = (i / cols, i % cols);
             let reason = format!("entry ({row}, {col}) becomes {entry}, which {dtype} does not hold");
@@ -109,16 +109,6 @@ pub(super) fn merged(
         *entry = rounded;
     }
     Ok(Merged { values: entries, report })
-}
-
-/// The nearest number of `dtype`, ties to even; of what is not zero never zero.
-fn round(x: f32, dtype: DType) -> f32 {
-    let (rounded, least) = match dtype {
-        DType::F16 => (f16::from_f32(x).to_f32(), f16::from_bits(1).to_f32()),
-        DType::BF16 => (bf16::from_f32(x).to_f32(), bf16::from_bits(1).to_f32()),
-        _ => (x, x),
-    };
-    if rounded == 0.0 && x != 0.0 { least.copysign(x) } else { rounded }
 }
 
 /// A and B of each linear layer that has an adapter: what [`merge`] takes.
@@ -140,6 +130,18 @@ pub fn merging(model: &mut dyn Model) -> Vec<Arc<Param>> {
 /// # Errors
 /// An entry that its element type does not hold, a weight that trains itself, no memory, or the GPU's.
 pub fn merge(model: &mut dyn Model, progress: &mut dyn FnMut(usize)) -> Result<MergeReport> {
+    let mut done = 0;
+    merge_handing(model, &mut |_, _| {
+        done += 1;
+        progress(done);
+    })
+}
+
+/// The same; `was` is handed each layer's name and the weight that it had, with which the merging can be taken back.
+///
+/// # Errors
+/// As [`merge`]. Layers before the one at fault are merged then.
+pub(crate) fn merge_handing(model: &mut dyn Model, was: &mut dyn FnMut(&str, Weight)) -> Result<MergeReport> {
     let mut report = MergeReport::default();
     model.visit(&mut |module| {
         if let Module::Linear(linear) = module
@@ -158,8 +160,7 @@ pub fn merge(model: &mut dyn Model, progress: &mut dyn FnMut(usize)) -> Result<M
                 }
                 Weight::Trainable(_) => return Err(Error::config(format!("{name} trains itself: nothing to merge"))),
             };
-            linear.weight = weight;
-            progress(report.matrices);
+            was(&linear.name, std::mem::replace(&mut linear.weight, weight));
         }
         Ok(())
     })?;
@@ -203,8 +204,12 @@ fn merge_frozen(
     let (a, b) = (a.read::<f32>()?, b.read::<f32>()?);
     let values = Values { a: &a, b: &b, rank: lora.rank, scale: lora.scale(), form: lora.form };
     let mask = weight.mask()?;
-    let merged = merged(weight.to_f32()?, cols, mask.as_deref(), &values, merging, dtype)
-        .map_err(|error| Error::config(format!("{name}: {error}; a smaller learning rate usually helps")))?;
+    let merged =
+        merged(weight.to_f32()?, cols, mask.as_deref(), &values, merging, dtype).map_err(|error| Error::Overflow {
+            tensor: name.into(),
+            reason: error.to_string(),
+            remedy: "a smaller learning rate usually helps",
+        })?;
     *report += merged.report;
     let category = if mask.is_some() { Category::Workspace } else { Category::Weights };
     let mut entries = device.alloc(category, dtype, rows * cols)?;
@@ -221,21 +226,6 @@ fn merge_frozen(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn rounding_is_to_nearest_and_makes_no_zero() {
-        for (x, dtype, want) in [
-            (1.0 + 2f32.powi(-11), DType::F16, 1.0),
-            (1.0 + 3.0 * 2f32.powi(-11), DType::F16, 1.0 + 2f32.powi(-9)),
-            (-1e-30, DType::F16, -(2f32.powi(-24))),
-            (1e-30, DType::BF16, bf16::from_f32(1e-30).to_f32()),
-            (1e-44, DType::BF16, bf16::from_bits(1).to_f32()),
-            (1e-44, DType::F32, 1e-44),
-            (0.0, DType::F16, 0.0),
-        ] {
-            assert_eq!(round(x, dtype), want, "{x:e} as {dtype}");
-        }
-    }
 
     #[test]
     fn what_is_merged_is_counted() {

@@ -14,6 +14,7 @@ use kernels::{Category, DType, Device};
 use rand_chacha::rand_core::Rng;
 
 pub use adapters::{attach, save as save_adapter};
+pub(crate) use merge::merge_handing;
 pub use merge::{MergeReport, Merging, merge, merge_head, merging};
 pub use merge_folder::{FolderReport, MergeForm, merge_folder};
 pub use method::{LoraKind, Method};

@@ -4,10 +4,11 @@ use half::{bf16, f16};
 use kernels::device::Element;
 use kernels::simd::{Isa, widen_bf16, widen_f16};
 use kernels::weight::{FrozenWeight, OffloadedWeight};
-use kernels::{Buffer, Category, DType, Device};
+use kernels::{Backend, Buffer, Category, DType, Device};
+use rayon::prelude::*;
 
 use super::{Allocation, Criterion, Hessian, InputNorms, Pattern, mask_for, sparsegpt};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::{self, Linear, Model, Module, Weight};
 
 /// How to prune.
@@ -58,11 +59,47 @@ pub(super) struct Choice {
     pub entries: Option<Buffer>,
 }
 
+impl Choice {
+    /// Takes what is zero out of the mask; `nonzero` is a flat bitmap of what is not. More may be zero than goes: a model that was pruned
+    /// before, features that calibration never saw. Such a zero is none of the weight's entries, or the mask in memory would not be the
+    /// one that a file's zeros tell.
+    fn without_zeros(mut self, nonzero: &[u64]) -> Result<Choice> {
+        let mut words = self.mask.read::<u64>()?.into_owned();
+        words.iter_mut().zip(nonzero).for_each(|(word, nonzero)| *word &= nonzero);
+        let kept = words.iter().map(|word| word.count_ones() as usize).sum();
+        if kept < self.kept {
+            self.mask.write(bytemuck::cast_slice(&words))?;
+            self.kept = kept;
+        }
+        Ok(self)
+    }
+}
+
+/// A flat bitmap of the entries that are not zero.
+fn nonzeros<T: Sync>(entries: &[T], is_zero: impl Fn(&T) -> bool + Sync) -> Vec<u64> {
+    let word = |entries: &[T]| entries.iter().enumerate().fold(0, |word, (j, x)| word | u64::from(!is_zero(x)) << j);
+    entries.par_chunks(64).with_min_len(1 << 10).map(word).collect()
+}
+
+/// The same of a buffer in the host's memory, and nothing of any other.
+fn nonzeros_of(entries: &Buffer) -> Result<Option<Vec<u64>>> {
+    let device = entries.device();
+    if device.is_meta() || device.gpu().is_some() {
+        return Ok(None);
+    }
+    Ok(Some(match entries.dtype() {
+        DType::F16 => nonzeros(&entries.read::<f16>()?, |x| x.to_bits() << 1 == 0),
+        DType::BF16 => nonzeros(&entries.read::<bf16>()?, |x| x.to_bits() << 1 == 0),
+        _ => nonzeros(&entries.read::<f32>()?, |x| *x == 0.0),
+    }))
+}
+
 /// Chooses what stays of entries.
 type Choose<'a> = &'a mut dyn FnMut(&Buffer) -> Result<Choice>;
 
 /// Prunes one linear layer by its weights alone: a frozen weight is packed anew, a trainable one zeroed in place under a
-/// mask. Entries that are zero already go first, so that pruning further never brings one back.
+/// mask. Entries that are zero already go first, so that pruning further never brings one back; where more are zero than
+/// should go, all of them go. (On a GPU those beyond stay stored: they are not counted there.)
 ///
 /// # Errors
 /// A pattern that does not fit the matrix, a weight that is not finite, a criterion that needs calibration, or no memory.
@@ -71,7 +108,13 @@ pub fn prune_linear(linear: &mut Linear, pruning: &Pruning) -> Result<()> {
     let name = format!("{}.weight", linear.name);
     let kept = pruning.kept(rows, cols, &name)?;
     prune(linear, pruning.pattern, &mut |entries| {
-        Ok(Choice { mask: mask_for(pruning, entries, cols, &name)?, kept, entries: None })
+        let choice = Choice { mask: mask_for(pruning, entries, cols, &name)?, kept, entries: None };
+        if kept < rows * cols
+            && let Some(nonzero) = nonzeros_of(entries)?
+        {
+            return choice.without_zeros(&nonzero);
+        }
+        Ok(choice)
     })
 }
 
@@ -80,7 +123,7 @@ pub fn prune_linear(linear: &mut Linear, pruning: &Pruning) -> Result<()> {
 /// the change Δ of the weights and the dampened H by [SparseGPT](Criterion::SparseGpt).
 ///
 /// # Errors
-/// As [`prune_linear`]; or inputs of another criterion.
+/// As [`prune_linear`]; inputs of another criterion; or an entry that SparseGPT makes larger than its element type holds.
 pub fn prune_calibrated(linear: &mut Linear, pruning: &Pruning, inputs: &Inputs) -> Result<f64> {
     let (rows, cols) = (linear.weight.rows(), linear.weight.cols());
     let name = format!("{}.weight", linear.name);
@@ -89,23 +132,27 @@ pub fn prune_calibrated(linear: &mut Linear, pruning: &Pruning, inputs: &Inputs)
     prune(linear, pruning.pattern, &mut |entries| {
         let mut values = widened(entries)?;
         check_finite(&values, cols, &name)?;
-        let (mask, entries) = match (pruning.criterion, inputs) {
+        let (mask, entries, nonzero) = match (pruning.criterion, inputs) {
             (Criterion::Wanda, Inputs::Norms(norms)) => {
+                let nonzero = nonzeros(&values, |x| *x == 0.0);
                 let mask;
                 (mask, cost) = norms.choose(entries.device(), values, pruning.pattern)?;
-                (mask, None)
+                (mask, None, nonzero)
             }
             (Criterion::SparseGpt, Inputs::Hessian(hessian)) => {
                 let words;
                 (words, cost) = hessian.sweep(&mut values, pruning.pattern);
+                round_entries(&mut values, cols, entries.dtype(), &name)?;
                 let mask = entries.device().upload(Category::Masks, &words)?;
-                (mask, Some(narrowed(&values, entries.device(), entries.dtype())?))
+                let nonzero = nonzeros(&values, |x| *x == 0.0);
+                (mask, Some(narrowed(&values, entries.device(), entries.dtype())?), nonzero)
             }
             (criterion, _) => {
                 return Err(super::Error::Uncalibrated { tensor: name.clone(), criterion: criterion.name() }.into());
             }
         };
-        Ok(Choice { mask, kept, entries })
+        let choice = Choice { mask, kept, entries };
+        if kept < rows * cols { choice.without_zeros(&nonzero) } else { Ok(choice) }
     })?;
     Ok(cost)
 }
@@ -147,14 +194,40 @@ fn repack(weight: &FrozenWeight, pattern: Pattern, choose: Choose<'_>) -> Result
         }
     };
     let Choice { mask, kept, entries: changed } = choose(entries)?;
-    if kept == rows * cols {
+    if kept == rows * cols || changed.is_none() && is_packed_so(weight, &mask, kept)? {
         return Ok(None);
     }
     let (device, entries) = (weight.device(), changed.as_ref().unwrap_or(entries));
-    Ok(Some(match pattern {
-        Pattern::Unstructured { .. } => FrozenWeight::pruned(device, entries, rows, cols, &mask, kept)?,
-        Pattern::NM { n, m } => FrozenWeight::pruned_n_of_m(device, entries, rows, cols, &mask, n, m)?,
-    }))
+    Ok(Some(packed(device, entries, (rows, cols), &mask, kept, pattern)?))
+}
+
+/// The `kept` entries of a `[rows, cols]` matrix that `mask` keeps, packed. Of a group of n:m it may keep fewer than n, where more is zero
+/// than goes. The form of sparse tensor cores alone has n places for each group whatever is in them: there what fills them up is zero,
+/// and counts as kept.
+pub(crate) fn packed(
+    device: &Device,
+    entries: &Buffer,
+    (rows, cols): (usize, usize),
+    mask: &Buffer,
+    kept: usize,
+    pattern: Pattern,
+) -> Result<FrozenWeight> {
+    let fills_up = |n, m| (n, m) == (2, 4) && device.backend() == Backend::Cuda && entries.dtype() != DType::F32;
+    Ok(match pattern {
+        Pattern::NM { n, m } if kept == rows * cols / m * n || fills_up(n, m) => {
+            FrozenWeight::pruned_n_of_m(device, entries, rows, cols, mask, n, m)?
+        }
+        _ => FrozenWeight::pruned(device, entries, rows, cols, mask, kept)?,
+    })
+}
+
+/// True where a weight of the CPU stores just these entries already, in a mapped file perhaps, where it then stays.
+fn is_packed_so(weight: &FrozenWeight, mask: &Buffer, kept: usize) -> Result<bool> {
+    let FrozenWeight::Sparse(_) = weight else { return Ok(false) };
+    if weight.device().is_meta() || weight.stored() != kept {
+        return Ok(false);
+    }
+    Ok(weight.mask()?.is_some_and(|stored| stored == mask.as_slice::<u64>()))
 }
 
 /// Entries as f32 in the host's memory.
@@ -183,6 +256,31 @@ pub(crate) fn narrowed(values: &[f32], device: &Device, dtype: DType) -> Result<
         _ => rounded(&mut buffer, values, |x| x)?,
     }
     Ok(buffer)
+}
+
+/// The nearest number of `dtype`, ties to even. What is not zero never becomes zero, but the smallest number of its sign: so a zero in a
+/// file still means pruned.
+pub(crate) fn rounded(x: f32, dtype: DType) -> f32 {
+    let (rounded, least) = match dtype {
+        DType::F16 => (f16::from_f32(x).to_f32(), f16::from_bits(1).to_f32()),
+        DType::BF16 => (bf16::from_f32(x).to_f32(), bf16::from_bits(1).to_f32()),
+        _ => (x, x),
+    };
+    if rounded == 0.0 && x != 0.0 { least.copysign(x) } else { rounded }
+}
+
+/// Rounds what SparseGPT made of a weight to its element type, as [`rounded`] does.
+fn round_entries(values: &mut [f32], cols: usize, dtype: DType, tensor: &str) -> Result<()> {
+    if let Some(at) = values.par_iter().position_first(|x| !rounded(*x, dtype).is_finite()) {
+        let (row, col, value) = (at / cols, at % cols, values[at]);
+        return Err(Error::Overflow {
+            tensor: tensor.into(),
+            reason: format!("SparseGPT makes entry [{row}, {col}] {value}, which {dtype} does not hold"),
+            remedy: "give more calibration samples, or use --criterion wanda",
+        });
+    }
+    values.par_iter_mut().for_each(|x| *x = rounded(*x, dtype));
+    Ok(())
 }
 
 fn check_finite(values: &[f32], cols: usize, tensor: &str) -> super::Result<()> {

@@ -21,7 +21,7 @@ use kernels::{Buffer, DType};
 
 pub use allocation::{Allocation, Matrix, Owl, matrices};
 pub use apply::{Inputs, Pruning, prune_calibrated, prune_linear, prune_model};
-pub(crate) use apply::{narrowed, widened};
+pub(crate) use apply::{narrowed, packed, rounded, widened};
 pub use criterion::Criterion;
 pub use detect::{PRUNED, detect};
 pub use pattern::Pattern;

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use half::{bf16, f16};
 use kernels::weight::FrozenWeight;
 use kernels::{Backend, Category, DType, Device};
 
@@ -231,6 +232,119 @@ fn sparsegpt_errs_less_than_the_same_mask_alone() {
     };
     let masked: Vec<f32> = dense.iter().zip(&pruned).map(|(w, kept)| if *kept == 0.0 { 0.0 } else { *w }).collect();
     assert!(error(&pruned) < 0.5 * error(&masked), "{} of {}", error(&pruned), error(&masked));
+}
+
+#[test]
+fn rounding_is_to_nearest_and_makes_no_zero() {
+    for (x, dtype, want) in [
+        (1.0 + 2f32.powi(-11), DType::F16, 1.0),
+        (1.0 + 3.0 * 2f32.powi(-11), DType::F16, 1.0 + 2f32.powi(-9)),
+        (-1e-30, DType::F16, -(2f32.powi(-24))),
+        (1e-30, DType::BF16, bf16::from_f32(1e-30).to_f32()),
+        (1e-44, DType::BF16, bf16::from_bits(1).to_f32()),
+        (1e-44, DType::F32, 1e-44),
+        (0.0, DType::F16, 0.0),
+        (1e6, DType::F16, f32::INFINITY),
+    ] {
+        assert_eq!(rounded(x, dtype), want, "{x:e} as {dtype}");
+    }
+}
+
+/// A layer of f16.
+fn half_linear(values: &[f32], rows: usize, cols: usize) -> Linear {
+    let values: Vec<f16> = values.iter().map(|x| f16::from_f32(*x)).collect();
+    let values = Device::cpu().upload(Category::Weights, &values).unwrap();
+    let weight = Weight::Frozen(FrozenWeight::dense(values, rows, cols).unwrap());
+    Linear { name: "layer".into(), weight, bias: None, lora: None, prunable: true }
+}
+
+/// Two features with the moments [1, c; c, 1]: where the first's w goes, c/1.01·w is added to the second's.
+fn two_features(c: f32) -> Inputs {
+    Inputs::Hessian(Hessian::new(&[1.0, c, c, 1.0], 2, 2, "layer.weight").unwrap())
+}
+
+const SPARSEGPT: Pruning =
+    Pruning { criterion: Criterion::SparseGpt, pattern: Pattern::Unstructured { sparsity: 0.5 }, seed: 0 };
+
+#[test]
+fn what_sparsegpt_keeps_is_never_rounded_to_zero() {
+    // 0.31 of the smallest number is left of the second: zero is nearer than any other.
+    let least = f16::from_bits(1).to_f32();
+    for (w, sign) in [([least, -least], -1.0), ([-least, least], 1.0)] {
+        let mut layer = half_linear(&w, 1, 2);
+        prune_calibrated(&mut layer, &SPARSEGPT, &two_features(0.7)).unwrap();
+        assert_eq!(values(&layer), [0.0, sign * least]);
+        let Weight::Frozen(weight) = &layer.weight else { panic!("nothing trains") };
+        assert_eq!((weight.mask().unwrap(), weight.zeros().unwrap()), (Some(vec![0b10]), 1));
+    }
+}
+
+#[test]
+fn what_sparsegpt_makes_too_large_is_named() {
+    // Of each row the first goes, and 0.9/1.01 of it to the second.
+    let mut layer = half_linear(&[1.0, 1.0, 60_000.0, 60_000.0], 2, 2);
+    let before = values(&layer);
+    let pruning = Pruning { pattern: Pattern::NM { n: 1, m: 2 }, ..SPARSEGPT };
+    let error = prune_calibrated(&mut layer, &pruning, &two_features(0.9)).unwrap_err().to_string();
+    let (start, end) = ("layer.weight: SparseGPT makes entry [1, 1] 11", ", which f16 does not hold; give more");
+    assert!(error.starts_with(start) && error.contains(end) && error.contains("--criterion wanda"), "{error}");
+    assert_eq!(values(&layer), before);
+}
+
+/// Of these 16 columns of each row the first half is zero, and of the others nothing.
+fn half_zero(rows: usize) -> Linear {
+    let entry = |i: usize| if i % 16 < 8 { 0.0 } else { (i * 7919 % 1009) as f32 / 100.0 + 1.0 };
+    half_linear(&(0..rows * 16).map(entry).collect::<Vec<_>>(), rows, 16)
+}
+
+/// Whatever a pattern leaves, the mask in memory is the one that the zeros of a file tell.
+#[test]
+fn more_zeros_than_should_go_are_none_of_the_entries() {
+    let patterns = [Pattern::Unstructured { sparsity: 0.25 }, Pattern::NM { n: 2, m: 4 }, Pattern::NM { n: 3, m: 8 }];
+    for criterion in Criterion::ALL {
+        for pattern in patterns {
+            let what = format!("{criterion} {pattern}");
+            let pruning = Pruning { criterion, pattern, seed: 3 };
+            let is_kept = |words: &[u64], at: usize| words[at / 64] >> (at % 64) & 1 == 1;
+            let mut layer = half_zero(6);
+            prune(&mut layer, &pruning).unwrap();
+            let Weight::Frozen(weight) = &layer.weight else { panic!("nothing trains") };
+            let (mask, entries) = (weight.mask().unwrap().unwrap(), values(&layer));
+            for (at, x) in entries.iter().enumerate() {
+                assert_eq!(is_kept(&mask, at), *x != 0.0, "{what}: entry {at} is {x}");
+            }
+            // Groups that are full lose what they should; the others have nothing.
+            let stays = match pattern {
+                Pattern::NM { n, m } => 6 * (8 / m * n),
+                Pattern::Unstructured { .. } => 6 * 8,
+            };
+            // SparseGPT's feature 3, never seen, is zero anyway.
+            assert_eq!((stored(&layer), weight.dtype()), (stays, DType::F16), "{what}");
+
+            let mut layer = half_zero(6);
+            layer.weight = layer.weight.into_trainable(&Device::cpu(), "layer.weight").unwrap();
+            prune(&mut layer, &pruning).unwrap();
+            let param = layer.weight.param().unwrap().clone();
+            let mask = param.mask().as_ref().unwrap().as_slice::<u64>().to_vec();
+            for (at, x) in param.value().f32().iter().enumerate() {
+                assert_eq!(is_kept(&mask, at), *x != 0.0, "{what}: entry {at}, which trains, is {x}");
+            }
+        }
+    }
+}
+
+#[test]
+fn features_never_seen_leave_no_entry_that_is_zero() {
+    // Features 4 to 6: of their group of four more is zero than goes.
+    let gram: Vec<f32> =
+        (0..64).map(|at| if at / 8 == at % 8 && !(4..7).contains(&(at % 8)) { 1.0 } else { 0.0 }).collect();
+    let inputs = Inputs::Hessian(Hessian::new(&gram, 8, 2, "layer.weight").unwrap());
+    let mut layer = half_linear(&(1..=16).map(|i| i as f32).collect::<Vec<_>>(), 2, 8);
+    let pruning = Pruning { pattern: Pattern::NM { n: 2, m: 4 }, ..SPARSEGPT };
+    prune_calibrated(&mut layer, &pruning, &inputs).unwrap();
+    let Weight::Frozen(weight) = &layer.weight else { panic!("nothing trains") };
+    assert_eq!(values(&layer), [0., 0., 3., 4., 0., 0., 0., 8., 0., 0., 11., 12., 0., 0., 0., 16.]);
+    assert_eq!((weight.mask().unwrap(), weight.stored()), (Some(vec![0b1000_1100_1000_1100]), 6));
 }
 
 #[test]

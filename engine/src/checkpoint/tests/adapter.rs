@@ -123,6 +123,14 @@ fn adapters_of_another_kind_are_refused_by_field() {
         ("layer_replication", json!([[0, 4]])),
         ("bias", json!("all")),
         ("init_lora_weights", json!("pissa_niter_16")),
+        ("init_lora_weights", json!("OLoRA")),
+        ("init_lora_weights", json!("lora_ga")),
+        ("alora_invocation_tokens", json!([5, 7])),
+        ("use_bdlora", json!({"target_modules_bd_a": ["q_proj"], "nblocks": 2})),
+        ("use_bdlora", json!(true)),
+        ("arrow_config", json!({"top_k": 3})),
+        ("kasa_config", json!({"beta": 1e-4, "gamma": 1e-3})),
+        ("kasa_config", json!({})),
         ("r", json!(0)),
         ("r", json!("16")),
         ("lora_alpha", json!(null)),
@@ -149,6 +157,12 @@ fn fields_that_change_nothing_are_accepted() {
     open_with(json!({"use_dora": false, "modules_to_save": [], "lora_dropout": 0.1, "new_in_some_version": 1}))
         .unwrap();
     open_with(json!({"init_lora_weights": "gaussian", "target_modules": "q_proj", "inference_mode": false})).unwrap();
+    open_with(json!({"alora_invocation_tokens": [], "use_bdlora": false, "arrow_config": null, "kasa_config": null}))
+        .unwrap();
+    // What trains otherwise, or starts elsewhere, and computes the same.
+    open_with(json!({"velora_config": {"num_groups": 64}, "monteclora_config": null})).unwrap();
+    open_with(json!({"monteclora_config": {"num_samples": 8}, "init_lora_weights": "mica"})).unwrap();
+    open_with(json!({"lora_ga_config": {"direction": "ArB2r"}, "eva_config": {"rho": 2.0}})).unwrap();
 }
 
 #[test]
@@ -177,6 +191,12 @@ fn tensors_must_be_pairs_of_plain_lora() {
     let head = "base_model.model.lm_head.base_layer.weight";
     let adapter = open_tensors(&[(a, &[2, 4]), (b, &[5, 2]), (head, &[9, 4])]).unwrap();
     assert_eq!(adapter.modules.len(), 1, "a copy of the base's head is passed over");
+    let embed = "base_model.model.x.q_proj.lora_velora_embed";
+    let sampler = "base_model.model.x.q_proj.lora_monteclora_sampler.std_prior";
+    let adapter = open_tensors(&[(a, &[2, 4]), (b, &[5, 2]), (embed, &[2]), (sampler, &[2])]).unwrap();
+    assert_eq!(adapter.modules.len(), 1, "what training alone reads is passed over");
+    let diagonal = "base_model.model.x.q_proj.lora_diag";
+    assert_message(open_tensors(&[(a, &[2, 4]), (b, &[5, 2]), (diagonal, &[2])]), &["lora_diag", "plain LoRA"]);
 }
 
 #[test]

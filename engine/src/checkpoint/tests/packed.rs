@@ -76,6 +76,10 @@ fn a_packed_matrix_is_multiplied_where_it_stands_in_the_file() {
         let before = device.memory().in_use();
         let weight = info.load_weight(&device, Category::Weights).unwrap();
         assert!(matches!(weight, FrozenWeight::Sparse(_)));
+        let (held, stored) = (weight.to_packed_rows().unwrap(), info.packed_rows().unwrap().unwrap());
+        assert_eq!(held.bits.as_ptr(), stored.bits.as_ptr());
+        assert_eq!(held.starts.as_ptr(), stored.starts.as_ptr());
+        assert_eq!(held.values.as_ptr(), stored.values.as_ptr());
         // Its shape is not among what it holds.
         assert_eq!(device.memory().in_use() - before, info.size_bytes() as u64);
         let want = dense.tensor(NAME).unwrap();
