@@ -9,7 +9,8 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use cli_support::runs::{Place, stderr, uninterrupted};
-use cli_support::{Fixture, assert_fails, assert_succeeds, text};
+use cli_support::{Fixture, assert_fails, assert_succeeds, program, text};
+use serde_json::{Value, json};
 
 /// How often the test of random moments kills; `PERP_ENGINE_KILLS` is another number.
 fn kills() -> usize {
@@ -46,6 +47,28 @@ fn a_resumed_run_ends_in_the_bits_of_an_uninterrupted_one() {
         &["--method", "scale-lora", "--cycles", "2", "--merge", "none"],
         // A dense first cycle: weights that have no mask until the second.
         &["--method", "full", "--sparsity", "0.0", "--cycles", "2"],
+    ]);
+}
+
+/// Sequences of many lengths, masks that are read off the weights, and adapters that do not start at zero.
+#[test]
+fn a_resumed_run_of_rows_of_a_pruned_model_or_from_an_adapter_ends_in_the_same_bits() {
+    let fixture = Fixture::get();
+    let before = Place::new();
+    assert_succeeds(&before.command(&["--steps", "5"]).output().unwrap());
+    let (rows, pruned, adapter) = (before.path("rows.jsonl"), before.path("pruned"), before.path("out/adapter"));
+    let novel = std::fs::read_to_string(fixture.train()).unwrap();
+    let lines: Vec<String> =
+        novel.lines().filter(|line| line.len() > 20).map(|line| json!({"text": line}).to_string()).collect();
+    std::fs::write(&rows, lines.join("\n")).unwrap();
+    let model = fixture.model();
+    let args = ["prune", "--model", text(&model), "--sparsity", "0.6", "--out", text(&pruned)];
+    assert_succeeds(&program(&args).output().unwrap());
+    assert_resumes(&[
+        &["--packing", "pad", "--train", text(&rows)],
+        &["--prune", "none", "--model", text(&pruned)],
+        &["--prune", "none", "--model", text(&pruned), "--method", "full"],
+        &["--adapter", text(&adapter)],
     ]);
 }
 
@@ -91,9 +114,43 @@ fn assert_resumes(sets: &[&[&str]]) {
             {
                 std::fs::remove_file(&place.files()[0]).unwrap();
             }
-            std::fs::remove_dir_all(place.path("out")).unwrap();
+            place.forget_result();
             assert_succeeds(&place.run(&[&every[..], &["--resume", "--keep", "100"]].concat()));
             assert!(place.result() == expected, "{flags:?} from {number}");
+        }
+    }
+}
+
+/// Without what says where a run was computed and what it read, but not what it is.
+fn unplaced((bytes, mut report): (Vec<Vec<u8>>, Value)) -> (Vec<Vec<u8>>, Value) {
+    report.as_object_mut().unwrap().remove("model").unwrap();
+    for place in ["model", "threads", "recomputed_layers"] {
+        report["config"].as_object_mut().unwrap().remove(place).unwrap();
+    }
+    (bytes, report)
+}
+
+#[test]
+fn another_number_of_threads_and_recomputed_layers_change_no_bit_of_a_resumed_run() {
+    let train = Fixture::get().train();
+    let calibrated = ["--criterion", "sparsegpt", "--calibrate", text(&train), "--calibration-samples", "8"];
+    for flags in [&["--method", "full", "--cycles", "2"][..], &[&["--cycles", "2"][..], &calibrated].concat()] {
+        let place = Place::new();
+        let every = [flags, &["--save-every", "10", "--keep", "100"]].concat();
+        assert_succeeds(&place.run(&[&every[..], &["--checkpointing", "off"]].concat()));
+        let first = place.result();
+        assert_eq!((&first.1["config"]["threads"], &first.1["config"]["recomputed_layers"]), (&json!(2), &json!(0)));
+        let expected = unplaced(first);
+        for (number, threads) in [(34, "1"), (10, "3")] {
+            let last = place.checkpoints().join(format!("step-{number:08}.safetensors"));
+            place.files().iter().filter(|file| **file > last).for_each(|file| std::fs::remove_file(file).unwrap());
+            place.forget_result();
+            let elsewhere = ["--resume", "--threads", threads, "--checkpointing", "on"];
+            assert_succeeds(&place.run(&[&every[..], &elsewhere].concat()));
+            let result = place.result();
+            assert_eq!(result.1["config"]["threads"].to_string(), threads);
+            assert_eq!(result.1["config"]["recomputed_layers"], 2);
+            assert!(unplaced(result) == expected, "{flags:?} from {number} with {threads} threads");
         }
     }
 }
@@ -186,7 +243,7 @@ fn a_damaged_checkpoint_is_named_and_the_one_before_used() {
         .extend([0, 1, 8, 100, bytes.len() / 2, bytes.len() - 1].map(|n| (format!("{n} bytes"), bytes[..n].to_vec())));
     for (what, damaged) in damages {
         std::fs::remove_dir_all(place.checkpoints()).unwrap();
-        std::fs::remove_dir_all(place.path("out")).unwrap();
+        place.forget_result();
         std::fs::create_dir(place.checkpoints()).unwrap();
         std::fs::write(&before, &good).unwrap();
         std::fs::write(&newest, &damaged).unwrap();
@@ -217,8 +274,9 @@ fn a_damaged_checkpoint_is_named_and_the_one_before_used() {
 fn another_run_is_refused_and_what_differs_is_named() {
     let fixture = Fixture::get();
     let place = Place::new();
-    assert_succeeds(&place.run(&["--save-every", "20"]));
-    std::fs::remove_dir_all(place.path("out")).unwrap();
+    assert_succeeds(&place.run(&["--save-every", "10", "--keep", "4"]));
+    let expected = unplaced(place.result());
+    place.forget_result();
     let before: Vec<_> = place.files().iter().map(|file| std::fs::read(file).unwrap()).collect();
 
     // Weights of the same names, shapes and sizes: one bit is another.
@@ -247,8 +305,19 @@ fn another_run_is_refused_and_what_differs_is_named() {
 
     // Where its files lie, how many threads compute, and how often it saves is not what a run is.
     let copy = fixture.copy();
-    let flags = ["--resume", "--model", text(copy.path()), "--save-every", "7", "--keep", "1", "--checkpointing", "on"];
-    assert_succeeds(&place.run(&flags));
+    let moved = copy.path().join("moved.txt");
+    std::fs::copy(fixture.train(), &moved).unwrap();
+    std::fs::remove_file(place.checkpoints().join("step-00000024.safetensors")).unwrap();
+    std::fs::remove_file(place.checkpoints().join("step-00000020.safetensors")).unwrap();
+    let elsewhere = ["--model", text(copy.path()), "--train", text(&moved), "--threads", "1", "--checkpointing", "on"];
+    let output = place.run(&[&["--resume", "--save-every", "7", "--keep", "1"][..], &elsewhere].concat());
+    assert_succeeds(&output);
+    assert!(stderr(&output).contains("goes on after step 10 "), "{}", stderr(&output));
+    let (bytes, mut report) = unplaced(place.result());
+    report["config"]["train"] = expected.1["config"]["train"].clone();
+    assert!((bytes, report) == expected);
+    let names: Vec<_> = place.files().iter().map(|file| file.file_name().unwrap().to_owned()).collect();
+    assert_eq!(names, ["step-00000024.safetensors"]);
     for (flags, part) in [
         (&["--save-every", "5"][..], "--checkpoints"),
         (&["--keep", "5"], "--checkpoints"),
@@ -314,7 +383,7 @@ fn a_finished_run_is_over_and_says_so() {
 
     // A model that is gone is written again, from the last checkpoint.
     let first = place.result();
-    std::fs::remove_dir_all(place.path("out")).unwrap();
+    place.forget_result();
     let output = place.run(&["--resume"]);
     assert_succeeds(&output);
     assert!(stderr(&output).contains("goes on after step 24"), "{}", stderr(&output));
@@ -356,12 +425,16 @@ fn two_runs_on_one_folder_are_one_too_many() {
 
 #[test]
 fn a_nan_stops_the_run_and_names_the_tensor_and_the_last_good_checkpoint() {
+    // Values that grow until they overflow: after one step they are finite still.
     let place = Place::new();
     let output = place.run(&["--lr", "1e30", "--warmup", "0", "--save-every", "1"]);
-    assert_fails(&output, 1, &["step ", "not finite", "A smaller learning rate", "the last good checkpoint is"]);
-    let (newest, error) = (place.files()[0].clone(), stderr(&output));
-    assert!(error.contains(text(&newest)), "{error}");
-    assert!(error.contains("model.decoder") || error.contains("lm_head"), "{error}");
+    let newest = place.checkpoints().join("step-00000001.safetensors");
+    let good = format!("the last good checkpoint is {}", newest.display());
+    let first = "step 2: the loss is not finite, and the gradient of model.decoder.layers.0.self_attn_layer_norm.weight is the \
+                 first that is not; the parameters are as step 1 left them. A smaller learning rate";
+    assert_fails(&output, 1, &[first, &good]);
+    assert!(!stderr(&output).contains("of the model holds"), "the model has no fault: {}", stderr(&output));
+    assert_eq!(place.files()[0], newest);
     // It is good: all its values are finite.
     let bytes = std::fs::read(&newest).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
@@ -369,6 +442,22 @@ fn a_nan_stops_the_run_and_names_the_tensor_and_the_last_good_checkpoint() {
         let finite = view.data().as_chunks().0.iter().all(|bytes| f32::from_le_bytes(*bytes).is_finite());
         assert!(finite, "{name}");
     }
+    assert!(!place.path("out").exists() && !place.path("run.json").exists());
+
+    // In the second of two layers, in what does not train. Its gradient goes back through the first layer, whose parameters come
+    // before; the file says where it is.
+    let (place, tensor) = (Place::new(), "model.decoder.layers.1.final_layer_norm.weight");
+    let model = Fixture::get().with_nan(&[tensor]);
+    let output = place.run(&["--model", text(model.path()), "--method", "biases"]);
+    let first = "step 1: the loss is not finite, and the gradient of model.decoder.layers.0.self_attn.q_proj.bias is the first \
+                 that is not; the parameters are as step 0 left them";
+    let newest = place.checkpoints().join("step-00000000.safetensors");
+    let at_fault = format!(
+        "; {tensor} of the model holds a value that is not finite; the last good checkpoint is {}",
+        newest.display()
+    );
+    assert_fails(&output, 1, &[first, &at_fault]);
+    assert_eq!(place.files(), [newest]);
     assert!(!place.path("out").exists() && !place.path("run.json").exists());
 }
 

@@ -85,13 +85,21 @@ impl Task {
             bar.set_position(done);
             bar.set_message(message.to_string());
         }
-        if self.lines && self.last.elapsed() >= LINE_EVERY {
-            self.last = Instant::now();
-            let elapsed = self.start.elapsed().as_secs_f64();
-            let since = done.saturating_sub(self.done_before).max(1);
-            let left = elapsed / since as f64 * self.total.saturating_sub(done) as f64;
-            eprintln!("{:>10} {done}/{} {} eta {} {message}", self.name, self.total, clock(elapsed), clock(left));
+        if let Some(line) = self.due(Instant::now(), done, message) {
+            eprintln!("{line}");
         }
+    }
+
+    /// The plain line, where it is time for one.
+    fn due(&mut self, now: Instant, done: u64, message: &str) -> Option<String> {
+        if !self.lines || now - self.last < LINE_EVERY {
+            return None;
+        }
+        self.last = now;
+        let elapsed = (now - self.start).as_secs_f64();
+        let since = done.saturating_sub(self.done_before).max(1);
+        let left = elapsed / since as f64 * self.total.saturating_sub(done) as f64;
+        Some(format!("{:>10} {done}/{} {} eta {} {message}", self.name, self.total, clock(elapsed), clock(left)))
     }
 
     /// A line of its own, above the bar.
@@ -131,5 +139,45 @@ pub fn clock(seconds: f64) -> String {
         10..60 => format!("{whole}s"),
         60..3600 => format!("{}m{:02}s", whole / 60, whole % 60),
         _ => format!("{}h{:02}m", whole / 3600, whole % 3600 / 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> StepRecord {
+        StepRecord { step: 30, loss: 4.25549, lr: 5e-4, grad_norm: 1.5, tokens: 2048, seconds: 0.8 }
+    }
+
+    #[test]
+    fn a_step_tells_loss_learning_rate_speed_and_memory() {
+        assert_eq!(step(&record(), 3 << 29), "loss 4.255 lr 5.0e-4 2560 tok/s 1.50 GiB");
+    }
+
+    #[test]
+    fn a_plain_line_tells_what_is_left_and_comes_every_ten_seconds() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let begun = |quiet| {
+            let mut task = Console { quiet, terminal: false }.task("retrain", 120);
+            (task.start, task.last) = (start, start);
+            task
+        };
+        let mut task = begun(false);
+        let said = step(&record(), 3 << 29);
+        assert_eq!(task.due(at(9), 29, &said), None);
+        // 80 s for 30 steps: 90 take four minutes more.
+        let line = "   retrain 30/120 1m20s eta 4m00s loss 4.255 lr 5.0e-4 2560 tok/s 1.50 GiB";
+        assert_eq!(task.due(at(80), 30, &said).as_deref(), Some(line));
+        assert_eq!(task.due(at(89), 33, &said), None);
+        assert!(task.due(at(90), 33, &said).is_some());
+
+        // A run that goes on after step 20 has done 10 steps in these 80 s.
+        let mut task = begun(false);
+        task.begin_at(20);
+        let line = task.due(at(80), 30, "").unwrap();
+        assert_eq!(line, "   retrain 30/120 1m20s eta 12m00s ");
+        assert_eq!(begun(true).due(at(80), 30, &said), None);
     }
 }

@@ -36,7 +36,7 @@ pub fn assert_fails(output: &Output, code: i32, parts: &[&str]) {
     assert!(!stderr.contains("panicked"), "{stderr}");
     let line = stderr.lines().find(|line| line.starts_with("error: ")).unwrap_or_else(|| panic!("no error: {stderr}"));
     for part in parts {
-        assert!(stderr.contains(part), "'{part}' is not in: {line}");
+        assert!(line.contains(part), "'{part}' is not in: {line}");
     }
 }
 
@@ -117,6 +117,24 @@ impl Fixture {
             let entry = entry.unwrap();
             std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
         }
+        copy
+    }
+
+    /// A copy with NaN for all values of these tensors.
+    pub fn with_nan(&self, tensors: &[&str]) -> TempDir {
+        let copy = self.copy();
+        let path = copy.path().join("model.safetensors");
+        let mut bytes = std::fs::read(&path).unwrap();
+        for tensor in tensors {
+            let range = {
+                let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+                let data = file.tensor(tensor).unwrap();
+                let first = data.data().as_ptr() as usize - bytes.as_ptr() as usize;
+                first..first + data.data().len()
+            };
+            bytes[range].as_chunks_mut().0.iter_mut().for_each(|value| *value = f32::NAN.to_le_bytes());
+        }
+        std::fs::write(&path, bytes).unwrap();
         copy
     }
 }

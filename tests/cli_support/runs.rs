@@ -66,7 +66,7 @@ impl Place {
         ];
         command.arg("retrain");
         for (flag, value) in defaults {
-            let excluded = flag == "--sparsity" && flags.contains(&"--pattern");
+            let excluded = flag == "--sparsity" && ["--pattern", "--prune"].iter().any(|other| flags.contains(other));
             if !flags.contains(&flag) && !excluded {
                 command.args([flag, &value]);
             }
@@ -97,6 +97,12 @@ impl Place {
             std::thread::sleep(Duration::from_millis(2));
         }
         child
+    }
+
+    /// Removes what a run ended in, so that the next comparison is not with what an earlier one left.
+    pub fn forget_result(&self) {
+        std::fs::remove_dir_all(self.path("out")).unwrap();
+        std::fs::remove_file(self.path("run.json")).unwrap();
     }
 
     /// All that a run ends in: weights, adapter, and the report without what time and place it took.

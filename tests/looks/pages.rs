@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::browser::{Browser, FAULTS};
@@ -30,7 +30,7 @@ fn page(path: &Path) -> String {
 }
 
 /// Looks at a page at every width and setting, and from a printer's side.
-fn look(browser: &mut Browser, path: &Path, name: &str) {
+pub fn look(browser: &mut Browser, path: &Path, name: &str) {
     for (width, scheme) in [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")] {
         browser.set(width, scheme);
         browser.open(path);
@@ -51,6 +51,9 @@ fn pages_render_without_complaint_and_are_read_in_light_and_dark_and_on_a_phone(
     let folder = TempDir::new().unwrap();
     let one = retrain(&folder, "one.html", &["--eval-every", "4", "--sparsity", "0.6"]);
     let cycles = retrain(&folder, "cycles.html", &["--cycles", "2", "--sparsity", "0.7", "--method", "full"]);
+    let train = Fixture::get().train();
+    let calibrated = ["--criterion", "wanda", "--calibrate", text(&train), "--calibration-samples", "8"];
+    let calibrated = retrain(&folder, "calibrated.html", &calibrated);
     let mut reports = Vec::new();
     for (i, flags) in [
         ["--sparsity", "0.5", "--method", "norms", "--seed", "0"],
@@ -70,13 +73,28 @@ fn pages_render_without_complaint_and_are_read_in_light_and_dark_and_on_a_phone(
     assert_succeeds(&bare(&args).output().unwrap());
 
     let html = page(&one);
-    for part in
-        ["Loss", "Gradient norm", "Learning rate", "While training", "Sparsity", "Change of the weights", "Memory"]
-    {
+    for part in [
+        "Before and after",
+        "While training",
+        "Loss",
+        "Gradient norm",
+        "Learning rate",
+        "Sparsity",
+        "Change of the weights",
+        "Memory",
+        "Kernels",
+    ] {
         assert!(html.contains(&format!("<h3>{part}</h3>")), "{part}");
     }
+    assert!(!html.contains("<h3>Error of pruning</h3>"), "nothing was calibrated");
     assert!(html.contains("linear_forward") && html.contains("perp-engine retrain --model"), "kernels and the command");
     assert!(page(&cycles).contains("<h3>Cycles</h3>"));
+    let html = page(&calibrated);
+    let errors = &html[html.find("<h3>Error of pruning</h3>").expect("the figure")..];
+    let errors = rows(errors, "Error by decoder layer");
+    let numbers: Vec<f64> = errors.iter().map(|row| row[1].strip_suffix(" %").unwrap().parse().unwrap()).collect();
+    assert!(errors[0][0] == "0" && errors[1][0] == "1" && errors.len() == 2, "{errors:?}");
+    assert!(numbers.iter().all(|error| *error > 0.0 && *error < 100.0), "{numbers:?}");
     let html = page(&compared);
     assert!(html.contains("Runs &amp; &lt;more&gt;") && html.contains(" ± "), "the title, and two seeds");
     for part in ["Perplexity against sparsity", "Perplexity against trainable share", "Training loss"] {
@@ -85,7 +103,146 @@ fn pages_render_without_complaint_and_are_read_in_light_and_dark_and_on_a_phone(
     let Some(mut browser) = Browser::start() else { return };
     look(&mut browser, &one, "run");
     look(&mut browser, &cycles, "cycles");
+    look(&mut browser, &calibrated, "calibrated");
     look(&mut browser, &compared, "compared");
+}
+
+/// The rows of a page's table, as the text of their cells.
+fn rows(html: &str, caption: &str) -> Vec<Vec<String>> {
+    let table = &html[html.find(&format!("<caption>{caption}</caption>")).unwrap_or_else(|| panic!("no {caption}"))..];
+    let table = &table[..table.find("</table>").unwrap()];
+    let body = table.split("<tbody>").nth(1).unwrap();
+    let cells = |row: &str| -> Vec<String> {
+        let cells = row.split("</t").filter_map(|cell| cell.rsplit_once('>'));
+        cells.map(|(_, text)| text.to_string()).filter(|text| !text.is_empty()).collect()
+    };
+    body.split("</tr>").map(cells).filter(|row| !row.is_empty()).collect()
+}
+
+/// A report with other values in some of its places, by JSON pointer.
+fn altered(report: &Value, changes: &[(&str, Value)]) -> Value {
+    let mut report = report.clone();
+    for (place, value) in changes {
+        *report.pointer_mut(place).unwrap_or_else(|| panic!("no {place}")) = value.clone();
+    }
+    report
+}
+
+/// Writes reports and has them compared, or the page of one made; returns it.
+fn reported(folder: &TempDir, name: &str, reports: &[Value]) -> PathBuf {
+    let out = folder.path().join(format!("{name}.html"));
+    let files: Vec<PathBuf> =
+        (0..reports.len()).map(|number| folder.path().join(format!("{name}-{number}.json"))).collect();
+    files.iter().zip(reports).for_each(|(file, report)| std::fs::write(file, report.to_string()).unwrap());
+    let mut args = vec!["report", "--out", text(&out)];
+    args.extend(files.iter().map(|file| text(file)));
+    assert_succeeds(&bare(&args).output().unwrap());
+    out
+}
+
+/// Where the markers of a drawing are, from the left.
+fn markers(drawing: &str) -> Vec<f64> {
+    // A circle's middle, a square's corner, a triangle's top.
+    let places = [("cx=\"", 0.0), (" x=\"", 4.0), ("d=\"M", 0.0)];
+    let marker = |part: &str| {
+        let shape = &part[..part.find("/>").unwrap()];
+        let (at, half) = places.iter().find_map(|(name, half)| Some((shape.split(name).nth(1)?, half))).unwrap();
+        at.split([' ', '"']).next().unwrap().parse::<f64>().unwrap() + half
+    };
+    drawing.split("class=\"dot f").skip(1).map(marker).collect()
+}
+
+#[test]
+fn a_run_s_perplexities_stand_on_a_logarithmic_scale() {
+    let folder = TempDir::new().unwrap();
+    let report: Value = serde_json::from_str(&page(&retrain(&folder, "run.json", &["--method", "norms"]))).unwrap();
+    let perplexity = json!({"dense": 10.0, "pruned": 1000.0, "retrained": 100.0});
+    let html = page(&reported(&folder, "one", &[altered(&report, &[("/perplexity", perplexity)])]));
+    let figure = &html[html.find("<h3>Before and after</h3>").expect("the figure")..];
+    let figure = &figure[..figure.find("</figure>").unwrap()];
+    assert!(figure.contains("logarithmic scale"), "{figure}");
+    let measured = rows(figure, "Perplexities");
+    assert_eq!(measured, [["dense", "10.0000"], ["pruned", "1000.0000"], ["retrained", "100.0000"]]);
+    // 100 is as far from 10 as from 1000; on a linear scale it would be at a tenth of the way. Places have one decimal.
+    let [dense, pruned, retrained] = markers(figure)[..] else { panic!("{figure}") };
+    assert!(pruned - dense > 100.0, "{dense} {pruned}");
+    assert!((retrained - (dense + pruned) / 2.0).abs() <= 0.15, "{dense} {retrained} {pruned}");
+}
+
+#[test]
+fn criteria_by_model_and_perplexity_against_steps_are_compared_as_in_the_paper() {
+    let folder = TempDir::new().unwrap();
+    let report: Value = serde_json::from_str(&page(&retrain(&folder, "run.json", &["--method", "norms"]))).unwrap();
+    let name = Fixture::get().model();
+    let name = name.file_name().unwrap().to_str().unwrap();
+    let of = |criterion: &str, pattern: &str, pruned: f64, retrained: f64| {
+        altered(
+            &report,
+            &[
+                ("/criterion", json!(criterion)),
+                ("/pattern", json!(pattern)),
+                ("/config/criterion", json!(criterion)),
+                ("/config/pattern", json!(pattern)),
+                ("/perplexity", json!({"dense": 12.5, "pruned": pruned, "retrained": retrained})),
+            ],
+        )
+    };
+    let mut runs = vec![
+        of("magnitude", "unstructured 0.5", 41.0, 21.0),
+        of("wanda", "unstructured 0.5", 31.0, 20.0),
+        of("magnitude", "2:4", 61.0, 26.0),
+        of("wanda", "2:4", 51.0, 25.0),
+    ];
+    runs.push(altered(
+        &runs[1],
+        &[
+            ("/model", json!("/models/other")),
+            ("/perplexity", json!({"dense": 9.0, "pruned": 19.0, "retrained": 11.0})),
+        ],
+    ));
+    let criteria = reported(&folder, "criteria", &runs);
+    let html = page(&criteria);
+    let caption = "Criteria by model, before and after retraining";
+    let head = format!(
+        "<caption>{caption}</caption>\n<thead><tr><th scope=\"col\">criterion</th><th scope=\"col\">sparsity</th>\
+         <th scope=\"col\">{name}</th><th scope=\"col\">other</th></tr></thead>"
+    );
+    assert!(html.contains(&head), "{html}");
+    let expected = [
+        ["dense", "0 %", "12.50", "9.00"],
+        ["magnitude", "50 %", "41.00", "–"],
+        ["magnitude + norms", "50 %", "21.00", "–"],
+        ["wanda", "50 %", "31.00", "19.00"],
+        ["wanda + norms", "50 %", "20.00", "11.00"],
+        ["magnitude", "2:4", "61.00", "–"],
+        ["magnitude + norms", "2:4", "26.00", "–"],
+        ["wanda", "2:4", "51.00", "–"],
+        ["wanda + norms", "2:4", "25.00", "–"],
+    ];
+    assert_eq!(rows(&html, caption), expected);
+    let by_sparsity = rows(&html, &format!("{name}: perplexity after retraining; dense 12.50"));
+    assert_eq!(by_sparsity[3][0], "wanda: norms");
+    assert_eq!(by_sparsity[3][2..], ["20.00", "25.00"]);
+    let other = rows(&html, "other: perplexity after retraining; dense 9.00");
+    let names: Vec<&str> = other.iter().map(|row| row[0].as_str()).collect();
+    assert_eq!(names, ["wanda: not retrained", "wanda: norms"], "magnitude pruned the first model alone");
+    assert!(!html.contains("Perplexity against retraining steps"), "all have the same steps");
+
+    let after = |steps: u64, retrained: f64| {
+        let taken = report["steps"].as_array().unwrap()[..steps as usize].to_vec();
+        let perplexity = json!({"dense": 12.5, "pruned": 40.0, "retrained": retrained});
+        altered(&report, &[("/config/steps", json!(steps)), ("/steps", json!(taken)), ("/perplexity", perplexity)])
+    };
+    let steps = reported(&folder, "steps", &[after(8, 22.0), after(12, 20.0), after(4, 30.0)]);
+    let html = page(&steps);
+    assert!(!html.contains(caption), "there is one criterion, and one model");
+    assert!(html.contains("<h3>Perplexity against retraining steps</h3>"));
+    let expected = [("0", "40.00"), ("4", "30.00"), ("8", "22.00"), ("12", "20.00")]
+        .map(|(steps, perplexity)| ["50 % · norms", steps, perplexity, "0.00"]);
+    assert_eq!(rows(&html, "Perplexity against retraining steps"), expected);
+    let Some(mut browser) = Browser::start() else { return };
+    look(&mut browser, &criteria, "criteria");
+    look(&mut browser, &steps, "steps");
 }
 
 #[test]

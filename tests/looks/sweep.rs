@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::browser::Browser;
 use crate::cli_support::{CACHE, Fixture, assert_fails, assert_succeeds, bare, text};
+use crate::pages::look;
 
 /// A sweep of the fixture with this grid; flags behind -- that make it small.
 fn sweep(folder: &TempDir, grid: &str, more: &[&str]) -> Output {
@@ -89,9 +91,14 @@ fn runs_that_share_a_pruned_model_are_those_that_run_alone() {
             assert!(row.contains(&format!("{:.2}", best(sparsity, method))), "{row}");
         }
     }
-    for form in ["html", "md", "json"] {
-        assert!(folder.path().join("out/comparison").with_extension(form).exists(), "{form}");
+    let comparison = |form: &str| folder.path().join("out/comparison").with_extension(form);
+    assert!(comparison("md").exists() && comparison("json").exists());
+    let html = std::fs::read_to_string(comparison("html")).unwrap();
+    for part in ["<h1>A grid</h1>", "12 runs, 12 settings", "Learning rates: the best on validation text is taken"] {
+        assert!(html.contains(part), "{part}");
     }
+    let Some(mut browser) = Browser::start() else { return };
+    look(&mut browser, &comparison("html"), "sweep");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
 
 use engine::checkpoint::replace_file;
@@ -10,6 +10,11 @@ use engine::retrain::StepRecord;
 use serde_json::{Value, json};
 
 use super::{Event, Listener, Place, now};
+
+/// The most bytes of a log; one of a million steps has about 250 million.
+const MOST: u64 = 1 << 30;
+/// The most bytes of a line; the longest tells the configuration, with the names of all files.
+const LINE: u64 = 8 << 20;
 
 /// The log's file, and which events of the run it has.
 pub struct Log {
@@ -19,25 +24,46 @@ pub struct Log {
 
 impl Log {
     /// A new log; or with `resumed` what stands in the file up to there, to which the rest is added.
+    ///
+    /// # Errors
+    /// What is no regular file: a pipe would be waited for, and a file take a device's place. One that is too large for a log.
     pub fn open(path: &Path, resumed: Option<Place>) -> io::Result<Log> {
+        let there = match std::fs::metadata(path) {
+            Ok(kind) if !kind.is_file() => return Err(io::Error::other("it is not a regular file")),
+            Ok(kind) if kind.len() > MOST && resumed.is_some() => return Err(too_large("", MOST)),
+            other => other.is_ok(),
+        };
         let mut known = HashSet::new();
-        let mut kept = String::new();
+        let mut kept = Vec::new();
         if let Some(resumed) = resumed
-            && path.exists()
+            && there
         {
-            for line in std::fs::read_to_string(path)?.lines() {
-                // What was being written when the run was killed is no JSON.
-                let Ok(event) = serde_json::from_str::<Value>(line) else { continue };
-                if place(&event) <= resumed && event["event"] != "end" {
-                    known.extend(key(&event));
-                    kept += line;
-                    kept.push('\n');
+            // It may grow while it is read.
+            let mut file = BufReader::new(File::open(path)?.take(MOST));
+            let mut line = Vec::new();
+            while file.by_ref().take(LINE + 1).read_until(b'\n', &mut line)? > 0 {
+                if line.len() as u64 > LINE {
+                    return Err(too_large("a line of ", LINE));
                 }
+                // What was being written when the run was killed is no JSON, and need not be text.
+                if let Ok(event) = serde_json::from_slice::<Value>(&line)
+                    && place(&event) <= resumed
+                    && event["event"] != "end"
+                {
+                    known.extend(key(&event));
+                    kept.extend_from_slice(line.trim_ascii_end());
+                    kept.push(b'\n');
+                }
+                line.clear();
             }
         }
-        replace_file(path, kept.as_bytes()).map_err(io::Error::other)?;
+        replace_file(path, &kept).map_err(io::Error::other)?;
         Ok(Log { file: File::options().append(true).open(path)?, known })
     }
+}
+
+fn too_large(what: &str, most: u64) -> io::Error {
+    io::Error::other(format!("it has {what}more than {most} bytes, which no log of a run has; name another file"))
 }
 
 fn place(event: &Value) -> Place {
@@ -96,7 +122,7 @@ mod tests {
         let mut log = Log::open(&path, None).unwrap();
         (1..=5).for_each(|n| step(&mut log, 1, n));
         log.hear(Place { cycle: 1, step: 3 }, &Event::Eval { name: "training", perplexity: 9.0 }).unwrap();
-        log.file.write_all(b"{\"event\":\"step\",\"cy").unwrap();
+        log.file.write_all(b"{\"event\":\"step\",\"cy\xff").unwrap();
         drop(log);
 
         // The newest checkpoint is of step 3: 4 and 5 come again, and so does the evaluation after 3.

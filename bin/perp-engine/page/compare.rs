@@ -109,6 +109,9 @@ fn by_sparsity(model: &str, groups: &[Group<'_>], varied: &[String]) -> Option<T
     let several = criteria.len() > 1;
     for criterion in criteria {
         let of: Vec<&&Group<'_>> = of_model.iter().filter(|group| group.criterion() == criterion).collect();
+        if of.is_empty() {
+            continue; // only other models have it
+        }
         let prefix = if several { format!("{criterion}: ") } else { String::new() };
         let cell = |mean: Option<Mean>| mean.map_or("–".into(), |mean| mean.text());
         let pruned = patterns.iter().map(|pattern| {
