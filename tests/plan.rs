@@ -141,6 +141,72 @@ fn a_step_of_opt_2_7b_takes_little_more_memory_as_a_graph() {
     }
 }
 
+/// What README says of OPT-2.7B at half density, PERP, one sequence of 2,048 tokens. The paper measured 6,400 tok/s.
+#[test]
+fn a_step_of_opt_2_7b_is_estimated_at_what_readme_says() {
+    let device = Device::meta_with(Backend::Cuda, 1, Gemm::Auto);
+    let pruning = by_magnitude(Pattern::Unstructured { sparsity: 0.5 });
+    let loader = Loader::new(&device, Source::Absent(DType::F16)).on_linear(move |l| prune_linear(l, &pruning));
+    let config = models::builtin("opt-2.7b").unwrap();
+    let mut model = models::from_config(&config).unwrap().build(&loader).unwrap();
+    let params = peft::apply(&mut *model, &train_set(Method::Perp), 0).unwrap();
+    let shape = StepShape { batch: 1, accumulate: 1, seq_len: 2048, recompute: 0 };
+    let kernels = plan::measure(&mut *model, params, shape).unwrap().kernels;
+    let rate = |gpu: &str| {
+        let peaks = plan::Gpu::find(gpu).unwrap().peaks;
+        2048.0 / peaks.step_seconds(&kernels, 0.0, |stats| peaks.estimated_seconds(stats))
+    };
+    let readme = include_str!("../README.md");
+    for gpu in ["a100-40gb", "a100-80gb"] {
+        let thousands = (rate(gpu) / 1e3).floor();
+        let said = format!("{thousands},{:03.0} tok/s", rate(gpu) - 1e3 * thousands);
+        assert!(readme.contains(&said), "{gpu}: {said} is not in README.md");
+    }
+    assert!(rate("a100-80gb") >= 12_000.0, "{}", rate("a100-80gb"));
+    // Every kernel has a share that it is assumed to reach, and a reason; none is assumed to reach all.
+    for stats in &kernels {
+        let plan::Assumption { share, why } = plan::assumed(stats.kernel);
+        assert!(share > 0.0 && share < 1.0 && !why.is_empty(), "{}", stats.kernel);
+    }
+}
+
+/// Each weight is brought once forward and once for the backward pass, beside the kernels of its own layer: a step takes as much longer
+/// as that takes longer than they do, for each layer that is offloaded.
+#[test]
+fn offloaded_layers_are_estimated_to_cost_what_the_bus_takes_beyond_their_kernels() {
+    const LAYERS: usize = 24;
+    let peaks = plan::Gpu::find("a100-40gb").unwrap().peaks;
+    let step = |layers: usize, batch: usize| {
+        let device = Device::meta(Backend::Cuda, 1);
+        let pruning = by_magnitude(Pattern::Unstructured { sparsity: 0.5 });
+        let offload = model::Offload::new(&device, layers);
+        let loader = Loader::new(&device, Source::Absent(DType::F16)).on_linear(move |linear| {
+            prune_linear(linear, &pruning)?;
+            offload.take(linear)
+        });
+        let config = models::builtin("opt-1.3b").unwrap();
+        let mut model = models::from_config(&config).unwrap().build(&loader).unwrap();
+        let params = peft::apply(&mut *model, &train_set(Method::Perp), 0).unwrap();
+        let host = model::host_bytes(&mut *model) as f64;
+        let shape = StepShape { batch, accumulate: 1, seq_len: 256, recompute: 0 };
+        let kernels = plan::measure(&mut *model, params, shape).unwrap().kernels;
+        let share = layers as f64 / LAYERS as f64;
+        (peaks.step_seconds(&kernels, share, |stats| peaks.estimated_seconds(stats)), host)
+    };
+    let (resident, none) = step(0, 1);
+    assert_eq!(none, 0.0);
+    let [(one, _), (all, host)] = [step(1, 1), step(LAYERS, 1)];
+    let bus = 2.0 * host / (0.8 * peaks.host_bandwidth);
+    assert!(
+        bus > resident && bus < all && all < bus + resident,
+        "{bus} s on the bus, {resident} of kernels, {all} in all"
+    );
+    let (each, together) = (one - resident, all - resident);
+    assert!((each * LAYERS as f64 / together - 1.0).abs() < 1e-6, "{each} s for one layer, {together} for all");
+    // Many more tokens are computed for longer than their weights are on the way.
+    assert_eq!(step(LAYERS, 32).0, step(0, 32).0);
+}
+
 /// The paper needs 80 GB for OPT-30B.
 #[test]
 fn opt_30b_at_half_sparsity_is_planned_to_fit_40_gb_and_opt_66b_80() {

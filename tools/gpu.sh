@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that a GPU can show, in one report: the tests of its kernels and of whole runs, then the kernels of a training
-# step and the products of linear layers, timed by CUDA events.
+# step, as estimated and timed by CUDA events, and the products of linear layers.
 #
 #     tools/gpu.sh [REPORT.md]
 #
@@ -34,6 +34,8 @@ record cargo test --locked --release --workspace --test cuda -- --ignored gpu_ -
 section 'The demo'
 record target/release/perp-engine retrain --device cuda
 for model in $models; do
+    section "What is estimated of $model"
+    record target/release/perp-engine profile --device cuda --model "$model" --batch 2 --seq-len 1024
     for pattern in '--sparsity 0.5' '--sparsity 0.7' '--pattern 2:4'; do
         section "A training step of $model, $pattern"
         # shellcheck disable=SC2086 # a flag and its value

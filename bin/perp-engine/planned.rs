@@ -5,11 +5,11 @@ use std::sync::Arc;
 use engine::checkpoint::Adapter;
 use engine::model::{self, Loader, Model, Offload, Source};
 use engine::peft::{self, TrainSet};
-use engine::plan::{self, StepPlan, StepShape};
+use engine::plan::{self, Peaks, StepPlan, StepShape};
 use engine::prune::{Allocation, Criterion, Pattern, Pruning, prune_linear};
 use engine::retrain::{Freezing, FreezingPlan};
 use engine::tensor::Param;
-use kernels::device::{Gemm, MemoryReport};
+use kernels::device::{Gemm, KernelStats, MemoryReport};
 use kernels::{Backend, DType, Device};
 use models::Architecture;
 
@@ -42,16 +42,41 @@ pub struct Plan {
     pub recompute: usize,
     /// Layers that are offloaded.
     pub offload: usize,
+    /// All decoder layers.
+    layers: usize,
     /// What the step needs.
     pub step: StepPlan,
     /// Bytes of pinned memory.
     pub host_bytes: u64,
+    /// Seconds that a step is estimated to take longer than with all weights on the GPU, where the GPU's peaks are known.
+    pub slower: Option<f64>,
 }
 
 impl Plan {
     /// Bytes of the device.
     pub fn needed(&self) -> u64 {
         self.step.peak.total
+    }
+
+    /// True where device and host have room for it.
+    pub fn fits(&self, target: Target) -> bool {
+        self.needed() <= target.limit && self.host_bytes <= target.host
+    }
+
+    /// The seconds that the step is estimated to take.
+    pub fn estimated_seconds(&self, peaks: Peaks) -> f64 {
+        self.seconds(peaks, |stats| peaks.estimated_seconds(stats))
+    }
+
+    /// The seconds of the step where its kernels take what `of` says.
+    pub fn seconds(&self, peaks: Peaks, of: impl Fn(&KernelStats) -> f64) -> f64 {
+        peaks.step_seconds(&self.step.kernels, self.offload as f64 / self.layers as f64, of)
+    }
+
+    /// What offloading costs, in words.
+    fn price(&self) -> String {
+        let slower = self.slower.map_or(String::new(), |s| format!(", an estimated +{:.1} ms a step", 1e3 * s));
+        format!("{} of host memory{slower}", tables::bytes(self.host_bytes))
     }
 }
 
@@ -64,6 +89,10 @@ pub struct Target {
     pub gemm: Gemm,
     /// Bytes that it may take.
     pub limit: u64,
+    /// Bytes of the host that offloaded weights may take.
+    pub host: u64,
+    /// What bounds its kernels, where it is a GPU that tells.
+    pub peaks: Option<Peaks>,
 }
 
 impl Target {
@@ -74,17 +103,17 @@ impl Target {
 
     /// A device: what it has left, or `budget` where that is less.
     pub fn of(device: &Device, budget: Option<u64>) -> Result<Target, Failure> {
-        let left = match device.gpu() {
-            // Less a hundredth or so for what the driver takes as it goes: the kernels' code, and its pool's odd pieces.
-            Some(gpu) => Some(gpu.free_memory().map(|free| (free - free / 128) as u64).map_err(kernels::Error::from)?),
-            None => plan::available_memory(),
+        let host = plan::available_memory().unwrap_or(u64::MAX);
+        let (limit, peaks) = match device.gpu() {
+            None => (host, None),
+            Some(gpu) => {
+                let free = gpu.free_memory().map_err(kernels::Error::from)?;
+                // Less a hundredth or so for what the driver takes as it goes: the kernels' code, and its pool's odd pieces.
+                ((free - free / 128) as u64, Peaks::of(gpu).map_err(kernels::Error::from)?)
+            }
         };
-        let target = Target {
-            backend: device.backend(),
-            threads: device.threads(),
-            gemm: device.gemm(),
-            limit: left.unwrap_or(u64::MAX),
-        };
+        let (backend, threads, gemm) = (device.backend(), device.threads(), device.gemm());
+        let target = Target { backend, threads, gemm, limit, host, peaks };
         Ok(target.within(budget))
     }
 
@@ -108,7 +137,8 @@ impl Planned<'_> {
         let (mut model, params) = self.trained(target)?;
         let step = plan::measure(&mut *model, params, self.shape)?;
         let host_bytes = model::host_bytes(&mut *model) as u64;
-        Ok(Plan { recompute: self.shape.recompute, offload: self.offload, step, host_bytes })
+        let (recompute, offload, layers) = (self.shape.recompute, self.offload, self.layers());
+        Ok(Plan { recompute, offload, layers, step, host_bytes, slower: None })
     }
 
     /// What the planned step needs as one CUDA graph.
@@ -163,6 +193,15 @@ impl Planned<'_> {
     /// # Errors
     /// Layers to be offloaded from a processor, or where every weight trains.
     pub fn choose(&self, saving: SavingArgs, target: Target) -> Result<Plan, Failure> {
+        let mut plan = self.chosen(saving, target)?;
+        if let Some(peaks) = target.peaks.filter(|_| plan.offload > 0) {
+            let resident = self.with(plan.recompute, 0).measure(target)?;
+            plan.slower = Some((plan.estimated_seconds(peaks) - resident.estimated_seconds(peaks)).max(0.0));
+        }
+        Ok(plan)
+    }
+
+    fn chosen(&self, saving: SavingArgs, target: Target) -> Result<Plan, Failure> {
         self.check_tokens(target)?;
         let asked = match saving.offload {
             args::Offload::Layers(layers) => layers.min(self.layers()),
@@ -206,16 +245,20 @@ impl Planned<'_> {
         Ok(())
     }
 
-    /// What a run says of the layers it recomputes and offloads.
+    /// What a run says of the layers it recomputes and offloads, and of what the latter costs.
     pub fn measures(&self, plan: &Plan) -> String {
         let layers = self.layers();
-        let of = |(what, count): (&str, usize)| match count {
-            0 => None,
-            count if count >= layers => Some(format!("{what} of all layers")),
-            count => Some(format!("{what} of {count} of {layers} layers")),
+        let of = |what: &str, count: usize| match count {
+            count if count >= layers => format!("{what} of all layers"),
+            count => format!("{what} of {count} of {layers} layers"),
         };
-        let all: Vec<String> =
-            [("checkpointing", plan.recompute), ("offload", plan.offload)].into_iter().filter_map(of).collect();
+        let mut all = Vec::new();
+        if plan.recompute > 0 {
+            all.push(of("checkpointing", plan.recompute));
+        }
+        if plan.offload > 0 {
+            all.push(format!("{} ({})", of("offload", plan.offload), plan.price()));
+        }
         if all.is_empty() { String::new() } else { format!(" with {}", all.join(" and ")) }
     }
 
@@ -234,60 +277,57 @@ impl Planned<'_> {
                 self.remedies(saving, target)?
             )));
         }
-        if let Some(available) = plan::available_memory().filter(|available| plan.host_bytes > *available) {
+        if plan.host_bytes > target.host {
             return Err(Failure::failed(format!(
                 "{} offloaded layers need {} of the host's memory, {} are available: offload fewer",
                 plan.offload,
                 tables::bytes(plan.host_bytes),
-                tables::bytes(available)
+                tables::bytes(target.host)
             )));
         }
         Ok(plan)
     }
 
-    /// The smallest change of each flag that makes the step fit, with what it would need.
+    /// The smallest change of each flag that makes the step fit, with what it would need: each is planned as the run that takes it
+    /// would be.
     pub fn remedies(&self, saving: SavingArgs, target: Target) -> Result<String, Failure> {
-        // Where checkpointing is off, it alone; then everything else on top of it.
-        let all = self.with(self.layers(), 0);
+        let mut fit = Vec::new();
         let off = saving.checkpointing == Checkpointing::Off;
-        let checkpointing = if off { "--checkpointing on " } else { "" };
-        let flags = |flags: String| format!("{checkpointing}{flags}");
+        let on = SavingArgs { checkpointing: Checkpointing::On, ..saving };
+        if off {
+            fit.extend(self.offer("--checkpointing on", on, target)?);
+        }
+        // Where that alone is not enough, everything else is tried on top of it.
+        let on_top = off && fit.is_empty();
+        let (first, saving) = if on_top { ("--checkpointing on ", on) } else { ("", saving) };
+        if target.backend == Backend::Cuda && saving.offload != args::Offload::Auto && !self.set.full {
+            let offloading = SavingArgs { offload: args::Offload::Auto, ..saving };
+            fit.extend(self.offer(&format!("{first}--offload auto"), offloading, target)?);
+        }
+        let shape = self.shape;
         let halves = |from: usize, least: usize| {
             std::iter::successors(Some(from / 2), |n| Some(n / 2)).take_while(move |n| *n >= least)
         };
-        let shape = all.shape;
-        let with_shape = |shape| Planned { shape, ..all };
-        let mut tried: Vec<Vec<(String, Planned<'_>)>> = Vec::new();
-        if off {
-            tried.push(vec![("--checkpointing on".into(), all)]);
-        }
-        if target.backend == Backend::Cuda && saving.offload == args::Offload::Off && !self.set.full {
-            tried.push(vec![(flags("--offload auto".into()), all.with(shape.recompute, self.layers()))]);
-        }
-        let batches = halves(shape.batch, 1);
-        tried.push(
-            batches
-                .map(|batch| (flags(format!("--batch {batch}")), with_shape(StepShape { batch, ..shape })))
-                .collect(),
-        );
-        let lengths = halves(shape.seq_len, 128);
-        tried.push(
-            lengths
-                .map(|seq_len| (flags(format!("--seq-len {seq_len}")), with_shape(StepShape { seq_len, ..shape })))
-                .collect(),
-        );
-        let sparser = (1..=9).map(|tenths| f64::from(tenths) / 10.0);
-        // A file's sparsities are the user's to change.
-        let sparser = sparser.filter(|s| *s > self.pattern.sparsity() && self.allocation.is_none());
-        let sparser = sparser.map(|sparsity| (sparsity, Pattern::Unstructured { sparsity }));
-        tried
-            .push(sparser.map(|(s, pattern)| (flags(format!("--sparsity {s}")), Planned { pattern, ..all })).collect());
-        let mut fit = Vec::new();
-        for changes in tried {
+        let batches = halves(shape.batch, 1)
+            .map(|batch| (format!("--batch {batch}"), Planned { shape: StepShape { batch, ..shape }, ..*self }));
+        let lengths = halves(shape.seq_len, 128).map(|seq_len| {
+            (format!("--seq-len {seq_len}"), Planned { shape: StepShape { seq_len, ..shape }, ..*self })
+        });
+        // A file's sparsities are the user's to change, and weights that train are stored whole.
+        let uniform = self.allocation.is_none() && !self.set.full;
+        let instead = if matches!(self.pattern, Pattern::NM { .. }) { " instead of --pattern" } else { "" };
+        let sparser = (1..=9)
+            .map(|tenths| f64::from(tenths) / 10.0)
+            .filter(|sparsity| uniform && *sparsity > self.pattern.sparsity())
+            .map(|sparsity| {
+                let pattern = Pattern::Unstructured { sparsity };
+                (format!("--sparsity {sparsity}{instead}"), Planned { pattern, ..*self })
+            });
+        let changes: [Vec<(String, Planned<'_>)>; 3] = [batches.collect(), lengths.collect(), sparser.collect()];
+        for changes in changes {
             for (flags, planned) in changes {
-                let needed = planned.measure(target)?.needed();
-                if needed <= target.limit {
-                    fit.push(if planned.offload > 0 { flags } else { format!("{flags} ({})", tables::bytes(needed)) });
+                if let Some(offer) = planned.offer(&format!("{first}{flags}"), saving, target)? {
+                    fit.push(offer);
                     break;
                 }
             }
@@ -296,6 +336,16 @@ impl Planned<'_> {
             0 => "no smaller batch, shorter sequence or higher sparsity alone makes it fit".into(),
             _ => format!("it fits with {}", fit.join(", or ")),
         })
+    }
+
+    /// The flags with what a run that takes them needs, where it fits.
+    fn offer(&self, flags: &str, saving: SavingArgs, target: Target) -> Result<Option<String>, Failure> {
+        let plan = self.choose(saving, target)?;
+        Ok(plan.fits(target).then(|| match plan.offload {
+            0 => format!("{flags} ({})", tables::bytes(plan.needed())),
+            1 => format!("{flags} (1 layer, {})", plan.price()),
+            layers => format!("{flags} ({layers} layers, {})", plan.price()),
+        }))
     }
 }
 

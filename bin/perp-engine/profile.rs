@@ -5,14 +5,15 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use engine::model;
 use engine::peft;
-use engine::plan::{self, GPUS, Gpu, StepShape};
+use engine::plan::{self, GPUS, Gpu, Peaks, StepShape};
 use kernels::{Backend, DType};
 use serde_json::{Value, json};
 
-use crate::args::{MethodArgs, PruneArgs, SavingArgs, positive, sequence, small, threads};
+use crate::args::{DeviceChoice, MachineArgs, MethodArgs, PruneArgs, SavingArgs, positive, sequence, small, threads};
 use crate::error::{Failure, print};
 use crate::gemm::GemmArgs;
 use crate::planned::{Plan, Planned, Target};
+use crate::progress::Console;
 use crate::session;
 use crate::tables;
 
@@ -25,7 +26,7 @@ enum Stored {
 }
 
 /// Plan a training step without weights: peak memory by category, work by kernel, and whether it fits. On a GPU the times
-/// are estimates: what the data sheet allows at best, and what each kernel is assumed to reach of it.
+/// are estimates: what its data sheet or clocks allow at best, and what each kernel is assumed to reach of it.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Model folder, configuration file, model of the hub, or a built-in name: opt-125m, -350m, -1.3b, -2.7b, -6.7b, -13b,
@@ -35,6 +36,10 @@ pub struct Args {
     /// GPU to plan for: a100-80gb, a100-40gb, h100 or rtx4090 [default: this machine's processor].
     #[arg(long, value_parser = |name: &str| Gpu::find(name).ok_or_else(unknown_gpu), value_name = "NAME")]
     gpu: Option<Gpu>,
+    /// Plan for a device of this machine as it is now: cuda (or cuda:N), with the memory that its driver calls free and its clocks;
+    /// cpu; auto: a GPU where there is one, cpu otherwise.
+    #[arg(long, conflicts_with = "gpu", value_parser = |s: &str| s.parse::<DeviceChoice>(), value_name = "DEVICE")]
+    device: Option<DeviceChoice>,
     #[command(flatten)]
     pruning: PruneArgs,
     #[command(flatten)]
@@ -70,6 +75,44 @@ fn unknown_gpu() -> String {
     format!("expected one of {}", GPUS.map(|gpu| gpu.name).join(", "))
 }
 
+/// What a step is planned for: its name for programs, and its title.
+struct For {
+    name: String,
+    title: String,
+    target: Target,
+}
+
+impl Args {
+    fn planned_for(&self) -> Result<For, Failure> {
+        let threads = self.threads.unwrap_or_else(rayon::current_num_threads);
+        if let Some(gpu) = self.gpu {
+            let (limit, gemm) = (gpu.usable_bytes(), self.gemm.gemm());
+            // Of the host that such a GPU would be in nothing is known.
+            let (host, peaks) = (u64::MAX, Some(gpu.peaks));
+            let target = Target { backend: Backend::Cuda, threads, gemm, limit, host, peaks };
+            return Ok(For { name: gpu.name.into(), title: gpu.title.into(), target });
+        }
+        let choice = self.device.unwrap_or(DeviceChoice::Cpu);
+        let machine = MachineArgs {
+            device: choice,
+            gemm: self.gemm,
+            threads: None,
+            config: None,
+            // Nothing is computed there.
+            quiet: true,
+            report: None,
+        };
+        let device = session::device(&Console::new(true), &machine)?;
+        let target = Target { threads, ..Target::of(&device, None)? };
+        let name = match choice {
+            DeviceChoice::Cuda(_) => choice.to_string(),
+            DeviceChoice::Auto | DeviceChoice::Cpu => device.name().into(),
+        };
+        let title = session::gpu_name(&device).unwrap_or_else(|| "this machine's processor".into());
+        Ok(For { name, title, target })
+    }
+}
+
 pub fn run(args: &Args) -> Result<(), Failure> {
     let architecture = session::open_config(&args.model)?;
     let seq_len = session::sequence_length(args.seq_len, &*architecture)?;
@@ -80,10 +123,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         Stored::F16 => DType::F16,
         Stored::Bf16 => DType::BF16,
     };
-    let threads = args.threads.unwrap_or_else(rayon::current_num_threads);
-    let backend = if args.gpu.is_some() { Backend::Cuda } else { Backend::Cpu };
-    args.gemm.check(backend)?;
-    let limit = args.gpu.map_or_else(|| plan::available_memory().unwrap_or(u64::MAX), |gpu| gpu.usable_bytes());
+    let For { name, title, target } = args.planned_for()?;
     let pattern = args.pruning.pattern();
     let shape = StepShape { batch, accumulate, seq_len, recompute: 0 };
     let criterion = args.pruning.criterion;
@@ -99,32 +139,31 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         shape,
         offload: 0,
     };
-    let target = Target { backend, threads, gemm: args.gemm.gemm(), limit };
     let plan = planned.choose(args.saving, target)?;
-    let fits = plan.needed() <= limit;
-    let remedies = if fits { None } else { Some(planned.remedies(args.saving, target)?) };
+    let short = plan.needed() > target.limit;
+    let remedies = if short { Some(planned.remedies(args.saving, target)?) } else { None };
     let mut model = planned.build(&target.meta())?;
     peft::apply(&mut *model, &set, 0)?;
     let counts = model::count(&mut *model);
-    let view = View { args, counts, plan: &plan, shape, limit, remedies, measures: planned.measures(&plan) };
+    let measures = planned.measures(&plan);
+    let view = View { args, name, title, counts, plan: &plan, shape, target, remedies, measures };
     print(&if args.json { view.json() } else { view.text() })
 }
 
 struct View<'a> {
     args: &'a Args,
+    name: String,
+    title: String,
     counts: model::Counts,
     plan: &'a Plan,
     shape: StepShape,
-    limit: u64,
+    target: Target,
+    /// Where the device has no room.
     remedies: Option<String>,
     measures: String,
 }
 
 impl View<'_> {
-    fn target(&self) -> String {
-        self.args.gpu.map_or_else(|| "this machine's processor".into(), |gpu| gpu.title.into())
-    }
-
     fn json(&self) -> String {
         let kernels: Vec<Value> = self
             .plan
@@ -138,9 +177,9 @@ impl View<'_> {
                     "flops": stats.flops,
                     "bytes_read": stats.bytes_read,
                     "bytes_written": stats.bytes_written,
-                    "roofline_seconds": self.args.gpu.map(|gpu| gpu.roofline_seconds(stats)),
-                    "assumed_share": self.args.gpu.map(|_| plan::assumed(stats.kernel).share),
-                    "estimated_seconds": self.args.gpu.map(|gpu| gpu.estimated_seconds(stats)),
+                    "roofline_seconds": self.target.peaks.map(|peaks| peaks.roofline_seconds(stats)),
+                    "assumed_share": self.target.peaks.map(|_| plan::assumed(stats.kernel).share),
+                    "estimated_seconds": self.target.peaks.map(|peaks| peaks.estimated_seconds(stats)),
                 })
             })
             .collect();
@@ -149,7 +188,8 @@ impl View<'_> {
             peak.iter().map(|(name, bytes)| (name.to_string(), json!(bytes))).collect();
         let all = json!({
             "model": self.args.model,
-            "target": self.args.gpu.map_or("cpu", |gpu| gpu.name),
+            "target": self.name,
+            "title": self.title,
             "method": self.args.method.label(),
             "pattern": self.args.pruning.pattern().to_string(),
             "batch": self.shape.batch,
@@ -161,11 +201,13 @@ impl View<'_> {
             "parameters": self.counts.base,
             "trainable": {"count": self.counts.trainable, "percent": self.counts.trainable_percent()},
             "peak_bytes": {"total": peak.total, "by_category": by_category},
-            "memory_bytes": self.limit,
-            "fits": self.remedies.is_none(),
+            "memory_bytes": self.target.limit,
+            "fits": self.plan.fits(self.target),
             "kernels": kernels,
-            "roofline_seconds": self.args.gpu.map(|gpu| gpu.step_seconds(&self.plan.step.kernels, |stats| gpu.roofline_seconds(stats))),
-            "estimated_seconds": self.args.gpu.map(|gpu| gpu.step_seconds(&self.plan.step.kernels, |stats| gpu.estimated_seconds(stats))),
+            "roofline_seconds": self.target.peaks.map(|peaks| self.at_the_peak(peaks)),
+            "estimated_seconds": self.target.peaks.map(|peaks| self.plan.estimated_seconds(peaks)),
+            "tokens_per_second": self.target.peaks.map(|peaks| self.tokens() / self.plan.estimated_seconds(peaks)),
+            "offload_seconds": self.plan.slower,
         });
         format!("{}\n", serde_json::to_string_pretty(&all).expect("JSON values serialize"))
     }
@@ -179,7 +221,7 @@ impl View<'_> {
             self.args.pruning.pattern(),
             self.args.method.label(),
             self.measures,
-            self.target(),
+            self.title,
             tables::count(self.counts.base),
             tables::count(self.counts.trainable),
             self.counts.trainable_percent(),
@@ -191,27 +233,42 @@ impl View<'_> {
         out += &tables::columns(&rows);
 
         out += &format!("\nkernels of a step\n{}\n", self.kernels());
-        if let Some(gpu) = self.args.gpu {
-            out += &self.estimate(gpu);
+        if let Some(peaks) = self.target.peaks {
+            out += &self.estimate(peaks);
         }
-        let (needed, limit) = (tables::bytes(peak.total), tables::bytes(self.limit));
+        let (needed, limit) = (tables::bytes(peak.total), tables::bytes(self.target.limit));
+        let host = tables::bytes(self.plan.host_bytes);
         out += &match &self.remedies {
-            None if self.plan.offload > 0 => {
-                format!("fits: {needed} of {limit}, and {} of the host\n", tables::bytes(self.plan.host_bytes))
-            }
-            None => format!("fits: {needed} of {limit}\n"),
             Some(remedies) => {
-                let short = tables::bytes(peak.total - self.limit);
+                let short = tables::bytes(peak.total - self.target.limit);
                 format!("does not fit: {needed} of {limit}, {short} short; {remedies}\n")
             }
+            None if self.plan.host_bytes > self.target.host => {
+                let available = tables::bytes(self.target.host);
+                format!(
+                    "does not fit: offloaded layers need {host} of the host, {available} are available: offload fewer\n"
+                )
+            }
+            None if self.plan.offload > 0 => format!("fits: {needed} of {limit}, and {host} of the host\n"),
+            None => format!("fits: {needed} of {limit}\n"),
         };
         out
+    }
+
+    /// Tokens of a step.
+    fn tokens(&self) -> f64 {
+        (self.shape.accumulate * self.shape.batch * self.shape.seq_len) as f64
+    }
+
+    /// Seconds of a step whose every kernel is at the GPU's peak.
+    fn at_the_peak(&self, peaks: Peaks) -> f64 {
+        self.plan.seconds(peaks, |stats| peaks.roofline_seconds(stats))
     }
 
     /// Calls, work and, on a GPU, times of each kernel.
     fn kernels(&self) -> String {
         let mut header = vec!["kernel", "calls", "GFLOP", "GB"];
-        if self.args.gpu.is_some() {
+        if self.target.peaks.is_some() {
             header.extend(["at the peak", "assumed", "estimate"]);
         }
         let mut rows = vec![header.into_iter().map(String::from).collect::<Vec<_>>()];
@@ -221,35 +278,32 @@ impl View<'_> {
             let moved = stats.bytes_read + stats.bytes_written;
             (flops, bytes) = (flops + stats.flops, bytes + moved);
             let mut row = vec![stats.kernel.into(), stats.calls.to_string(), giga(stats.flops, 2), giga(moved, 3)];
-            if let Some(gpu) = self.args.gpu {
-                row.push(milliseconds(gpu.roofline_seconds(stats)));
+            if let Some(peaks) = self.target.peaks {
+                row.push(milliseconds(peaks.roofline_seconds(stats)));
                 row.push(format!("{:.0} %", 100.0 * plan::assumed(stats.kernel).share));
-                row.push(milliseconds(gpu.estimated_seconds(stats)));
+                row.push(milliseconds(peaks.estimated_seconds(stats)));
             }
             rows.push(row);
         }
         let mut total = vec!["total".into(), String::new(), giga(flops, 2), giga(bytes, 3)];
-        if let Some(gpu) = self.args.gpu {
-            total.push(milliseconds(gpu.step_seconds(&self.plan.step.kernels, |stats| gpu.roofline_seconds(stats))));
+        if let Some(peaks) = self.target.peaks {
+            total.push(milliseconds(self.at_the_peak(peaks)));
             total.push(String::new());
-            total.push(milliseconds(gpu.step_seconds(&self.plan.step.kernels, |stats| gpu.estimated_seconds(stats))));
+            total.push(milliseconds(self.plan.estimated_seconds(peaks)));
         }
         rows.push(total);
         tables::columns(&rows)
     }
 
     /// What the times come to, and what they assume.
-    fn estimate(&self, gpu: Gpu) -> String {
-        let StepShape { batch, accumulate, seq_len, .. } = self.shape;
-        let tokens = (accumulate * batch * seq_len) as f64;
-        let seconds = gpu.step_seconds(&self.plan.step.kernels, |stats| gpu.estimated_seconds(stats));
-        let least = gpu.step_seconds(&self.plan.step.kernels, |stats| gpu.roofline_seconds(stats));
+    fn estimate(&self, peaks: Peaks) -> String {
+        let (tokens, seconds) = (self.tokens(), self.plan.estimated_seconds(peaks));
         let mut out = format!(
             "estimate, not a measurement: {:.1} ms a step, {:.0} tok/s; with every kernel at the GPU's peak {:.0} tok/s\n\
              assumed of the peak in arithmetic or memory traffic, whichever bounds a kernel:\n",
             1e3 * seconds,
             tokens / seconds,
-            tokens / least
+            tokens / self.at_the_peak(peaks)
         );
         let mut reasons: Vec<plan::Assumption> = Vec::new();
         for assumed in self.plan.step.kernels.iter().map(|stats| plan::assumed(stats.kernel)) {

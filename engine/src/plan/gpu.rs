@@ -1,6 +1,17 @@
 //! GPUs as data, and what a kernel is estimated to take on one.
 
-use kernels::device::KernelStats;
+use kernels::device::{CudaResult, KernelStats};
+
+/// What bounds kernels on a GPU.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Peaks {
+    /// Dense bf16 tensor-core operations a second, with sums in f32.
+    pub flops: f64,
+    /// Memory bytes a second.
+    pub bandwidth: f64,
+    /// Bytes a second from the host's memory, one way: PCIe 4.0 or 5.0 with 16 lanes.
+    pub host_bandwidth: f64,
+}
 
 /// A GPU's limits, from its vendor's data sheet.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -11,15 +22,12 @@ pub struct Gpu {
     pub title: &'static str,
     /// Memory in bytes, as its driver reports it.
     pub memory_bytes: u64,
-    /// Dense bf16 tensor-core operations a second, with sums in f32.
-    pub flops: f64,
-    /// Memory bytes a second.
-    pub bandwidth: f64,
-    /// Bytes a second from the host's memory, one way: PCIe 4.0 or 5.0 with 16 lanes.
-    pub host_bandwidth: f64,
+    /// Operations and bytes a second.
+    pub peaks: Peaks,
 }
 
 const PCIE_4: f64 = 31.5e9;
+const PCIE_5: f64 = 2.0 * PCIE_4;
 
 /// The GPUs that `profile --gpu` knows.
 pub const GPUS: [Gpu; 4] = [
@@ -27,33 +35,25 @@ pub const GPUS: [Gpu; 4] = [
         name: "a100-40gb",
         title: "NVIDIA A100 40GB",
         memory_bytes: 42_405_855_232,
-        flops: 312e12,
-        bandwidth: 1555e9,
-        host_bandwidth: PCIE_4,
+        peaks: Peaks { flops: 312e12, bandwidth: 1555e9, host_bandwidth: PCIE_4 },
     },
     Gpu {
         name: "a100-80gb",
         title: "NVIDIA A100 80GB",
         memory_bytes: 85_198_045_184,
-        flops: 312e12,
-        bandwidth: 2039e9,
-        host_bandwidth: PCIE_4,
+        peaks: Peaks { flops: 312e12, bandwidth: 2039e9, host_bandwidth: PCIE_4 },
     },
     Gpu {
         name: "h100",
         title: "NVIDIA H100 SXM 80GB",
         memory_bytes: 85_029_158_912,
-        flops: 989e12,
-        bandwidth: 3350e9,
-        host_bandwidth: 2.0 * PCIE_4,
+        peaks: Peaks { flops: 989e12, bandwidth: 3350e9, host_bandwidth: PCIE_5 },
     },
     Gpu {
         name: "rtx4090",
         title: "NVIDIA RTX 4090",
         memory_bytes: 25_393_692_672,
-        flops: 165e12,
-        bandwidth: 1008e9,
-        host_bandwidth: PCIE_4,
+        peaks: Peaks { flops: 165e12, bandwidth: 1008e9, host_bandwidth: PCIE_4 },
     },
 ];
 
@@ -66,6 +66,10 @@ const LAUNCH: f64 = 4e-6;
 
 /// Copies of offloaded weights, as [`OffloadedWeight`](kernels::weight::OffloadedWeight) counts them.
 const UPLOAD: &str = "weight_upload";
+
+/// Kernels that run outside the decoder layers.
+const OUTSIDE: [&str; 6] =
+    ["embedding", "position_embedding", "head_loss", "head_loss_and_gradients", "grad_norm", "adamw"];
 
 /// What of its bound, the roofline, a kernel is assumed to reach.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -98,7 +102,7 @@ const ATTENTION_BACKWARD: Assumption = Assumption {
 };
 const HOST: Assumption = Assumption {
     share: 0.8,
-    why: "pinned memory over PCIe, beside the kernels: copies reach 0.75 to 0.85 of 31.5 GB/s, 63 for an H100",
+    why: "pinned memory over 16 lanes of PCIe, beside the kernels: copies reach 0.75 to 0.85 of 31.5 GB/s, or of 63 from an H100 on",
 };
 const MEMORY: Assumption = Assumption {
     share: 0.8,
@@ -115,6 +119,19 @@ impl Gpu {
     pub fn usable_bytes(&self) -> u64 {
         self.memory_bytes - DRIVER_BYTES
     }
+}
+
+impl Peaks {
+    /// Those of a GPU that is there, from its clocks; none where its driver names no clock. Of the bus to the host the driver says
+    /// nothing: assumed are 16 lanes of PCIe 4.0 for compute capability 8, and of 5.0 for what is newer.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn of(gpu: &kernels::device::Gpu) -> CudaResult<Option<Peaks>> {
+        let (flops, bandwidth) = (gpu.peak_flops()?, gpu.peak_bandwidth()?);
+        let host_bandwidth = if gpu.compute_capability()?.0 < 9 { PCIE_4 } else { PCIE_5 };
+        Ok((flops > 0.0 && bandwidth > 0.0).then_some(Peaks { flops, bandwidth, host_bandwidth }))
+    }
 
     /// The least seconds that a kernel's operations and bytes can take (Williams et al. 2009, the roofline model): the
     /// larger of compute and memory time, both at their peaks.
@@ -126,11 +143,15 @@ impl Gpu {
         (stats.flops as f64 / self.flops).max(bytes / self.bandwidth)
     }
 
-    /// The seconds of a step whose kernels take what `of` says: offloaded weights are on their way while others are multiplied.
-    pub fn step_seconds(&self, kernels: &[KernelStats], of: impl Fn(&KernelStats) -> f64) -> f64 {
-        let (uploads, others): (Vec<_>, Vec<_>) = kernels.iter().partition(|stats| stats.kernel == UPLOAD);
-        let sum = |kernels: Vec<&KernelStats>| kernels.into_iter().map(&of).sum::<f64>();
-        sum(uploads).max(sum(others))
+    /// The seconds of a step whose kernels take what `of` says, where the weights of this share of the decoder layers, from 0 to 1,
+    /// are offloaded. Two places take turns, so that a weight is on its way while kernels of its own layer or the one before run:
+    /// beside other layers', the head's or the optimizer's, nothing is.
+    pub fn step_seconds(&self, kernels: &[KernelStats], offloaded: f64, of: impl Fn(&KernelStats) -> f64) -> f64 {
+        let sum =
+            |which: &dyn Fn(&str) -> bool| -> f64 { kernels.iter().filter(|stats| which(stats.kernel)).map(&of).sum() };
+        let (uploads, others) = (sum(&|kernel| kernel == UPLOAD), sum(&|kernel| kernel != UPLOAD));
+        let beside = offloaded * sum(&|kernel| kernel != UPLOAD && !OUTSIDE.contains(&kernel));
+        others + (uploads - beside).max(0.0)
     }
 
     /// The seconds that a kernel is estimated to take: its bound over the share of it that [`assumed`] says, and what its

@@ -21,8 +21,8 @@ pub struct StepTiming {
     pub tokens: usize,
     /// The accountant's high-water mark over the timed steps.
     pub peak: MemoryReport,
-    /// The kernels of all timed steps together.
-    pub kernels: Vec<KernelStats>,
+    /// The kernels of each step in which they were timed, in order.
+    pub kernels: Vec<Vec<KernelStats>>,
 }
 
 /// Trains `model` for one step that is not timed, which makes the optimizer's state, and then for `steps` that are, on
@@ -57,21 +57,24 @@ pub fn time(
     let mut trainer = Trainer::new(model, params, config)?;
     trainer.step(model, &micro_batches())?;
     device.memory().reset_peak();
-    let mut run =
-        || (0..steps).map(|_| Ok(trainer.step(model, &micro_batches())?.seconds)).collect::<Result<Vec<f64>>>();
-    let seconds = if device.gpu().is_some() {
-        let seconds = run()?;
-        device.start_profile();
-        run()?;
-        seconds
+    let mut step = |profiled: bool| -> Result<(f64, Vec<KernelStats>)> {
+        if profiled {
+            device.start_profile();
+        }
+        let seconds = trainer.step(model, &micro_batches())?.seconds;
+        Ok((seconds, device.take_profile()))
+    };
+    let mut run = |profiled| (0..steps).map(|_| step(profiled)).collect::<Result<(Vec<_>, Vec<_>)>>();
+    let (seconds, kernels) = if device.gpu().is_some() {
+        let (seconds, _) = run(false)?;
+        (seconds, run(true)?.1)
     } else {
-        device.start_profile();
-        run()?
+        run(true)?
     };
     Ok(StepTiming {
         seconds,
         tokens: shape.accumulate * shape.batch * shape.seq_len,
         peak: device.memory().peak(),
-        kernels: device.take_profile(),
+        kernels,
     })
 }

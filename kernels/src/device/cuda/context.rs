@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cudarc::driver::result::{self, stream::StreamKind};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUevent_flags};
 
-use super::error::{CudaError, CudaResult, check, failure};
+use super::error::{CudaError, CudaResult, check, failure, opening};
 
 /// What the driver must support: PTX 8.2.
 const DRIVER: i32 = 12_020;
@@ -29,9 +29,10 @@ impl Context {
             return Err(CudaError::NoDriver);
         }
         let mut found = 0;
+        let failed = |call: &'static str| move |error| opening(call, ordinal, error);
         // SAFETY: the call may come before cuInit, and writes one number. It exists in every driver: what an old one lacks is
         // not looked for before its age is known.
-        check("cuDriverGetVersion", unsafe { sys::cuDriverGetVersion(&mut found) }.result())?;
+        unsafe { sys::cuDriverGetVersion(&mut found) }.result().map_err(failed("cuDriverGetVersion"))?;
         if found < DRIVER {
             return Err(CudaError::OldDriver { found });
         }
@@ -39,22 +40,22 @@ impl Context {
             Err(error) if error.0 == sys::CUresult::CUDA_ERROR_NO_DEVICE => {
                 return Err(CudaError::NoGpu { ordinal, count: 0 });
             }
-            answer => check("cuInit", answer)?,
+            answer => answer.map_err(failed("cuInit"))?,
         }
-        let count = result::device::get_count().map_err(|e| failure("cuDeviceGetCount", e))?;
+        let count = result::device::get_count().map_err(failed("cuDeviceGetCount"))?;
         let count = usize::try_from(count).unwrap_or(0);
         if ordinal >= count {
             return Err(CudaError::NoGpu { ordinal, count });
         }
-        let device = result::device::get(ordinal as i32).map_err(|e| failure("cuDeviceGet", e))?;
+        let device = result::device::get(ordinal as i32).map_err(failed("cuDeviceGet"))?;
         let major = attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
         let minor = attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
         if major < 8 {
-            let name = result::device::get_name(device).map_err(|e| failure("cuDeviceGetName", e))?;
+            let name = result::device::get_name(device).map_err(failed("cuDeviceGetName"))?;
             return Err(CudaError::OldGpu { name, major, minor });
         }
         // SAFETY: the device is one of the driver's; what is retained is released on drop.
-        let raw = unsafe { result::primary_ctx::retain(device) }.map_err(|e| failure("cuDevicePrimaryCtxRetain", e))?;
+        let raw = unsafe { result::primary_ctx::retain(device) }.map_err(failed("cuDevicePrimaryCtxRetain"))?;
         let context = Arc::new(Context { device, raw });
         context.bind()?;
         Ok(context)

@@ -14,7 +14,7 @@ use cudarc::cublaslt::sys;
 
 use super::Gpu;
 use super::context::Context;
-use super::error::{CudaError, CudaResult};
+use super::error::{CudaError, CudaResult, no_memory};
 use crate::device::{Buffer, DType, Span};
 
 /// Bytes of workspace for a product: what NVIDIA recommends for Hopper, and more than its older GPUs use.
@@ -318,5 +318,8 @@ fn title(version: usize) -> String {
 }
 
 fn failure(call: &'static str, error: CublasError) -> CudaError {
-    CudaError::Driver { call, reason: format!("{:?}", error.0) }
+    match error.0 {
+        sys::cublasStatus_t::CUBLAS_STATUS_ALLOC_FAILED => no_memory(call),
+        status => CudaError::Driver { call, reason: format!("{status:?}") },
+    }
 }

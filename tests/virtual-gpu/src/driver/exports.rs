@@ -24,6 +24,9 @@ pub fn guard(name: &'static str, body: impl FnOnce() -> Result) -> Status {
         return Status::NOT_PERMITTED;
     }
     crate::report::calls::begin(name);
+    if let Some(status) = super::mishaps::of_call(name) {
+        return status;
+    }
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => Status::SUCCESS,
         Ok(Err(status)) => status,

@@ -323,6 +323,9 @@ impl Gpu {
     /// # Errors
     /// The fault that it committed.
     pub fn launch(&self, kernel: &Kernel, stream: Handle) -> Result<KernelRan, Failure> {
+        if let Some(failure) = super::mishaps::of_launch(kernel.kernel.name()) {
+            return Err(failure);
+        }
         let launch = exec::Launch {
             module: &kernel.kernel.module.0,
             function: kernel.kernel.index,
