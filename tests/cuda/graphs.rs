@@ -277,58 +277,66 @@ impl Calls {
 }
 
 /// A step is all from the first upload of its tokens to the last launch of its update (`Trainer::start`). In it the host makes no call
-/// that waits for the device, with a graph and without. It waits after it, where it reads the losses and the norm (`Trainer::finish`).
+/// that waits for the device, with a graph and without, whatever trains: adapters, all weights by the library, adapters that lie
+/// inside weights; and where layers are recomputed or come from the host's memory. It waits after it, where it reads the losses and
+/// the norm (`Trainer::finish`).
 #[test]
 #[ignore = "needs the virtual GPU, which counts"]
 fn the_host_waits_for_nothing_within_a_step() {
-    let device = Device::cuda(0).unwrap();
-    let gpu = device.gpu().unwrap();
     let folder = folder(&opt(), DType::BF16, 0.08);
-    for (graphs, offload) in [(CudaGraphs::Off, 0), (CudaGraphs::On, 0), (CudaGraphs::Off, 2), (CudaGraphs::On, 2)] {
-        let setup = Setup { offload, ..Setup::new(&folder, Method::Perp, HALF) };
-        let mut model = load_offloaded(&device, setup.folder, HALF, offload);
-        let mut trainer = setup.trainer(&mut *model);
-        trainer.use_cuda_graphs(graphs);
-        let all = batches(model.info().vocab as u64, 32, 2 * STEPS);
-        for at in 0..STEPS {
-            let micro_batches = &all[2 * at..2 * at + 2];
-            // In the steady state: modules are loaded, and what is to be captured is.
-            let counted = at == STEPS - 1;
-            let profiled = |on: bool| match on {
-                true => gpu.start_profiler().unwrap(),
-                false => gpu.stop_profiler().unwrap(),
-            };
-            if counted {
-                profiled(true);
-            }
-            let started = trainer.start(&*model, micro_batches).unwrap();
-            if counted {
-                profiled(false);
-                profiled(true);
-            }
-            trainer.finish(&*model, micro_batches, started).unwrap();
-            if counted {
-                profiled(false);
+    let perp = || Setup::new(&folder, Method::Perp, HALF);
+    let own = Device::cuda(0).unwrap();
+    let cublas = with_library(Gemm::Cublas).expect("the virtual GPU has a library");
+    let cases = [
+        ("perp", &own, perp()),
+        ("perp, 2 layers offloaded", &own, Setup { offload: 2, ..perp() }),
+        ("perp, 2 layers recomputed", &own, Setup { recompute: 2, ..perp() }),
+        ("full by cuBLASLt", &cublas, Setup::new(&folder, Method::Full, HALF)),
+        ("mask-lora", &own, Setup::new(&folder, Method::MaskLora, HALF)),
+    ];
+    for (what, device, setup) in &cases {
+        for graphs in [CudaGraphs::Off, CudaGraphs::On] {
+            let [within, read] = calls_of_a_step(device, setup, graphs);
+            println!("{what}, graphs {graphs:?}: {} calls within a step: {within:?}; read: {read:?}", within.all());
+            assert_eq!(within.waits(), 0, "{what}: {within:?}");
+            if graphs == CudaGraphs::On {
+                // A launch, and the event behind it; one place has the losses and the norm.
+                assert_eq!((within.count("cuGraphLaunch"), within.all()), (1, 2), "{what}: {within:?}");
+                assert_eq!(read.waits(), 1, "{what}: {read:?}");
+            } else {
+                let launches = within.count("cuLaunchKernel");
+                assert!(launches > 100 && within.all() > launches, "{what}: {within:?}");
+                // Of each micro-batch its losses, and the norm.
+                assert_eq!(read.waits(), 3, "{what}: {read:?}");
             }
         }
     }
+}
+
+/// Calls within a run's third step, when modules are loaded and what is to be captured is, and behind it.
+fn calls_of_a_step(device: &Device, setup: &Setup<'_>, graphs: CudaGraphs) -> [Calls; 2] {
+    let gpu = device.gpu().unwrap();
+    let mut model = load_offloaded(device, setup.folder, setup.pattern, setup.offload);
+    let mut trainer = setup.trainer(&mut *model);
+    trainer.use_cuda_graphs(graphs);
+    let all = batches(model.info().vocab as u64, 32, 2 * 3);
+    let (before, last) = all.split_at(2 * 2);
+    for micro_batches in before.chunks_exact(2) {
+        trainer.step(&*model, micro_batches).unwrap();
+    }
+    gpu.start_profiler().unwrap();
+    let started = trainer.start(&*model, last).unwrap();
+    gpu.stop_profiler().unwrap();
+    gpu.start_profiler().unwrap();
+    trainer.finish(&*model, last, started).unwrap();
+    gpu.stop_profiler().unwrap();
     let report = std::env::var_os("VIRTUAL_GPU_REPORT").expect("the virtual GPU's report");
     let lines = std::fs::read_to_string(report).unwrap();
-    let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let calls: Vec<Calls> = lines.filter_map(|line| Some(Calls(line.get("calls")?.as_object()?.clone()))).collect();
-    let [plain, read, graph, read_graph, plain_offloaded, _, graph_offloaded, _] = &calls[..] else {
-        panic!("{} times counted", calls.len())
-    };
-    for within in [plain, graph, plain_offloaded, graph_offloaded] {
-        assert_eq!(within.waits(), 0, "{within:?}");
-    }
-    println!("plain: {} calls within a step, {} launches; {plain:?}", plain.all(), plain.count("cuLaunchKernel"));
-    println!("read: {read:?}; as a graph: {graph:?}; read: {read_graph:?}");
-    assert!(plain.count("cuLaunchKernel") > 100 && plain.all() > plain.count("cuLaunchKernel"), "{plain:?}");
-    // A launch, and the event behind it.
-    for graph in [graph, graph_offloaded] {
-        assert_eq!((graph.count("cuGraphLaunch"), graph.all()), (1, 2), "{graph:?}");
-    }
-    // Of each micro-batch its losses, and the norm: the graph has them all in one place.
-    assert_eq!((read.waits(), read_graph.waits()), (3, 1), "{read:?} {read_graph:?}");
+    // Of all that was counted the last two; launches are told, too.
+    let counted: Vec<&str> = lines.lines().filter(|line| line.starts_with("{\"calls\"")).collect();
+    let [.., within, read] = counted[..] else { panic!("{} times counted", counted.len()) };
+    [within, read].map(|line| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        Calls(line["calls"].as_object().unwrap().clone())
+    })
 }

@@ -4,7 +4,11 @@ use std::path::{Path, PathBuf};
 
 use crate::embedding::different_ids;
 use crate::linear::library;
-use crate::traffic::{ADAMW_SIZES, ATTENTION, BIAS, EMBEDDING, NORMS, PACK, POINTWISE, ROTARY, SELECT};
+use crate::select::COPIED;
+use crate::traffic::{
+    ADAMW_SIZES, ATTENTION, BIAS, EMBEDDING, LONG_ROWS, NORMS, ODD, ODD_EMBEDDING, ODD_ROTARY, PACK, POINTWISE, ROTARY,
+    SELECT,
+};
 
 /// Runs the ignored tests that `filter` picks, with a cuBLASLt. `what` names the run, `device` what the virtual GPU is.
 fn run(what: &str, filter: &[&str], device: &str) -> PathBuf {
@@ -54,10 +58,21 @@ impl Counts {
         self.0["counters"].pointer(pointer).unwrap_or_else(|| panic!("{pointer} in {}", self.0)).as_u64().unwrap()
     }
 
+    /// Of all requests to global memory.
+    fn global(&self, what: &str) -> usize {
+        ["load", "store", "atomic"].iter().map(|kind| self.count(&format!("/global_{kind}/{what}")) as usize).sum()
+    }
+
     /// Bytes between the SMs and global memory, in the sectors that it moves.
     pub fn bytes(&self) -> usize {
-        let kinds = ["/global_load/sectors", "/global_store/sectors", "/global_atomic/sectors"];
-        32 * kinds.map(|kind| self.count(kind) as usize).iter().sum::<usize>()
+        32 * self.global("sectors")
+    }
+
+    /// Asserts that requests touch hardly more sectors than the bytes that threads ask for fill.
+    pub fn assert_whole_sectors(&self) {
+        let (bytes, asked) = (self.bytes(), self.global("bytes"));
+        let share = bytes as f64 / asked as f64;
+        assert!(share <= 1.1, "{}: sectors of {bytes} bytes for {asked} bytes, {share:.3}", self.kernel());
     }
 
     pub fn bank_conflicts(&self) -> u64 {
@@ -104,11 +119,20 @@ fn the_library_multiplies_what_it_is_asked_to() {
         let kernels: Vec<&str> = counts.iter().map(Counts::kernel).collect();
         // W, then the bias; W again.
         let trained = ["round_bf16", "round_bf16", "product", "round_bf16", "product"].as_slice();
-        let adapted =
-            ["lora_project_bf16", "linear_any_forward_bf16", "lora_project_bf16", "linear_any_backward_input_bf16"];
+        let adapted = [
+            "lora_project_32_bf16",
+            "linear_any_forward_bf16",
+            "lora_project_32_bf16",
+            "linear_any_backward_input_bf16",
+        ];
         assert_eq!(kernels, [trained, of_frozen, &adapted, &["product"]].concat(), "{test}");
-        let whole = counts.iter().filter(|launch| launch.kernel() == "round_bf16" && launch.bytes() > 6 * rows);
-        whole.for_each(|launch| assert_traffic(&[launch], 6 * rows * cols));
+        // Of the trained weight W twice and the bias once; of the frozen ones the bias alone.
+        let rounded: Vec<&Counts> = counts.iter().filter(|launch| launch.kernel() == "round_bf16").collect();
+        let of_weight: &[bool] = if of_frozen.len() == 2 { &[true, false, true] } else { &[true, false, true, false] };
+        assert_eq!(rounded.len(), of_weight.len(), "{test}");
+        for (launch, of_weight) in rounded.into_iter().zip(of_weight) {
+            assert_traffic(&[launch], 6 * rows * if *of_weight { cols } else { 1 });
+        }
     }
 }
 
@@ -141,7 +165,7 @@ fn maps_move_little_more_than_their_arrays() {
         assert_traffic(&[Some(launch), rest].into_iter().flatten().collect::<Vec<_>>(), least);
     };
     let n = POINTWISE;
-    for (dtype, e) in [("bf16", 2), ("f32", 4)] {
+    for (dtype, e) in [("bf16", 2), ("f16", 2), ("f32", 4)] {
         for (kernel, least) in [
             ("relu", 2 * n * e + n / 8),
             ("relu_backward", 2 * n * e + n / 8),
@@ -163,6 +187,44 @@ fn maps_move_little_more_than_their_arrays() {
     expect("embedding_gradient_bf16", 2 * rows * cols + 8 * different * cols + 4 * rows);
     expect("position_gradient_bf16", 2 * rows * cols + 8 * tokens * cols);
     expect("apply_mask", 8 * n + n / 8);
+    assert!(counts.next().is_none());
+}
+
+/// A warp's request for neighbouring elements of `e` bytes is e sectors, and one more where it begins within one.
+#[test]
+fn rows_of_no_whole_vectors_cost_a_sector_a_request() {
+    let counts = Counts::of("traffic::gpu_odd_rows_once");
+    let mut counts = counts.iter();
+    let mut expect = |kernels: &[String], e: usize, least: usize| {
+        let launches: Vec<&Counts> = kernels.iter().map(|_| counts.next().expect("a launch for each")).collect();
+        assert_eq!(launches.iter().map(|launch| launch.kernel()).collect::<Vec<_>>(), kernels);
+        launches.iter().for_each(|launch| assert_eq!(launch.bank_conflicts(), 0, "{}", launch.kernel()));
+        let moved = launches.iter().map(|launch| launch.bytes()).sum();
+        assert_share(&kernels[0], moved, least, 1.1 * (e + 1) as f64 / e as f64);
+    };
+    let (rows, cols) = ODD;
+    for (dtype, e) in [("bf16", 2), ("f16", 2), ("f32", 4)] {
+        for (norm, of_each, sum) in [("layer_norm", 2, "param_gradients"), ("rms_norm", 1, "weight_gradient")] {
+            let forward = 2 * rows * cols * e + of_each * 4 * (rows + cols);
+            expect(&[format!("{norm}_forward_{dtype}_odd")], e, forward);
+            let backward = 3 * rows * cols * e + of_each * (4 * rows + 8 * cols) + 4 * cols;
+            expect(&[format!("{norm}_backward_{dtype}_odd"), format!("{norm}_{sum}")], e, backward);
+        }
+        let of_bias = rows * cols * e + 8 * cols;
+        expect(&[format!("bias_gradient_{dtype}_odd"), "bias_gradient_sum".into()], e, of_bias);
+        let turned = 2 * ODD_ROTARY.rows * ODD_ROTARY.heads * 2 * ODD_ROTARY.pairs * e;
+        expect(&[format!("rotary_{dtype}_odd")], e, turned + 8 * ODD_ROTARY.tokens * ODD_ROTARY.pairs);
+    }
+    let (vocab, cols, rows, tokens) = ODD_EMBEDDING;
+    let different = different_ids(rows, vocab);
+    for (kernel, least) in [
+        ("embedding_bf16_odd", 4 * rows * cols + 4 * rows),
+        ("add_positions_bf16_bf16_odd", 4 * rows * cols + 2 * tokens * cols),
+        ("embedding_gradient_bf16_odd", 2 * rows * cols + 8 * different * cols + 4 * rows),
+        ("position_gradient_bf16_odd", 2 * rows * cols + 8 * tokens * cols),
+    ] {
+        expect(&[kernel.into()], 2, least);
+    }
     assert!(counts.next().is_none());
 }
 
@@ -201,22 +263,50 @@ fn selection_reads_a_matrix_once_a_round_and_once_for_its_mask() {
     let counts = Counts::of("traffic::gpu_select_once");
     let entries = SELECT.0 * SELECT.1;
     let mask = entries / 8;
-    let named = |name: &str, width: &str| -> usize {
+    let named = |name: &str, width: &str| -> Vec<usize> {
         let name = format!("{name}{width}");
-        counts.iter().filter(|launch| launch.kernel() == name).map(Counts::bytes).sum()
+        counts.iter().filter(|launch| launch.kernel() == name).map(Counts::bytes).collect()
     };
     for (width, size, rounds) in [("16", 2, 2), ("32", 4, 3)] {
-        let (of_rounds, of_mask) = (rounds * size * entries, size * entries + mask);
-        assert_share("histograms", named("select_histogram_", width), of_rounds, 1.1);
+        let of_mask = size * entries + mask;
+        let histograms = named("select_histogram_", width);
+        assert_eq!(histograms.len(), rounds, "a launch a round");
+        assert_share("histograms", histograms.iter().sum(), rounds * size * entries, 1.1);
         // The last round's counts lead to one chunk of 16,384 entries.
-        assert!(named("select_cut_", width) < 2 * size * 16_384, "cut");
-        // Two masks: the matrix's and the rows'.
-        assert_share("masks", named("select_mark_", width), 2 * of_mask, 1.1);
-        // Ties of a row take part of a reading more.
-        assert_share("rows", named("select_rows_", width), of_rounds, 1.1 + 1.0 / rounds as f64);
-        assert_share("groups", named("select_n_of_4_", width), of_mask, 1.0);
+        let [cut] = named("select_cut_", width)[..] else { panic!("one cut") };
+        assert!(cut < 2 * size * 16_384, "cut");
+        // Two masks: the matrix's and the rows'; then that of long rows.
+        let [marks @ .., of_long] = &named("select_mark_", width)[..] else { panic!("three masks") };
+        assert_eq!(marks.len(), 2, "masks");
+        assert_share("masks", marks.iter().sum(), 2 * of_mask, 1.1);
+        // A row is read once where a block copies it, and else in each round; its ties are part of a reading more.
+        let [rows, long_rows] = named("select_rows_", width)[..] else { panic!("two matrices of rows") };
+        assert_share("rows", rows, size * entries + 32 * SELECT.0, 1.02);
+        let of_long_rows = LONG_ROWS * 2 * COPIED;
+        assert_share("long rows", long_rows, rounds * of_long_rows, 1.1 + 1.0 / rounds as f64);
+        assert_share("masks of long rows", *of_long, of_long_rows + of_long_rows / size / 8, 1.1);
+        let groups: &[&str] = match width {
+            "16" => &["select_n_of_4_", "select_n_of_8_", "select_n_of_any_"],
+            _ => &["select_n_of_4_", "select_n_of_any_", "select_n_of_any_"],
+        };
+        for name in groups {
+            let launches = named(name, width);
+            assert_eq!(launches.len(), groups.iter().filter(|group| *group == name).count(), "{name}");
+            launches.into_iter().for_each(|bytes| assert_share(name, bytes, of_mask, 1.0));
+        }
     }
-    assert_share("counts", named("select_count", ""), 2 * mask, 1.01);
+    // 15 bits in two digits, 31 in three.
+    let digits = named("select_digit", "");
+    assert_eq!(digits.len(), 5);
+    for (bytes, bits) in digits.into_iter().zip([11, 4, 11, 11, 9]) {
+        // Bins are read and cleared. Each of 32 warps reads how many are to go, and one its bins again, at least 32 of them.
+        let bins = 8usize << bits;
+        let of_block = 32 * 32 + (bins / 32).max(32 * 8);
+        assert_share("a digit", bytes, 2 * bins, (2 * bins + of_block + 8 * 32) as f64 / (2 * bins) as f64);
+    }
+    let counted = named("select_count", "");
+    assert_eq!(counted.len(), 2);
+    assert_share("counts", counted.iter().sum(), 2 * mask, 1.01);
     for launch in counts {
         assert_eq!(launch.bank_conflicts(), 0, "{}", launch.kernel());
     }

@@ -44,10 +44,18 @@ pub fn pass(device: &Device, dtype: DType, rows: usize, cols: usize) -> Vec<Buff
         keep_largest(&entries, rows * cols / 2).unwrap(),
         keep_largest_of_rows(&entries, cols, cols / 2).unwrap(),
         keep_n_of_m(&entries, cols, 2, 4).unwrap(),
+        keep_n_of_m(&entries, cols, 4, 8).unwrap(),
+        keep_n_of_m(&entries, cols, 5, 16).unwrap(),
     ];
     let mut buffers: Vec<Buffer> = masks.into_iter().map(|selection| selection.mask).collect();
     buffers.push(count_kept(&buffers[0]).unwrap());
     buffers
+}
+
+/// Half of each row.
+pub fn long_rows(device: &Device, dtype: DType, rows: usize, cols: usize) {
+    let entries = upload(device, dtype, &entries(dtype, rows * cols, 1));
+    keep_largest_of_rows(&entries, cols, cols / 2).unwrap();
 }
 
 /// Vectors are 8 or 4 entries, a warp masks 256, a chunk of the last round is 16,384.
@@ -134,13 +142,56 @@ fn gpu_pieces_are_selected_as_if_they_were_one() {
     }
 }
 
-/// Rows that begin within a vector, within a byte and within a word of the mask; short ones and long ones.
+/// The first piece begins where 32 bits end: what is counted, and what is left of it, is wider than that. Zeros stand for the
+/// entries before.
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_pieces_far_into_a_matrix_are_selected_and_told_apart() {
+    let device = gpu();
+    let before = (1 << 32) + 3;
+    for dtype in TYPES {
+        // None is so small that its first digit is that of zeros.
+        let entries: Vec<f64> = random(dtype, 5000, 6).iter().map(|x| round(dtype, x * x + 0.5)).collect();
+        let bounds = [0, 2001, entries.len()];
+        let upload = |entries: &[f64]| {
+            let pieces = bounds.windows(2).map(|range| upload(&device, dtype, &entries[range[0]..range[1]]));
+            pieces.collect::<Vec<Buffer>>()
+        };
+        let count = |pieces: &[Buffer], k: usize| {
+            let mut threshold = Threshold::new(&device, dtype, k).unwrap();
+            threshold.after_zeros(before).unwrap();
+            for _ in 0..threshold.rounds() {
+                pieces.iter().for_each(|piece| threshold.count(piece).unwrap());
+                threshold.advance().unwrap();
+            }
+            threshold
+        };
+        for removed in [1, 1000, 5000] {
+            let pieces = upload(&entries);
+            let mut threshold = count(&pieces, before + removed);
+            let mask: Vec<bool> =
+                pieces.iter().flat_map(|piece| bits(&threshold.mask(piece).unwrap(), piece.len())).collect();
+            assert!(mask == reference::keep_largest(&narrow(&entries), removed), "{removed} of {dtype}");
+            assert_eq!(threshold.first_unusable().unwrap(), None);
+        }
+        let mut spoilt = entries.clone();
+        (spoilt[2500], spoilt[4000]) = (f64::INFINITY, f64::NAN);
+        let threshold = count(&upload(&spoilt), before + 7);
+        assert_eq!(threshold.first_unusable().unwrap(), Some(before + 2500), "{dtype}");
+    }
+}
+
+/// Bytes of a row that a block copies to shared memory, at most.
+pub const COPIED: usize = 48 * 1024;
+
+/// Rows that begin within a vector, within a byte and within a word of the mask; short ones and long ones, and too long ones to
+/// be copied.
 #[test]
 #[ignore = "needs a GPU"]
 fn gpu_rows_are_selected_each_for_itself() {
     let device = gpu();
     for dtype in TYPES {
-        for (rows, cols) in [(3, 1), (70, 5), (9, 64), (5, 203), (2, 9001), (1, 4096)] {
+        for (rows, cols) in [(3, 1), (70, 5), (9, 64), (5, 203), (2, 9001), (1, 4096), (3, COPIED / dtype.size() + 1)] {
             let entries = entries(dtype, rows * cols, cols as u64);
             let buffer = upload(&device, dtype, &entries);
             for k in [0, cols / 2, cols] {

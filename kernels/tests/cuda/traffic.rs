@@ -39,10 +39,31 @@ fn gpu_norms_once() {
     gpu().synchronize().unwrap();
 }
 
+/// Rows and features, in all types, of rows that are no whole vectors: they begin anywhere in a sector.
+pub const ODD: (usize, usize) = (2048, 771);
+/// Turned features are whole vectors, heads are not.
+pub const ODD_ROTARY: rotary::Shape = rotary::Shape { rows: 512, tokens: 128, heads: 4, head_dim: 67, pairs: 32 };
+pub const ODD_EMBEDDING: (usize, usize, usize, usize) = (3000, 259, 1024, 128);
+
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_odd_rows_once() {
+    let (rows, cols) = ODD;
+    for dtype in [DType::BF16, DType::F16, DType::F32] {
+        layer_norm::pass(&gpu(), dtype, rows, cols);
+        rms_norm::pass(&gpu(), dtype, rows, cols);
+        bias_gradient::pass(&gpu(), dtype, rows, cols);
+        rotary::pass(&gpu(), dtype, ODD_ROTARY, kernels::ops::rotary::Direction::Forward);
+    }
+    let (vocab, cols, n, tokens) = ODD_EMBEDDING;
+    embedding::pass(&gpu(), (vocab, cols), n, tokens);
+    gpu().synchronize().unwrap();
+}
+
 #[test]
 #[ignore = "needs a GPU"]
 fn gpu_maps_once() {
-    for dtype in [DType::BF16, DType::F32] {
+    for dtype in [DType::BF16, DType::F16, DType::F32] {
         activation::pass(&gpu(), dtype, POINTWISE);
         add::pass(&gpu(), dtype, POINTWISE);
         bias_gradient::pass(&gpu(), dtype, BIAS.0, BIAS.1);
@@ -67,12 +88,17 @@ fn gpu_attention_once() {
 
 /// Rows and features of a matrix whose mask is chosen.
 pub const SELECT: (usize, usize) = (512, 1024);
+/// Rows that no block copies.
+pub const LONG_ROWS: usize = 4;
 
 #[test]
 #[ignore = "needs a GPU"]
 fn gpu_select_once() {
     for dtype in [DType::BF16, DType::F32] {
         select::pass(&gpu(), dtype, SELECT.0, SELECT.1);
+    }
+    for dtype in [DType::BF16, DType::F32] {
+        select::long_rows(&gpu(), dtype, LONG_ROWS, 2 * select::COPIED / dtype.size());
     }
     gpu().synchronize().unwrap();
 }

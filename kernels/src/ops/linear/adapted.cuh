@@ -84,6 +84,7 @@ template <class T, class S, bool ALONG_K_, bool ANY> struct AdaptedBlocks : Pack
         const bool foreign = this->from.type != Half<T>::TYPE;
         this->template unpack_blocks<V>(stage, spare, step, [&](int i, V v, V w, unsigned pair) {
             const float first = widen<T>(v, foreign), second = widen<T>(w, foreign);
+            // A stored zero of a dense weight is none of its entries.
             if (this->dense()) pair = (first != 0.0f) | (second != 0.0f) << 1;
             const float high = this->dense() || pair & 1 ? second : first;
             const float* of_pair = &p[i % 4][i / 4 * 2];

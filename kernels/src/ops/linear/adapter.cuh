@@ -34,21 +34,29 @@ template <class T, int THREADS, int EXTENT, bool ALONG_K_, int LOW> struct Split
     __device__ Split(const float* data, int extent, Rank rank, int first)
         : data(data), extent(extent), first(first), rank(rank) {}
 
+    // Half a chunk at a time: neighbouring threads then read neighbouring 16 bytes, and a warp whole sectors.
     __device__ void load(unsigned char* stage, int step) const {
+        constexpr int HALF = CHUNK / 2, HALVES = 2 * CHUNKS; // of a row
 #pragma unroll 1
-        for (unsigned at = threadIdx.x; at < BYTES / 16; at += THREADS) {
-            const int r = at / CHUNKS, c = at % CHUNKS * CHUNK;
-            // Where the chunk begins in the product, and in the factor. A part is whole chunks, and so are A's rows.
+        for (unsigned at = threadIdx.x; at < BYTES / 8; at += THREADS) {
+            const int r = at / HALVES, c = at % HALVES * HALF;
+            // Where the half begins in the product, and in the factor. A part is whole chunks, and so are A's rows.
             const int outside = first + (ALONG_K ? r : c), k = step * TILE_K + (ALONG_K ? c : r);
             const int which = k / rank.padded, j = k % rank.padded;
             const float* from = data + (ALONG_K ? size_t(outside) * rank.rank + j : size_t(j) * extent + outside);
-            const int count = outside >= extent || which > 2 ? 0 : ALONG_K ? rank.rank - j : j < rank.rank ? CHUNK : 0;
-            Vector<T, CHUNK> chunk;
+            const int count = outside >= extent || which > 2 ? 0 : ALONG_K ? rank.rank - j : j < rank.rank ? HALF : 0;
+            float x[HALF] = {};
+            if (!ALONG_K || rank.rank % HALF == 0) {
+                const float4 four = count > 0 ? *reinterpret_cast<const float4*>(from) : float4{};
+                x[0] = four.x, x[1] = four.y, x[2] = four.z, x[3] = four.w;
+            } else {
 #pragma unroll
-            for (int e = 0; e < CHUNK; ++e) {
-                if (e < count) chunk.at[e] = part<T>(from[e], which == LOW);
+                for (int e = 0; e < HALF; ++e) x[e] = e < count ? from[e] : 0.0f;
             }
-            chunk.store(reinterpret_cast<T*>(stage + place<CHUNKS>(r, c / CHUNK)));
+            Vector<T, HALF> half;
+#pragma unroll
+            for (int e = 0; e < HALF; ++e) half.at[e] = part<T>(x[e], which == LOW);
+            half.store(reinterpret_cast<T*>(stage + place<CHUNKS>(r, c / CHUNK) + c % CHUNK * 2));
         }
     }
 };

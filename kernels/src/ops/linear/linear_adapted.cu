@@ -12,6 +12,7 @@
 
 #include "linear/adapted.cuh"
 #include "linear/layer.cuh"
+#include "linear/rows.cuh"
 #include "linear/split.cuh"
 
 using Tile = Tiling<4, 2, 64, 64, 3>;
@@ -31,12 +32,16 @@ extern "C" __global__ __launch_bounds__(SPLIT_THREADS) void adapted_split(
     const size_t word = is_row ? at - of_cols : at;
     const int extent = is_row ? height : width, count = is_row ? out : in;
     const int feature = word / 4 % extent, first = word / 4 / extent * RANKS + word % 4 * 2;
-    float x[4];
+    float x[4] = {};
+    if (feature < count) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        const int k = first + i / 2 * 8 + i % 2;
-        const bool there = feature < count && k < rank;
-        x[i] = !there ? 0.0f : is_row ? b[size_t(feature) * rank + k] : a[size_t(k) * in + feature];
+        for (int i = 0; i < 4; i += 2) {
+            const int k = first + i / 2 * 8;
+            // A's rows are read by neighbouring quads, B's by the lanes of one.
+            const auto of_col = [&](int k) { return k < rank ? a[size_t(k) * in + feature] : 0.0f; };
+            const float2 two = is_row ? load_two(b + size_t(feature) * rank, k, rank) : make_float2(of_col(k), of_col(k + 1));
+            x[i] = two.x, x[i + 1] = two.y;
+        }
     }
     const Split4 parts(x);
     (is_row ? rows : cols)[word] = parts.words;

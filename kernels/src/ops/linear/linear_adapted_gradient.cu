@@ -10,10 +10,13 @@
 // beside each other][rows][rank]` and `[tiles below each other][rank][in]`. `lora_gradient_add` adds those in order: no atomics,
 // the same bits in every run. A launch takes some rows of tiles, as many as the host has workspace for, from `first` on.
 //
-// Traffic: x and dy as in dW, the masks once, and 1 KiB a tile for each of the rank to the workspace. Projections are 192 of
-// `mma` a warp and 16 of the rank, those of three panels of G: at 2,048 tokens 5 % of it.
+// Traffic of a tile: 512 bytes of x and dy a token, 2 KiB of A and B and 1 KiB to the workspace for each of the rank, and the masks
+// once, or a dense weight: in 16 bits a quad's 8 entries are half a sector, which is asked for twice, the second time of L1. Beside
+// 1 MiB of 2,048 tokens that is 64 KiB, and the products take longer than either. Projections are 192 of `mma` a warp and 16 of the
+// rank, those of three panels of G: at 2,048 tokens 5 % of it.
 
 #include "linear/masked.cuh"
+#include "linear/rows.cuh"
 #include "linear/split.cuh"
 
 using Tile = Tiling<2, 2, 64, 64, 3>; // as in cuda/adapted.rs
@@ -88,9 +91,10 @@ __device__ inline void project_on_b(const Parts& h, const Projection& to, const 
 #pragma unroll
         for (int i = 0; i < ROWS * 2; ++i) {
 #pragma unroll
-            for (int e = 0; e < 4; ++e) {
-                const int row = mine.m + i / 2 * 16 + e / 2 * 8 + lane / 4, k = from + i % 2 * 8 + lane % 4 * 2 + e % 2;
-                if (row < to.last && k < to.rank) to.parts_b[size_t(row - to.first) * to.rank + k] = sums[i][e];
+            for (int half = 0; half < 2; ++half) {
+                const int row = mine.m + i / 2 * 16 + half * 8 + lane / 4, k = from + i % 2 * 8 + lane % 4 * 2;
+                float* out = to.parts_b + size_t(row - to.first) * to.rank;
+                if (row < to.last) store_two(out, k, to.rank, sums[i][half * 2], sums[i][half * 2 + 1]);
             }
         }
     }

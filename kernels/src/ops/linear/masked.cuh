@@ -59,9 +59,9 @@ struct DenseMask {
             return [=](int row, float& low, float& high) {
                 const bool there = mine.m + row < rows && mine.n + col < cols; // both columns, or neither
                 const size_t at = there ? size_t(mine.m + row) * cols + mine.n + col : 0;
-                const float left = there ? read(values, type, at) : 0.0f, right = there ? read(values, type, at + 1) : 0.0f;
-                low = masked(low, left != 0.0f, scaled, [=] { return left; });
-                high = masked(high, right != 0.0f, scaled, [=] { return right; });
+                const float2 two = there ? read_two(values, type, at) : make_float2(0.0f, 0.0f);
+                low = masked(low, two.x != 0.0f, scaled, [=] { return two.x; });
+                high = masked(high, two.y != 0.0f, scaled, [=] { return two.y; });
             };
         });
     }
@@ -73,7 +73,6 @@ struct TwoFourMask {
 
     template <class S> __device__ void apply(Sums<S>& sums, const Corner& mine, bool scaled) const {
         const unsigned lane = threadIdx.x % 32, row = lane / 4;
-        const unsigned* places = reinterpret_cast<const unsigned*>(from.places);
 #pragma unroll
         for (int i = 0; i < S::WARP_M / SIDE; ++i) {
 #pragma unroll
@@ -81,10 +80,12 @@ struct TwoFourMask {
                 // Of a tile past the edge G is zero.
                 const int at_row = min(mine.m / SIDE + i, from.high() - 1), at_col = min(mine.n / SIDE + j, from.wide() - 1);
                 const size_t tile = size_t(at_row) * from.wide() + at_col;
+                const uint4 of_row = from.places[tile * 8 + row];
+                const unsigned places[4] = {of_row.x, of_row.y, of_row.z, of_row.w};
 #pragma unroll
                 for (int b = 0; b < 16; ++b) {
                     const unsigned fragment = b / 8, below = b / 4 % 2, right = b % 4 / 2, group = b % 2 * 2 + lane % 4 / 2;
-                    const unsigned mine = places[tile * 32 + row * 4 + fragment * 2 + right] >> (below * 16 + group * 4);
+                    const unsigned mine = places[fragment * 2 + right] >> (below * 16 + group * 4);
                     const unsigned pair = (fragment * 32 + row * 4 + group) * 4 + right * 2 + below;
                     float* g = &sums[i * 2 + fragment][j * 4 + b % 4][below * 2];
 #pragma unroll

@@ -44,8 +44,13 @@ template <class T> __device__ unsigned pair_of(float v, float w, unsigned pair, 
     return pack<T>(pair & 1 ? v : 0.0f, pair & 2 ? (pair & 1 ? w : v) : 0.0f);
 }
 
+// A stored entry and the next one, in one access.
+template <class V> struct __align__(2 * sizeof(V)) Neighbours {
+    V first, second;
+};
+
 // T: what is multiplied, to which entries of other types are rounded. S: the block's tiling. ALONG_K_: Wᵀ. ANY: entries may
-// also be f32, and all of them stored: a dense weight is copied into the order of a tile's values, and its masks are full.
+// also be f32, and all of them stored: a dense weight is copied into the order of a tile's values, and no masks are read.
 template <class T, class S, bool ALONG_K_, bool ANY> struct Packed {
     static constexpr bool PACKED = true, ALONG_K = ALONG_K_;
     static constexpr int SIDE = 32, MASKS = 128; // entries along a tile's side, bytes of its masks
@@ -86,12 +91,11 @@ template <class T, class S, bool ALONG_K_, bool ANY> struct Packed {
         begin = left > 0 ? from.starts[at] : 0, end = left > 0 ? from.starts[at + 1] : 0;
     }
 
-    // What may be read but not used is something, and the masks of a dense weight are full.
+    // What may be read but not used is something; of a dense weight all is copied, and used.
     __device__ void clear(unsigned char* stage) const {
-        const unsigned mask = dense() ? ~0u : 0;
+        if (dense()) return;
         for (unsigned at = threadIdx.x % TEAM * 16; at < MASKS + VALUES; at += TEAM * 16) {
-            const unsigned word = at < MASKS ? mask : 0;
-            *reinterpret_cast<uint4*>(stage + threadIdx.x / TEAM * TILE + at) = uint4{word, word, word, word};
+            *reinterpret_cast<uint4*>(stage + threadIdx.x / TEAM * TILE + at) = uint4{};
         }
     }
 
@@ -118,16 +122,17 @@ template <class T, class S, bool ALONG_K_, bool ANY> struct Packed {
         find();
     }
 
-    // Eight threads take the same chunk of the eight rows of a block, which the tile has in a row.
+    // The tile has its 16 blocks one after the other, and a block its rows, of one chunk or, in f32, two: neighbouring threads
+    // write neighbouring chunks, and a warp reads 64 bytes of each of eight rows.
     __device__ void load_dense(unsigned to, int step) const {
-        const unsigned size = element(), chunk = 16 / size, wide = SIDE / chunk; // bytes, entries; chunks of a row
+        const unsigned size = element(), two = size / 4; // whether there are two
         const int row = (ALONG_K ? first : step) * SIDE, col = (ALONG_K ? step : first) * SIDE;
-        for (unsigned at = threadIdx.x % TEAM; at < SIDE * wide; at += TEAM) {
-            const unsigned r = at / CHUNK / wide * CHUNK + at % CHUNK, c = at / CHUNK % wide * chunk;
+        for (unsigned at = threadIdx.x % TEAM; at < SIDE * SIDE / CHUNK << two; at += TEAM) {
+            const unsigned chunk = at & ((CHUNK << two) - 1), block = at / CHUNK >> two; // of the block
+            const unsigned r = block / 4 * CHUNK + (chunk >> two), c = block % 4 * CHUNK + (chunk & two) * 4;
             const bool there = row + int(r) < from.rows && col + int(c) < from.cols;
             const size_t entry = there ? size_t(row + r) * from.cols + col + c : 0;
-            const unsigned place = (r / CHUNK * (SIDE / CHUNK) + c / CHUNK) * 64 + r % CHUNK * CHUNK + c % CHUNK;
-            copy_async(to + place * size, static_cast<const unsigned char*>(from.values) + entry * size, there ? 16 : 0);
+            copy_async(to + at * 16, static_cast<const unsigned char*>(from.values) + entry * size, there ? 16 : 0);
         }
     }
 
@@ -151,6 +156,22 @@ template <class T, class S, bool ALONG_K_, bool ANY> struct Packed {
     __device__ void unpack_blocks(unsigned char* stage, unsigned char* spare, int step, Make make) const {
         const unsigned lane = threadIdx.x % 32, team = threadIdx.x / TEAM, half = threadIdx.x / 32 % 2;
         unsigned char* tile = stage + team * TILE;
+        const auto put = [&](int i, unsigned out) {
+            const unsigned row = half * 16 + i / 4 * 8 + lane / 4, block = i % 4;
+            unsigned char* to = ALONG_K ? spare + place<TILE_K / CHUNK>(team * SIDE + row, block)
+                                        : spare + place<S::TILE_N / CHUNK>(row, team * (SIDE / CHUNK) + block);
+            *reinterpret_cast<unsigned*>(to + lane % 4 * 4) = out;
+        };
+        if (dense()) {
+            // The lane's pair of a block is where it is in the mask, and is read at once: two reads of f32 would meet in banks.
+            const Neighbours<V>* pairs = reinterpret_cast<const Neighbours<V>*>(tile + MASKS) + half * 8 * 32 + lane;
+#pragma unroll
+            for (int i = 0; i < 8; ++i) {
+                const Neighbours<V> both = pairs[i * 32];
+                put(i, make(i, both.first, both.second, 3));
+            }
+            return;
+        }
         uint2* found = reinterpret_cast<uint2*>(tile + MASKS + VALUES) + half * 16;
         // Each lane a mask word: the bytes of values before it in the tile. A warp keeps its own eight blocks' words.
         const unsigned word = reinterpret_cast<const unsigned*>(tile)[lane];
@@ -170,11 +191,7 @@ template <class T, class S, bool ALONG_K_, bool ANY> struct Packed {
         for (int i = 0; i < 8; ++i) {
             const uint2 mine = found[i * 2 + lane / 16];
             const V* values = reinterpret_cast<const V*>(tile + MASKS + mine.y) + __popc(mine.x & below);
-            const unsigned out = make(i, values[0], values[1], mine.x >> shift & 3);
-            const unsigned row = half * 16 + i / 4 * 8 + lane / 4, block = i % 4;
-            unsigned char* to = ALONG_K ? spare + place<TILE_K / CHUNK>(team * SIDE + row, block)
-                                        : spare + place<S::TILE_N / CHUNK>(row, team * (SIDE / CHUNK) + block);
-            *reinterpret_cast<unsigned*>(to + lane % 4 * 4) = out;
+            put(i, make(i, values[0], values[1], mine.x >> shift & 3));
         }
     }
 

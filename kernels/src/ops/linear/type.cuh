@@ -14,6 +14,14 @@ __device__ inline float read(const void* data, Type type, size_t i) {
     }
 }
 
+// Two neighbours from i on, which is even, in one access.
+__device__ inline float2 read_two(const void* data, Type type, size_t i) {
+    if (type == Type::F32) return static_cast<const float2*>(data)[i / 2];
+    const unsigned both = static_cast<const unsigned*>(data)[i / 2];
+    const unsigned short low = both, high = both >> 16;
+    return type == Type::F16 ? make_float2(to_f32(f16{low}), to_f32(f16{high})) : make_float2(to_f32(bf16{low}), to_f32(bf16{high}));
+}
+
 __device__ inline void write(void* data, Type type, size_t i, float x) {
     switch (type) {
     case Type::F16: return round_to(x, static_cast<f16*>(data)[i]);

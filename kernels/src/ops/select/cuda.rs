@@ -12,6 +12,9 @@ const THREADS: usize = 256;
 const MAX_THREADS: usize = 1024;
 /// Entries that a block masks.
 const MASKED: usize = THREADS / 32 * 256 * 4;
+/// Bytes of a row that is copied to shared memory, at most: the row and counts of 8 KiB leave room for another block where an SM
+/// has 128 KiB.
+const COPIED: usize = 48 * 1024;
 /// Blocks of the histogram that an SM holds: 48 registers a thread.
 const BLOCKS_PER_SM: usize = 5;
 
@@ -121,15 +124,20 @@ pub(super) fn keep_largest_of_rows(
     if entries.is_empty() {
         return Ok(());
     }
+    // From the 16 bytes in which a row begins to those in which it ends.
+    let row_bytes = (cols * entries.dtype().size()).next_multiple_of(16) + 16;
+    let copied = row_bytes <= COPIED;
     let launch = gpu
         .launch(&KERNELS, by_width!(entries, "select_rows"))?
         .grid([rows, 1, 1])
         .block([THREADS, 1, 1])
+        .shared(if copied { row_bytes } else { 0 })
         .read(entries)
         .value(rows as u64)
         .value(cols as u64)
         .value(k as u64)
         .value(key_range(entries.dtype()).1)
+        .value(i32::from(copied))
         .write(thresholds)
         .write(unusable);
     // SAFETY: `mod.rs` checks that there are rows × cols entries, and makes a threshold for each row.

@@ -17,11 +17,13 @@
 // last digit's counts for each chunk (at least 16,384 entries: 64 bytes of 32 KiB, or 2 KiB of 64 KiB), of which one sector
 // a chunk is read again; the chunk that is searched.
 //
-// Rows are selected by a block each, which reads its row once for each round through L2 (rows in flight are some ten MB)
-// and leaves a threshold for the kernel that makes the mask.
+// Rows are selected by a block each, which leaves a threshold for the kernel that makes the mask. A row of at most 48 KiB is
+// copied to shared memory and read there in every round: n·e bytes of all rows, and 32 a row for its threshold. A longer one is
+// read in each round and for its ties, through L2 (rows in flight are some ten MB).
 //
 // A warp makes 256 entries' mask at a time: 32 bytes, a whole sector.
 
+#include "cuda/matrix.cuh"
 #include "cuda/scan.cuh"
 
 using u16 = unsigned short;
@@ -224,14 +226,14 @@ __device__ void cut(const T* values, u64 len, u64 chunk, const unsigned* table, 
     if (threadIdx.x == 0) threshold->cut = index, threshold->ties = found ? 0 : ties - before;
 }
 
-// The thresholds of rows of `cols` entries, a block each; `cut` counts columns.
+// The threshold of one row, the entries `begin` to `end` of an array of `len` that is aligned to 16 bytes; `cut` counts columns.
+// Entries are `start` further on in the matrix.
 template <class T>
-__device__ void row_thresholds(const T* values, u64 rows, u64 cols, u64 k, unsigned largest, Threshold* thresholds,
-                               u64* unusable) {
+__device__ void row_threshold(const T* values, u64 begin, u64 end, u64 len, u64 k, unsigned largest, u64 start,
+                              Threshold& result, u64* unusable) {
     __shared__ unsigned counts[BINS];
     __shared__ Threshold threshold;
     __shared__ u64 sums[32];
-    const u64 begin = blockIdx.x * cols, end = begin + cols, len = rows * cols;
     if (threadIdx.x == 0) threshold = Threshold{0, 0, k, 0};
     Digit digit{0, 8 * sizeof(T) - 1};
     do {
@@ -239,20 +241,42 @@ __device__ void row_thresholds(const T* values, u64 rows, u64 cols, u64 k, unsig
         for (int bin = threadIdx.x; bin < digit.bins(); bin += THREADS) counts[bin] = 0;
         __syncthreads();
         const bool first = digit.above == 8 * sizeof(T) - 1;
-        count(values, begin, end, len, digit, unsigned(threshold.key >> digit.above), counts, largest, 0,
+        count(values, begin, end, len, digit, unsigned(threshold.key >> digit.above), counts, largest, start,
               first ? unusable : nullptr);
         __syncthreads();
         choose(counts, digit, threshold, sums);
         __syncthreads();
     } while (digit.shift > 0);
-    u64 col = threshold.ties == 0 ? 0 : cols;
+    u64 col = threshold.ties == 0 ? 0 : end - begin;
     if (0 < threshold.ties && threshold.ties < threshold.equal) {
         col = locate(values, begin, end, len, unsigned(threshold.key), threshold.ties, sums) - begin;
     }
     if (threadIdx.x == 0) {
         threshold.cut = col;
-        thresholds[blockIdx.x] = threshold;
+        result = threshold;
     }
+}
+
+// The thresholds of rows of `cols` entries, a block each. `copied`: there is shared memory for a row, from the 16 bytes in which
+// it begins to those in which it ends.
+template <class T>
+__device__ void row_thresholds(const T* values, u64 rows, u64 cols, u64 k, unsigned largest, int copied, Threshold* thresholds,
+                               u64* unusable) {
+    extern __shared__ __align__(16) unsigned char row[];
+    constexpr int COUNT = Keys<T>::COUNT;
+    const u64 first = blockIdx.x * cols, base = first / COUNT * COUNT, len = rows * cols - base;
+    const u64 begin = first - base, end = begin + cols;
+    values += base;
+    Threshold& result = thresholds[blockIdx.x];
+    if (!copied) return row_threshold(values, begin, end, len, k, largest, base, result, unusable);
+    for (u64 i = threadIdx.x * COUNT; i < end; i += THREADS * COUNT) {
+        copy_async(shared_address(row) + unsigned(i) * sizeof(T), values + i, min(u64(COUNT), len - i) * sizeof(T));
+    }
+    copies_commit();
+    copies_wait<0>();
+    __syncthreads();
+    const u64 whole = (end + COUNT - 1) / COUNT * COUNT;
+    row_threshold(reinterpret_cast<const T*>(row), begin, end, whole, k, largest, base, result, unusable);
 }
 
 // Makes the mask of `len` entries: `keep(keys, i)` has a bit for each of the keys of the entries from i on, clear where it is
@@ -337,19 +361,26 @@ __device__ void n_of_m(const T* values, u64 len, int n, unsigned largest, unsign
 }
 
 // n of every m ≤ 32, any m: a block takes 256 groups through shared memory, a thread compares one entry at a time. Lanes of
-// one group read the same word, those of others words less than 32 away: no bank is asked for two.
+// one group read the same word, those of others words that are no multiple of 32 away: no bank is asked for two. Words of the
+// mask are gathered, and written in whole sectors.
 template <class T>
 __device__ void n_of_any(const T* values, u64 len, int n, int m, unsigned largest, unsigned* mask, u64* unusable) {
     constexpr int COUNT = Keys<T>::COUNT;
     __shared__ __align__(16) unsigned tile[THREADS * 32];
+    __shared__ unsigned kept[THREADS];
     const u64 base = u64(blockIdx.x) * THREADS * m, words = (len + 63) / 64 * 2;
     for (int i = threadIdx.x * COUNT; i < THREADS * m; i += THREADS * COUNT) {
         Keys<T> keys;
         keys.load(values, base + i, 0, len, len);
         keys.check(largest, base + i, unusable);
+        // Of eight lanes with eight keys each four begin with their second four, or two would ask for the same banks.
+        const bool later = COUNT == 8 && threadIdx.x / 4 % 2;
 #pragma unroll
         for (int j = 0; j < COUNT; j += 4) {
-            *reinterpret_cast<uint4*>(tile + i + j) = make_uint4(keys.at[j], keys.at[j + 1], keys.at[j + 2], keys.at[j + 3]);
+            const int other = COUNT - 4 - j;
+            const uint4 early = make_uint4(keys.at[j], keys.at[j + 1], keys.at[j + 2], keys.at[j + 3]);
+            const uint4 late = make_uint4(keys.at[other], keys.at[other + 1], keys.at[other + 2], keys.at[other + 3]);
+            *reinterpret_cast<uint4*>(tile + i + (later ? other : j)) = later ? late : early;
         }
     }
     __syncthreads();
@@ -361,9 +392,11 @@ __device__ void n_of_any(const T* values, u64 len, int n, int m, unsigned larges
             if (other != e) stronger += other < e ? tile[other] > key : tile[other] >= key;
         }
         const unsigned bits = __ballot_sync(0xffffffff, key != ABSENT && stronger < n);
-        const u64 word = (base + e) / 32;
-        if (threadIdx.x % 32 == 0 && word < words) mask[word] = bits;
+        if (threadIdx.x % 32 == 0) kept[e / 32] = bits;
     }
+    __syncthreads();
+    const u64 word = base / 32 + threadIdx.x;
+    if (threadIdx.x < THREADS * m / 32 && word < words) mask[word] = kept[threadIdx.x];
 }
 
 #define SELECT(NAME, T)                                                                                                  \
@@ -378,9 +411,9 @@ __device__ void n_of_any(const T* values, u64 len, int n, int m, unsigned larges
         cut(values, len, chunk, table, bins, threshold);                                                                 \
     }                                                                                                                    \
     extern "C" __global__ __launch_bounds__(THREADS) void select_rows_##NAME(                                            \
-        const T* __restrict__ values, u64 rows, u64 cols, u64 k, unsigned largest, Threshold* __restrict__ thresholds,   \
-        u64* unusable) {                                                                                                 \
-        row_thresholds(values, rows, cols, k, largest, thresholds, unusable);                                            \
+        const T* __restrict__ values, u64 rows, u64 cols, u64 k, unsigned largest, int copied,                           \
+        Threshold* __restrict__ thresholds, u64* unusable) {                                                             \
+        row_thresholds(values, rows, cols, k, largest, copied, thresholds, unusable);                                    \
     }                                                                                                                    \
     extern "C" __global__ __launch_bounds__(THREADS) void select_mark_##NAME(                                            \
         const T* __restrict__ values, u64 len, u64 cols, const Threshold* __restrict__ thresholds,                       \

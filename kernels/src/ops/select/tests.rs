@@ -151,6 +151,27 @@ fn a_matrix_of_many_parts_is_selected_as_by_sorting_whatever_the_number_of_threa
     }
 }
 
+/// As on a GPU: what is counted before the pieces is wider than 32 bits.
+#[test]
+fn pieces_far_into_a_matrix_are_selected_and_told_apart() {
+    let (device, before) = (Device::cpu(), (1 << 32) + 3);
+    let mut pieces = [[0.5f32, 3.0, -1.0], [2.0, -0.25, 0.5]].map(|piece| upload(&piece));
+    let count = |pieces: &[Buffer]| {
+        let mut threshold = Threshold::new(&device, DType::F32, before + 2).unwrap();
+        threshold.after_zeros(before).unwrap();
+        for _ in 0..threshold.rounds() {
+            pieces.iter().for_each(|piece| threshold.count(piece).unwrap());
+            threshold.advance().unwrap();
+        }
+        threshold
+    };
+    let mut threshold = count(&pieces);
+    let masks = pieces.each_ref().map(|piece| threshold.mask(piece).unwrap().as_slice::<u64>()[0]);
+    assert_eq!(masks, [0b110, 0b101]);
+    pieces[1] = upload(&[1.0f32, f32::NAN, 1.0]);
+    assert_eq!(count(&pieces).first_unusable().unwrap(), Some(before + 4));
+}
+
 #[test]
 fn the_first_unusable_entry_is_found_on_every_instruction_set() {
     let mut entries = vec![f32::MAX; 50_001];

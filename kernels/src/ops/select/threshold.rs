@@ -68,7 +68,9 @@ pub struct Threshold {
     remove: usize,
     /// Rounds that are done.
     round: usize,
-    /// Entries that this round has counted.
+    /// Entries before the first piece: none, but for tests of what follows on more than memory holds.
+    before: usize,
+    /// Entries that this round has counted, and those before.
     seen: usize,
     pieces: Vec<Piece>,
     /// The next piece, of those known from the first round.
@@ -98,6 +100,7 @@ impl Threshold {
             dtype,
             remove: k,
             round: 0,
+            before: 0,
             seen: 0,
             pieces: Vec::new(),
             next: 0,
@@ -105,6 +108,20 @@ impl Threshold {
             bins: device.zeros(Category::Workspace, DType::U64, BINS)?,
             unusable: usable(device)?,
         })
+    }
+
+    /// As if so many zeros had come before the first piece, and all of them were to go: for tests whose pieces begin where no
+    /// memory reaches.
+    ///
+    /// # Errors
+    /// The GPU's.
+    #[doc(hidden)]
+    pub fn after_zeros(&mut self, zeros: usize) -> Result<()> {
+        (self.before, self.seen) = (zeros, zeros);
+        // Once the first digit is known not to be theirs they are not counted again.
+        let mut bins = vec![0u64; BINS];
+        bins[0] = zeros as u64;
+        self.bins.write(bytemuck::cast_slice(&bins))
     }
 
     /// How often all pieces must be counted.
@@ -174,7 +191,7 @@ impl Threshold {
         }
         let (device, digit) = (self.bins.device().clone(), self.digit(self.round));
         let cost = Cost::new(OP, 0, self.bins.size_bytes(), self.bins.size_bytes());
-        (self.round, self.seen, self.next) = (self.round + 1, 0, 0);
+        (self.round, self.seen, self.next) = (self.round + 1, self.before, 0);
         if device.gpu().is_some() {
             return device.launch(cost, |gpu| cuda::choose(gpu, digit, &mut self.bins, &mut self.state));
         }

@@ -17,7 +17,8 @@ pub struct Inside {
     pub case: Case,
     dtype: DType,
     scaled: bool,
-    keep: Vec<bool>,
+    /// Entries that are stored, of a dense weight those that are not zero.
+    pub keep: Vec<bool>,
 }
 
 /// What a device holds of it.

@@ -1,6 +1,6 @@
 //! Linear layers with every kind of weight, and adapters.
 
-mod counts;
+pub mod counts;
 pub mod epilogues;
 pub mod gradients;
 mod inside;

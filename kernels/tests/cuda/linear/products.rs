@@ -134,6 +134,16 @@ fn gpu_many_tiles_equal_the_reference() {
     equal_the_reference(BF16, Kind::TwoFour(BF16), (260, 40, 1160, 0));
 }
 
+/// Adapters' products of 64 rows and of 128 in a block.
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_adapters_of_many_rows_equal_the_reference() {
+    for n in [4033, 8065] {
+        equal_the_reference(BF16, Kind::Dense(BF16), (n, 40, 72, 5));
+        equal_the_reference(F16, Kind::Dense(F16), (n, 72, 8, 18));
+    }
+}
+
 #[test]
 #[ignore = "needs a GPU"]
 fn gpu_no_rows_give_no_output() {

@@ -11,10 +11,40 @@ static FULL: Source = Source { name: "linear", ptx: include_str!("../../../../pt
 /// Tokens whose sums make one part of an adapter's gradient: enough that writing and reading the part, 8 bytes for each of the
 /// rank, is little beside 2 bytes a token; few enough that 2,048 tokens give every SM a block.
 const SPAN: usize = 512;
-/// As in lora.cu: features and ranks of a block, its threads.
-const FEATURES: usize = 128;
+/// As in lora.cu: ranks of a block.
 const RANKS: usize = 16;
-const THREADS: usize = 128;
+
+/// A cut of a thin product, as in lora.cu.
+pub(super) struct Cut {
+    /// Of u and v the rows of a block, of dA and dB the features.
+    pub extent: usize,
+    pub threads: usize,
+    /// Bytes of dynamic shared memory.
+    pub shared: usize,
+    pub bf16: &'static str,
+    pub f16: &'static str,
+}
+
+/// Blocks that keep memory busy.
+const BUSY: usize = 64;
+
+impl Cut {
+    /// The first of them, which are smaller and smaller, that leaves blocks enough of `extent` rows or features, of which each is
+    /// done by `others` blocks.
+    pub fn of(cuts: &'static [Cut], extent: usize, others: usize) -> &'static Cut {
+        let (last, larger) = cuts.split_last().expect("a cut");
+        larger.iter().find(|cut| extent.div_ceil(cut.extent) * others >= BUSY).unwrap_or(last)
+    }
+
+    pub fn kernel(&self, dtype: DType) -> &'static str {
+        if dtype == DType::BF16 { self.bf16 } else { self.f16 }
+    }
+}
+
+const CUTS: [Cut; 2] = [
+    Cut { extent: 256, threads: 256, shared: 78_336, bf16: "lora_gradient_256_bf16", f16: "lora_gradient_256_f16" },
+    Cut { extent: 128, threads: 128, shared: 45_568, bf16: "lora_gradient_128_bf16", f16: "lora_gradient_128_f16" },
+];
 /// As in linear.cu: rows and columns of a block's tile of dW, and its threads.
 const TILE: usize = 128;
 const TILE_THREADS: usize = 128;
@@ -67,11 +97,12 @@ fn thin(
             plain::scaled(gpu, (features, rank, n), x, down, scale, Target::add(gpu, sums, rank)?)
         };
     }
-    let name = if x.dtype() == DType::BF16 { "lora_gradient_bf16" } else { "lora_gradient_f16" };
+    let cut = Cut::of(&CUTS, features, count);
     let launch = gpu
-        .launch(&LORA, name)?
-        .grid([features.div_ceil(FEATURES), rank.div_ceil(RANKS), count])
-        .block([THREADS, 1, 1])
+        .launch(&LORA, cut.kernel(x.dtype()))?
+        .grid([features.div_ceil(cut.extent), rank.div_ceil(RANKS), count])
+        .block([cut.threads, 1, 1])
+        .shared(cut.shared)
         .read_from(x)
         .read(down)
         .dimension("rows", n)

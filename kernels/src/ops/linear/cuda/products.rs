@@ -2,6 +2,7 @@
 
 use super::super::{Epilogue, Lora};
 use super::ending::Ending;
+use super::gradients::Cut;
 use super::plain::{self, Side, Target};
 use super::{Shape, Weight, adapted, is_plain, two_four, type_number};
 use crate::device::{Buffer, DType, Gpu, Launch, Source, Span};
@@ -244,10 +245,13 @@ pub(in crate::ops) fn project(
     lora: Lora<'_>,
     out: &mut Buffer,
 ) -> Result<()> {
-    /// As in lora.cu: rows and ranks of a block, its threads.
-    const ROWS: usize = 32;
+    /// As in lora.cu: ranks of a block, and its rows.
     const RANKS: usize = 16;
-    const THREADS: usize = 64;
+    const CUTS: [Cut; 3] = [
+        Cut { extent: 128, threads: 128, shared: 45_568, bf16: "lora_project_128_bf16", f16: "lora_project_128_f16" },
+        Cut { extent: 64, threads: 128, shared: 41_728, bf16: "lora_project_64_bf16", f16: "lora_project_64_f16" },
+        Cut { extent: 32, threads: 64, shared: 37_888, bf16: "lora_project_32_bf16", f16: "lora_project_32_f16" },
+    ];
     if n == 0 || lora.rank == 0 {
         return Ok(());
     }
@@ -257,10 +261,12 @@ pub(in crate::ops) fn project(
         let x = Side::rows(gpu, x, features)?;
         return plain::scaled(gpu, (n, lora.rank, features), x, factor, lora.scale, target);
     }
+    let cut = Cut::of(&CUTS, n, 1);
     let launch = gpu
-        .launch(&LORA, if x.dtype() == DType::BF16 { "lora_project_bf16" } else { "lora_project_f16" })?
-        .grid([n.div_ceil(ROWS), lora.rank.div_ceil(RANKS), 1])
-        .block([THREADS, 1, 1])
+        .launch(&LORA, cut.kernel(x.dtype()))?
+        .grid([n.div_ceil(cut.extent), lora.rank.div_ceil(RANKS), 1])
+        .block([cut.threads, 1, 1])
+        .shared(cut.shared)
         .read_from(x)
         .read(factor)
         .dimension("rows", n)
