@@ -16,9 +16,9 @@ macro_rules! all {
     ($($name:ident)*) => { [$((stringify!($name), targets::$name as fn(&[u8]))),*] };
 }
 
-const ALL: [Target; 22] = all!(
-    adapter_config adapter_weights allocation checkpoint config gzip hub_id hub_listing index json_lines packed parquet ptx
-    report run_toml sweep_toml text token_file tokenizer vocabulary weights zstd
+const ALL: [Target; 24] = all!(
+    adapter_config adapter_weights allocation checkpoint config gzip hub_discussions hub_id hub_index hub_listing index
+    json_lines packed parquet ptx report run_toml sweep_toml text token_file tokenizer vocabulary weights zstd
 );
 
 /// Runs every target; ends the process where one fails.

@@ -4,6 +4,7 @@ mod support;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use kernels::Device;
+use kernels::ops::InputGradient;
 use kernels::ops::layer_norm::{self, ParamGradients};
 use support::{D, N, group, moves, upload};
 
@@ -21,7 +22,7 @@ fn benchmark(c: &mut Criterion) {
         bench.iter(|| {
             let gradients = ParamGradients { weight: Some(&mut d_w), bias: Some(&mut d_b) };
             let given = dy.take().expect("put back below");
-            dy = layer_norm::backward(given, &x, &w, (&saved.mean, &saved.rstd), gradients, true).expect("shapes fit");
+            dy = layer_norm::backward(given, &x, &w, (&saved.mean, &saved.rstd), gradients, InputGradient::Alone).expect("shapes fit");
         });
     });
     group.finish();

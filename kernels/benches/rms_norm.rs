@@ -4,7 +4,7 @@ mod support;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use kernels::Device;
-use kernels::ops::rms_norm;
+use kernels::ops::{InputGradient, rms_norm};
 use support::{D, N, group, moves, upload};
 
 fn benchmark(c: &mut Criterion) {
@@ -20,7 +20,7 @@ fn benchmark(c: &mut Criterion) {
         let mut dy = Some(upload(&device, N * D));
         bench.iter(|| {
             let given = dy.take().expect("put back below");
-            dy = rms_norm::backward(given, &x, &w, &saved.rstd, Some(&mut d_w), true).expect("shapes fit");
+            dy = rms_norm::backward(given, &x, &w, &saved.rstd, Some(&mut d_w), InputGradient::Alone).expect("shapes fit");
         });
     });
     group.finish();

@@ -65,12 +65,25 @@ impl Var {
     }
 }
 
-/// Turns the gradient of a node's output into those of its inputs, in the order of the node's inputs; `None` where an
-/// input gets none.
-type Backward = Box<dyn FnOnce(&Device, Tensor) -> Result<Vec<Option<Tensor>>>>;
+/// Turns the gradient of a node's output into those of its inputs.
+type Backward = Box<dyn FnOnce(&Device, Tensor, &mut Gradients) -> Result<()>>;
+
+/// What is known of the gradients of nodes whose turn is still to come: sums over the uses that came after them.
+struct Gradients(Vec<Option<Tensor>>);
+
+impl Gradients {
+    /// Adds the gradient of one use.
+    fn add(&mut self, node: usize, gradient: Tensor) -> Result<()> {
+        let sum = match self.0[node].take() {
+            None => gradient,
+            Some(sum) => add::sum(sum, gradient)?,
+        };
+        self.0[node] = Some(sum);
+        Ok(())
+    }
+}
 
 struct Node {
-    inputs: Vec<Option<usize>>,
     /// Absent for the leaf of a segment.
     backward: Option<Backward>,
 }
@@ -126,7 +139,7 @@ impl Tape {
         self.recording && (trains || inputs.iter().any(|var| var.needs_grad()))
     }
 
-    /// The value with its node.
+    /// The value with its node. `backward` gives the inputs' gradients in their order, `None` where an input gets none.
     fn record(
         &mut self,
         value: Tensor,
@@ -143,7 +156,41 @@ impl Tape {
         inputs: Vec<Option<usize>>,
         backward: impl FnOnce(&Device, Tensor) -> Result<Vec<Option<Tensor>>> + 'static,
     ) -> Var {
-        self.nodes.push(Node { inputs, backward: Some(Box::new(backward)) });
+        self.push(value, move |device, gradient, gradients| {
+            for (input, gradient) in inputs.iter().zip(backward(device, gradient)?) {
+                if let (Some(input), Some(gradient)) = (input, gradient) {
+                    gradients.add(*input, gradient)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// The value with its node. `backward` also gets what the other uses of `input` have made of its gradient, and returns the sum of
+    /// that and its own: a kernel that can add needs no other to.
+    fn record_sum(
+        &mut self,
+        value: Tensor,
+        input: &Var,
+        backward: impl FnOnce(Tensor, Option<&Tensor>) -> Result<Option<Tensor>> + 'static,
+    ) -> Var {
+        let input = input.node;
+        self.push(value, move |_, gradient, gradients| {
+            let sum = input.and_then(|input| gradients.0[input].take());
+            let sum = backward(gradient, sum.as_ref())?;
+            if let Some(input) = input {
+                gradients.0[input] = sum;
+            }
+            Ok(())
+        })
+    }
+
+    fn push(
+        &mut self,
+        value: Tensor,
+        backward: impl FnOnce(&Device, Tensor, &mut Gradients) -> Result<()> + 'static,
+    ) -> Var {
+        self.nodes.push(Node { backward: Some(Box::new(backward)) });
         Var { tensor: value, node: Some(self.nodes.len() - 1) }
     }
 
@@ -166,7 +213,7 @@ impl Tape {
         Ok(self.record(output, &[&input], move |device, gradient| {
             let mut tape = Tape::training(device, 0);
             let leaf = if wanted {
-                tape.nodes.push(Node { inputs: Vec::new(), backward: None });
+                tape.nodes.push(Node { backward: None });
                 Var { tensor, node: Some(0) }
             } else {
                 Var::constant(tensor)
@@ -182,24 +229,16 @@ impl Tape {
     /// # Errors
     /// Those of the recorded functions.
     pub fn backward(mut self, output: Var, gradient: Tensor) -> Result<Option<Tensor>> {
-        let mut gradients: Vec<Option<Tensor>> = Vec::new();
-        gradients.resize_with(self.nodes.len(), || None);
+        let mut gradients = Gradients(Vec::new());
+        gradients.0.resize_with(self.nodes.len(), || None);
         let Some(root) = output.node else { return Ok(None) };
         // The output's value is not needed any more; functions downstream own what they saved.
         drop(output);
-        gradients[root] = Some(gradient);
+        gradients.0[root] = Some(gradient);
         while let Some(node) = self.nodes.pop() {
-            let Some(gradient) = gradients.pop().flatten() else { continue };
+            let Some(gradient) = gradients.0.pop().flatten() else { continue };
             let Some(backward) = node.backward else { return Ok(Some(gradient)) };
-            for (input, gradient) in node.inputs.iter().zip(backward(&self.device, gradient)?) {
-                if let (Some(input), Some(gradient)) = (input, gradient) {
-                    let slot = &mut gradients[*input];
-                    *slot = Some(match slot.take() {
-                        None => gradient,
-                        Some(sum) => add::sum(sum, gradient)?,
-                    });
-                }
-            }
+            backward(&self.device, gradient, &mut gradients)?;
         }
         Ok(None)
     }

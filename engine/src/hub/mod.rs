@@ -4,7 +4,8 @@
 //! ([`cache`]) is laid out as there, and what another program fetched is found.
 
 mod cache;
-mod conversion;
+#[doc(hidden)] // for fuzzing
+pub mod conversion;
 mod download;
 mod error;
 mod http;

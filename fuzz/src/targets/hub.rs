@@ -1,9 +1,10 @@
 //! Names on the hub, and what the hub says of a repository.
 
 use std::fs;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use engine::hub::conversion::{self, Page};
 use engine::hub::{DataId, DataPart, Hub, ModelId, Settings, Use};
 
 use super::bounded::within;
@@ -34,10 +35,8 @@ fn stays_inside(name: &str) {
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// What the API said of a commit, as the cache keeps it, behind a line that says what is wanted of it.
-pub fn hub_listing(bytes: &[u8]) {
-    let (wanted, listing) = bytes.split_at(bytes.iter().position(|byte| *byte == b'\n').unwrap_or(0));
-    let Ok(wanted) = std::str::from_utf8(wanted) else { return };
+/// A cache in which a model and a data set are listed, and the model's config.json is. What is asked is answered from there alone.
+fn cache(listing: &[u8]) -> Hub {
     let cache = scratch::folder();
     for kind in ["models", "datasets"] {
         let folder = cache.join(format!("{kind}--o--n"));
@@ -45,8 +44,8 @@ pub fn hub_listing(bytes: &[u8]) {
         fs::write(folder.join(".listings").join(format!("{COMMIT}.json")), listing).expect("room for the input");
         fs::create_dir_all(folder.join("snapshots").join(COMMIT)).expect("a folder");
     }
-    fs::write(cache.join(format!("models--o--n/snapshots/{COMMIT}/config.json")), "{}").expect("room");
-    let hub = Hub::new(Settings {
+    fs::write(snapshot("config.json"), "{}").expect("room");
+    Hub::new(Settings {
         endpoint: "http://localhost:9".into(),
         cache: cache.into(),
         token: None,
@@ -54,7 +53,19 @@ pub fn hub_listing(bytes: &[u8]) {
         certificates: None,
         timeout: Duration::from_secs(1),
         pause: Duration::ZERO,
-    });
+    })
+}
+
+/// Where the cache has a file of the model.
+fn snapshot(name: &str) -> PathBuf {
+    scratch::folder().join(format!("models--o--n/snapshots/{COMMIT}/{name}"))
+}
+
+/// What the API said of a commit, as the cache keeps it, behind a line that says what is wanted of it.
+pub fn hub_listing(bytes: &[u8]) {
+    let (wanted, listing) = bytes.split_at(bytes.iter().position(|byte| *byte == b'\n').unwrap_or(0));
+    let Ok(wanted) = std::str::from_utf8(wanted) else { return };
+    let hub = cache(listing);
     within(MEMORY, || {
         let model = ModelId { repo: "o/n".into(), revision: COMMIT.into() };
         let _ = hub.model(&model, true, &|_| {});
@@ -63,6 +74,37 @@ pub fn hub_listing(bytes: &[u8]) {
         let data = DataId { repo: "o/n".into(), part, revision: COMMIT.into() };
         for wanted in [Use::Train, Use::Test, Use::Validation] {
             let _ = hub.data(&data, wanted, Some(1), &|_| {});
+        }
+    });
+}
+
+const SHARDED: &[u8] = br#"{"sha": "0123456789abcdef0123456789abcdef01234567", "siblings": [{"rfilename": "config.json"}, {"rfilename": "model.safetensors.index.json"}, {"rfilename": "a.safetensors"}, {"rfilename": "b/c.safetensors"}, {"rfilename": "../d.safetensors"}]}"#;
+
+/// The index by which shards are fetched. It is good where all that it names is here: one file.
+pub fn hub_index(bytes: &[u8]) {
+    let hub = cache(SHARDED);
+    fs::write(snapshot("model.safetensors.index.json"), bytes).expect("room for the input");
+    fs::write(snapshot("a.safetensors"), "").expect("room");
+    within(MEMORY, || {
+        let model = ModelId { repo: "o/n".into(), revision: COMMIT.into() };
+        if hub.model(&model, true, &|_| {}).is_ok() {
+            let index: serde_json::Value = serde_json::from_slice(bytes).expect("it was read");
+            let shards = index["weight_map"].as_object().expect("it was read");
+            assert!(shards.values().all(|shard| shard == "a.safetensors"), "{index}");
+        }
+    });
+}
+
+/// What the API says of a model's discussions, in which the conversion bot's pull request is looked for. A revision is no way out of a
+/// folder.
+pub fn hub_discussions(bytes: &[u8]) {
+    within(MEMORY, || {
+        let Ok(page) = Page::parse(bytes) else { return };
+        let _ = page.has_next();
+        if let Some(number) = page.newest() {
+            let revision = conversion::revision(number);
+            assert!(conversion::is_revision(&revision));
+            stays_inside(&revision);
         }
     });
 }

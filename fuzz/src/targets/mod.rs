@@ -10,7 +10,7 @@ mod settings;
 mod texts;
 mod tokenizers;
 
-pub use hub::{hub_id, hub_listing};
+pub use hub::{hub_discussions, hub_id, hub_index, hub_listing};
 pub use models::{adapter_config, adapter_weights, config, index, packed, weights};
 pub use ptx::ptx;
 pub use runs::{checkpoint, token_file};

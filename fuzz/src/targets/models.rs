@@ -88,11 +88,16 @@ pub fn index(bytes: &[u8]) {
 /// The most decoder layers of a configuration that is built as far as a plan.
 const LAYERS: usize = 4;
 
-/// config.json of any family; where it is small, the network and its plan.
+/// config.json of any family, what it says of the weights' form, and, where it is small, the network and its plan.
 pub fn config(bytes: &[u8]) {
     let path = scratch::file("config.json", bytes);
+    scratch::fixed("model.safetensors", &shard("a"));
     within(MEMORY, || {
         let Ok(value) = ModelFolder::read_config(path) else { return };
+        // Refuses weights in another program's form.
+        if let Err(error) = ModelFolder::open(scratch::folder()) {
+            assert!(!error.to_string().is_empty());
+        }
         let architecture = match models::from_config(&value) {
             Ok(architecture) => architecture,
             Err(error) => return assert!(!error.to_string().is_empty()),

@@ -7,7 +7,8 @@
 //! * `cuda.rs` — on GPUs, where there are kernels yet: the launch, of what `OP.cu` compiles to in `ptx/`;
 //! * `tests.rs` — the CPU version against the reference over odd shapes, and its gradients against finite differences.
 //!
-//! Gradients of trainable tensors accumulate (+=): several micro-batches add up. Gradients of activations overwrite.
+//! Gradients of trainable tensors accumulate (+=): several micro-batches add up. Gradients of activations overwrite, or
+//! are [added](InputGradient) to what there is.
 
 pub mod activation;
 pub mod adamw;
@@ -26,3 +27,31 @@ pub mod rotary;
 pub mod select;
 #[cfg(test)]
 mod testing;
+
+use crate::device::Buffer;
+
+/// What becomes of the gradient of an operation's input.
+#[derive(Clone, Copy, Debug)]
+pub enum InputGradient<'a> {
+    /// It is not wanted, and not computed.
+    Unwanted,
+    /// It is returned.
+    Alone,
+    /// It is returned with this added, what the input's other uses have given: an activation of the input's shape and type.
+    AddedTo(&'a Buffer),
+}
+
+impl<'a> InputGradient<'a> {
+    /// True where it is computed.
+    pub fn is_wanted(self) -> bool {
+        !matches!(self, InputGradient::Unwanted)
+    }
+
+    /// What is added to it.
+    fn sum(self) -> Option<&'a Buffer> {
+        match self {
+            InputGradient::AddedTo(sum) => Some(sum),
+            _ => None,
+        }
+    }
+}

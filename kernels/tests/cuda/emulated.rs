@@ -148,7 +148,8 @@ fn norms_move_little_more_than_their_rows() {
         for (of_each, forward, backward) in [(2, forward, [backward, sums]), (1, rms_forward, [rms_backward, rms_sums])]
         {
             assert_traffic(&[forward], 4 * rows * cols + of_each * 4 * (rows + cols));
-            assert_traffic(&backward, 6 * rows * cols + of_each * (4 * rows + 8 * cols) + 4 * cols);
+            // x, dy and what dx is added to are read, dx is written.
+            assert_traffic(&backward, 8 * rows * cols + of_each * (4 * rows + 8 * cols) + 4 * cols);
         }
     }
 }
@@ -207,7 +208,7 @@ fn rows_of_no_whole_vectors_cost_a_sector_a_request() {
         for (norm, of_each, sum) in [("layer_norm", 2, "param_gradients"), ("rms_norm", 1, "weight_gradient")] {
             let forward = 2 * rows * cols * e + of_each * 4 * (rows + cols);
             expect(&[format!("{norm}_forward_{dtype}_odd")], e, forward);
-            let backward = 3 * rows * cols * e + of_each * (4 * rows + 8 * cols) + 4 * cols;
+            let backward = 4 * rows * cols * e + of_each * (4 * rows + 8 * cols) + 4 * cols;
             expect(&[format!("{norm}_backward_{dtype}_odd"), format!("{norm}_{sum}")], e, backward);
         }
         let of_bias = rows * cols * e + 8 * cols;

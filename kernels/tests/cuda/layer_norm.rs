@@ -1,9 +1,10 @@
 //! LayerNorm, forward and backward.
 
+use kernels::ops::InputGradient;
 use kernels::ops::layer_norm::{ParamGradients, backward, forward, reference};
 use kernels::{Buffer, DType, Device};
 
-use crate::support::{assert_close, assert_sums, differences, dot, gpu, random, upload};
+use crate::support::{assert_close, assert_sums, differences, dot, gpu, random, sum, upload};
 
 const EPS: f32 = 1e-5;
 
@@ -60,7 +61,7 @@ impl Operands {
     }
 }
 
-/// y, dx, dw, db of one pass; dw and db are added to ones.
+/// y, dx, dw, db of one pass; dx is added to x, dw and db to ones.
 pub fn pass(device: &Device, dtype: DType, rows: usize, cols: usize) -> [Buffer; 4] {
     let operands = Operands::new(dtype, rows, cols);
     let [x, dy] = [&operands.x, &operands.dy].map(|t| upload(device, dtype, t));
@@ -68,7 +69,7 @@ pub fn pass(device: &Device, dtype: DType, rows: usize, cols: usize) -> [Buffer;
     let [mut dw, mut db] = [0, 0].map(|_| upload(device, DType::F32, &vec![1.0; cols]));
     let out = forward(&x, &weight, &bias, EPS).unwrap();
     let gradients = ParamGradients { weight: Some(&mut dw), bias: Some(&mut db) };
-    let dx = backward(dy, &x, &weight, (&out.mean, &out.rstd), gradients, true).unwrap().unwrap();
+    let dx = backward(dy, &x, &weight, (&out.mean, &out.rstd), gradients, InputGradient::AddedTo(&x)).unwrap().unwrap();
     [out.y, dx, dw, db]
 }
 
@@ -106,7 +107,7 @@ fn gpu_forward_and_gradients_equal_the_reference_in_every_type_and_shape() {
             let what = |name: &str| format!("{name} of {rows}×{cols} {dtype}");
             let steep: f64 = if cols < 16 { 2e-3 } else { 2e-5 };
             assert_close(&what("y"), &y, &want, steep.min(1e-4));
-            assert_close(&what("dx"), &dx, &want_x, steep);
+            assert_close(&what("dx"), &dx, &sum(&want_x, &operands.x), steep);
             assert_close(&what("dw"), &dw, &plus_one(want_w), steep);
             assert_close(&what("db"), &db, &plus_one(want_b), 1e-5);
         }
@@ -126,7 +127,7 @@ fn gpu_the_longest_rows_and_many_rows_equal_the_reference() {
         let plus_one = |d: Vec<f64>| d.into_iter().map(|d| d + 1.0).collect::<Vec<_>>();
         let [y, dx, dw, db] = pass(&gpu(), DType::BF16, rows, cols);
         assert_close("y", &y, &want, 1e-5);
-        assert_close("dx", &dx, &want_x, 2e-5);
+        assert_close("dx", &dx, &sum(&want_x, &operands.x), 2e-5);
         let [sizes_w, sizes_b] = operands.parameter_sums(f64::abs).map(plus_one);
         assert_sums("dw", &dw, &plus_one(want_w), &sizes_w, 100);
         assert_sums("db", &db, &plus_one(want_b), &sizes_b, 59);
@@ -151,7 +152,7 @@ fn gpu_a_large_mean_does_not_drown_the_deviations() {
 fn gpu_gradients_that_are_not_wanted_are_not_computed() {
     let device = gpu();
     let operands = Operands::new(DType::BF16, 6, 40);
-    let [_, want_w, want_b] = operands.gradients();
+    let [want_x, want_w, want_b] = operands.gradients();
     let x = upload(&device, DType::BF16, &operands.x);
     let [weight, bias] = [&operands.weight, &operands.bias].map(|t| upload(&device, DType::F32, t));
     let out = forward(&x, &weight, &bias, EPS).unwrap();
@@ -161,9 +162,10 @@ fn gpu_gradients_that_are_not_wanted_are_not_computed() {
     };
     let zeros = || upload(&device, DType::F32, &[0.0; 40]);
     let (mut dw, mut db) = (zeros(), zeros());
-    assert!(pass(ParamGradients { weight: Some(&mut dw), bias: None }, false).is_none());
-    assert!(pass(ParamGradients { weight: None, bias: Some(&mut db) }, true).is_some());
-    assert!(pass(ParamGradients::default(), false).is_none());
+    assert!(pass(ParamGradients { weight: Some(&mut dw), bias: None }, InputGradient::Unwanted).is_none());
+    let dx = pass(ParamGradients { weight: None, bias: Some(&mut db) }, InputGradient::Alone).unwrap();
+    assert!(pass(ParamGradients::default(), InputGradient::Unwanted).is_none());
+    assert_close("dx", &dx, &want_x, 2e-5);
     assert_close("dw", &dw, &want_w, 1e-4);
     assert_close("db", &db, &want_b, 1e-5);
 }

@@ -1,9 +1,10 @@
 //! RMSNorm, forward and backward.
 
+use kernels::ops::InputGradient;
 use kernels::ops::rms_norm::{backward, forward, reference};
 use kernels::{Buffer, DType, Device};
 
-use crate::support::{assert_close, assert_sums, differences, dot, download, gpu, random, upload};
+use crate::support::{assert_close, assert_sums, differences, dot, download, gpu, random, sum, upload};
 
 const EPS: f32 = 1e-5;
 
@@ -52,14 +53,14 @@ impl Operands {
     }
 }
 
-/// y, dx, dw of one pass; dw is added to ones.
+/// y, dx, dw of one pass; dx is added to x, dw to ones.
 pub fn pass(device: &Device, dtype: DType, rows: usize, cols: usize) -> [Buffer; 3] {
     let operands = Operands::new(dtype, rows, cols);
     let [x, dy] = [&operands.x, &operands.dy].map(|t| upload(device, dtype, t));
     let weight = upload(device, DType::F32, &operands.weight);
     let mut dw = upload(device, DType::F32, &vec![1.0; cols]);
     let out = forward(&x, &weight, EPS).unwrap();
-    let dx = backward(dy, &x, &weight, &out.rstd, Some(&mut dw), true).unwrap().unwrap();
+    let dx = backward(dy, &x, &weight, &out.rstd, Some(&mut dw), InputGradient::AddedTo(&x)).unwrap().unwrap();
     [out.y, dx, dw]
 }
 
@@ -86,7 +87,7 @@ fn equal_the_reference(dtype: DType, rows: usize, cols: usize, roundings: usize)
     let what = |name: &str| format!("{name} of {rows}×{cols} {dtype}");
     let steep: f64 = if cols < 16 { 2e-3 } else { 2e-5 };
     assert_close(&what("y"), &y, &want, 1e-5);
-    assert_close(&what("dx"), &dx, &want_x, steep);
+    assert_close(&what("dx"), &dx, &sum(&want_x, &operands.x), steep);
     let sizes = plus_one(operands.weight_sums(f64::abs));
     assert_sums(&what("dw"), &dw, &plus_one(want_w), &sizes, roundings);
 }
@@ -129,10 +130,10 @@ fn gpu_gradients_that_are_not_wanted_are_not_computed() {
         backward(dy, &x, &weight, &out.rstd, d_weight, input).unwrap()
     };
     let mut dw = upload(&device, DType::F32, &[0.0; 40]);
-    assert!(pass(Some(&mut dw), false).is_none());
+    assert!(pass(Some(&mut dw), InputGradient::Unwanted).is_none());
     assert_close("dw", &dw, &want_w, 2e-5);
-    assert_close("dx", &pass(None, true).unwrap(), &want_x, 2e-5);
-    assert!(pass(None, false).is_none());
+    assert_close("dx", &pass(None, InputGradient::Alone).unwrap(), &want_x, 2e-5);
+    assert!(pass(None, InputGradient::Unwanted).is_none());
 }
 
 #[test]

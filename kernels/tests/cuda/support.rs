@@ -94,6 +94,11 @@ pub fn assert_sums(what: &str, got: &Buffer, want: &[f64], magnitudes: &[f64], r
     assert_within(what, got, want, |i| share * magnitudes[i]);
 }
 
+/// Element by element.
+pub fn sum(a: &[f64], b: &[f64]) -> Vec<f64> {
+    a.iter().zip(b).map(|(a, b)| a + b).collect()
+}
+
 /// Central differences of `objective` in each entry of `values`.
 pub fn differences(values: &[f64], step: f64, mut objective: impl FnMut(&[f64]) -> f64) -> Vec<f64> {
     let mut values = values.to_vec();

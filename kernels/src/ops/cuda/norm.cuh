@@ -148,12 +148,13 @@ __device__ void norm_forward(const T* x, const float* weight, const float* bias,
     }
 }
 
-// dx = r·(g − mean(g) − x̂·mean(g∘x̂)) with g = w∘dy, into dy's place (not where `dx` is null), and this block's part of
+// dx = r·(g − mean(g) − x̂·mean(g∘x̂)) with g = w∘dy, and what it is `added_to` where that is not null, rounded once, into
+// dy's place (not where `dx` is null), and this block's part of
 // dw = Σ dy∘x̂ and db = Σ dy, to partials[block][2] in the order of `Columns` (not where it is null). Where not CENTERED
 // there is no mean of g, no db (partials[block][1]), and `means` is null.
 template <bool CENTERED, class T, int V, int STEPS>
 __device__ void norm_backward(const T* dy, const T* x, const float* weight, const float* means, const float* rstds,
-                              int rows, int cols, T* dx, float* partials) {
+                              int rows, int cols, const T* added_to, T* dx, float* partials) {
     constexpr int PARAMETERS = CENTERED ? 2 : 1;
     __shared__ float sums[2][32], dots[2][32]; // of even and odd rounds: one barrier a round then suffices
     float gradients[PARAMETERS][STEPS][V] = {};
@@ -197,10 +198,11 @@ __device__ void norm_backward(const T* dy, const T* x, const float* weight, cons
             float w[V];
             ws.get(s, w);
             Vector<T, V> out;
+            if (added_to) out.load(added_to + size_t(row) * cols + column<V>(s));
 #pragma unroll
             for (int i = 0; i < V; ++i) {
                 const float normal = (xs.vectors[s][i] - mean) * rstd;
-                out.set(i, rstd * (w[i] * dys.vectors[s][i] - sum - normal * dot));
+                out.set(i, out[i] + rstd * (w[i] * dys.vectors[s][i] - sum - normal * dot));
             }
             out.store(dx + size_t(row) * cols + column<V>(s));
         }

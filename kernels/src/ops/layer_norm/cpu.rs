@@ -61,16 +61,18 @@ simd_fn! {
     }
 }
 
-pub(super) fn input_gradient(isa: Isa, saved: &Saved<'_>, dx: &mut [f32]) {
+pub(super) fn input_gradient(isa: Isa, saved: &Saved<'_>, sum: Option<&[f32]>, dx: &mut [f32]) {
     let (tokens, cols) = (saved.mean.len(), saved.weight.len());
-    let dx = SharedStrips::new(dx, tokens, cols);
+    let (sum, dx) = (sum.map(|sum| Strips::new(sum, tokens, cols)), SharedStrips::new(dx, tokens, cols));
     let groups: Vec<Piece> = lane_groups(tokens, GROUP).collect();
-    groups.par_iter().for_each(|group| input_gradient_group(isa, saved, group, dx));
+    groups.par_iter().for_each(|group| input_gradient_group(isa, saved, group, sum, dx));
 }
 
 simd_fn! {
-    /// dx = r·(g − mean(g) − x̂·mean(g∘x̂)) with g = w∘dy, where `dx` holds dy.
-    fn input_gradient_group(saved: &Saved<'_>, group: &Piece, dx: SharedStrips<'_>) {
+    /// dx = r·(g − mean(g) − x̂·mean(g∘x̂)) with g = w∘dy, where `dx` holds dy, and what it is `added_to`.
+    fn input_gradient_group(
+        saved: &Saved<'_>, group: &Piece, added_to: Option<Strips<'_>>, dx: SharedStrips<'_>,
+    ) {
         let weight = saved.weight;
         let x = Strips::new(saved.x, saved.mean.len(), weight.len());
         let lanes = group.strip.first + group.lanes.start..group.strip.first + group.lanes.end;
@@ -90,7 +92,11 @@ simd_fn! {
             let row = unsafe { dx.row(group, feature) };
             let g = Lanes::load(row).map(|dy| dy.mul(F32x16::splat(*w)));
             let normal = Lanes::load(x.row(group, feature)).zip(mean, F32x16::sub).zip(rstd, F32x16::mul);
-            g.zip(sum, F32x16::sub).zip(normal.zip(dot, F32x16::mul), F32x16::sub).zip(rstd, F32x16::mul).store(row);
+            let own = g.zip(sum, F32x16::sub).zip(normal.zip(dot, F32x16::mul), F32x16::sub).zip(rstd, F32x16::mul);
+            match added_to {
+                Some(sum) => own.zip(Lanes::load(sum.row(group, feature)), F32x16::add).store(row),
+                None => own.store(row),
+            }
         }
     }
 }

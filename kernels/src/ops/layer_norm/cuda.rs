@@ -3,6 +3,7 @@
 use super::ParamGradients;
 use crate::device::{Buffer, Device, Gpu, Source};
 use crate::error::Result;
+use crate::ops::InputGradient;
 use crate::ops::cuda::kernel_name;
 use crate::ops::cuda::norm::Layout;
 
@@ -72,14 +73,14 @@ pub(super) fn backward(
     saved: &Saved<'_>,
     rows: usize,
     dx: &mut Buffer,
-    input_gradient: bool,
+    input_gradient: InputGradient<'_>,
     gradients: ParamGradients<'_>,
     partials: &mut Buffer,
 ) -> Result<()> {
     let (cols, dtype) = (saved.weight.len(), saved.x.dtype());
     let layout = Layout::of(op, dtype, cols, 2)?;
     let param_gradients = !partials.is_empty();
-    if rows == 0 || !(input_gradient || param_gradients) {
+    if rows == 0 || !(input_gradient.is_wanted() || param_gradients) {
         return Ok(());
     }
     let kernel = kernel_name!("layer_norm_backward", dtype, whole: layout.whole);
@@ -92,7 +93,8 @@ pub(super) fn backward(
         .read(saved.rstd)
         .dimension("rows", rows)
         .dimension("features", cols)
-        .write_or_null(input_gradient.then_some(dx))
+        .read_or_null(input_gradient.sum())
+        .write_or_null(input_gradient.is_wanted().then_some(dx))
         .write_or_null(param_gradients.then_some(&mut *partials));
     // SAFETY: `mod.rs` checks lengths and element types against `rows` and `cols`; the layout's threads cover a row, and
     // each reads its elements of dy before it writes them as dx. `partials` has a place for each block.

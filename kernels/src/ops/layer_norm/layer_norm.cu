@@ -2,11 +2,11 @@
 //
 // Bytes for N rows of D elements of size e, in B blocks:
 //   forward   N·D·2e + N·8 + B·D·8                    (least: N·D·2e + N·8 + D·8)
-//   backward  N·D·3e + N·8 + B·D·4 + 2·B·D·8          (least: N·D·3e + N·8 + D·4 + 2·D·8)
+//   backward  N·D·4e + N·8 + B·D·4 + 2·B·D·8          (least: N·D·4e + N·8 + D·4 + 2·D·8), 3e where dx is added to nothing
 // where the last term is each block's part of dw and db, written and read again, through L2. Of 16-bit rows a block of
 // forward takes 26, whose 104·D bytes make its own 8·D less than 8 %, one of backward 54 (20·D of 324·D).
 //
-// Registers: 32 to 48 a thread in forward, which is 2 blocks of 640 threads an SM, and 48 to 92 in backward, which is one
+// Registers: 32 to 48 a thread in forward, which is 2 blocks of 640 threads an SM, and 63 to 96 in backward, which is one
 // for rows of 16 bits. Shared memory: 8 bytes a column, a row's columns filled up to whole warps, and at most 512 bytes.
 
 #include "cuda/norm.cuh"
@@ -23,8 +23,8 @@
     }                                                                                                                    \
     extern "C" __global__ __launch_bounds__(MAX_THREADS) void layer_norm_backward_##NAME(                                \
         const T* dy, const T* __restrict__ x, const float* __restrict__ weight, const float* __restrict__ mean,          \
-        const float* __restrict__ rstd, int rows, int cols, T* dx, float* __restrict__ partials) {                       \
-        norm_backward<true, T, V, STEPS>(dy, x, weight, mean, rstd, rows, cols, dx, partials);                           \
+        const float* __restrict__ rstd, int rows, int cols, const T* __restrict__ sum, T* dx, float* __restrict__ partials) {                       \
+        norm_backward<true, T, V, STEPS>(dy, x, weight, mean, rstd, rows, cols, sum, dx, partials);                           \
     }
 
 LAYER_NORM(bf16, bf16, 8, 2)

@@ -16,6 +16,7 @@ mod tests;
 
 use crate::device::{Backend, Buffer, Category, Cost, DType};
 use crate::error::{Result, expect_activations, expect_dtype, expect_len, expect_rows};
+use crate::ops::InputGradient;
 use crate::simd::Isa;
 
 /// y and what backward needs of the statistics.
@@ -67,7 +68,8 @@ pub fn forward(x: &Buffer, weight: &Buffer, bias: &Buffer, eps: f32) -> Result<F
     Ok(Forward { y, mean, rstd })
 }
 
-/// dx from dy, in dy's place; the parameters' gradients are added to. Without `input_gradient` dy is dropped.
+/// dx from dy, in dy's place; the parameters' gradients are added to. Where `input_gradient` is not
+/// wanted dy is dropped.
 ///
 /// # Errors
 /// Lengths or element types that do not fit, or no memory.
@@ -77,7 +79,7 @@ pub fn backward(
     weight: &Buffer,
     (mean, rstd): (&Buffer, &Buffer),
     mut gradients: ParamGradients<'_>,
-    input_gradient: bool,
+    input_gradient: InputGradient<'_>,
 ) -> Result<Option<Buffer>> {
     const OP: &str = "layer_norm_backward";
     let (device, cols) = (x.device(), weight.len());
@@ -90,8 +92,13 @@ pub fn backward(
     for (name, operand) in [("weight", weight), ("mean", mean), ("rstd", rstd)] {
         expect_dtype(OP, name, operand.dtype(), DType::F32)?;
     }
+    if let Some(sum) = input_gradient.sum() {
+        expect_len(OP, "the sum", sum.len(), rows * cols)?;
+        expect_dtype(OP, "the sum", sum.dtype(), x.dtype())?;
+    }
     let mut dx = dy;
-    let mut written = if input_gradient { dx.size_bytes() } else { 0 };
+    let added = input_gradient.sum().map_or(0, Buffer::size_bytes);
+    let mut written = if input_gradient.is_wanted() { dx.size_bytes() } else { 0 };
     for (name, gradient) in [("dw", &gradients.weight), ("db", &gradients.bias)] {
         if let Some(gradient) = gradient {
             expect_len(OP, name, gradient.len(), cols)?;
@@ -99,7 +106,7 @@ pub fn backward(
             written += gradient.size_bytes();
         }
     }
-    let read = x.size_bytes() + dx.size_bytes() + weight.size_bytes() + mean.size_bytes() + rstd.size_bytes();
+    let read = x.size_bytes() + dx.size_bytes() + weight.size_bytes() + mean.size_bytes() + rstd.size_bytes() + added;
     let cost = Cost::new(OP, 14 * x.len(), read, written);
     let on_gpu = device.backend() == Backend::Cuda;
     let partials = on_gpu.then(|| cuda::partials(device, OP, x, (rows, cols), &gradients)).transpose()?;
@@ -108,16 +115,16 @@ pub fn backward(
         device.launch(cost, |gpu| {
             cuda::backward(gpu, OP, &saved, rows, &mut dx, input_gradient, gradients, &mut partials)
         })?;
-        return Ok(input_gradient.then_some(dx));
+        return Ok(input_gradient.is_wanted().then_some(dx));
     }
     device.run(cost, || {
         let saved = cpu::Saved { x: x.f32(), weight: weight.f32(), mean: mean.f32(), rstd: rstd.f32() };
         let d_weight = gradients.weight.as_deref_mut().map(Buffer::f32_mut);
         let d_bias = gradients.bias.as_deref_mut().map(Buffer::f32_mut);
         cpu::param_gradients(Isa::best(), &saved, dx.f32(), d_weight, d_bias);
-        if input_gradient {
-            cpu::input_gradient(Isa::best(), &saved, dx.f32_mut());
+        if input_gradient.is_wanted() {
+            cpu::input_gradient(Isa::best(), &saved, input_gradient.sum().map(Buffer::f32), dx.f32_mut());
         }
     });
-    Ok(input_gradient.then_some(dx))
+    Ok(input_gradient.is_wanted().then_some(dx))
 }

@@ -27,7 +27,10 @@ fn forward_and_gradients_equal_the_reference(rows: usize, cols: usize, seed: u64
         let saved = cpu::Saved { x: &x, weight: &weight, mean: &mean, rstd: &rstd };
         let (mut d_weight, mut d_bias, mut dx) = (vec![1.0; cols], vec![1.0; cols], from_rows(&f32s(&dy), rows, cols));
         cpu::param_gradients(isa, &saved, &dx, Some(&mut d_weight), Some(&mut d_bias));
-        cpu::input_gradient(isa, &saved, &mut dx);
+        let mut summed = dx.clone();
+        cpu::input_gradient(isa, &saved, Some(&x), &mut summed);
+        cpu::input_gradient(isa, &saved, None, &mut dx);
+        assert_eq!(summed, dx.iter().zip(&x).map(|(dx, x)| dx + x).collect::<Vec<_>>());
         assert_close("y", &testing::rows(&y, rows), &want, 1e-5);
         // Rows of two nearly equal features have steep derivatives: r is up to 1/√ε ≈ 316.
         assert_close("dx", &testing::rows(&dx, rows), &want_x, 2e-3);
@@ -58,7 +61,7 @@ fn step(rows: usize, cols: usize) -> [Vec<f32>; 4] {
     let [weight, bias, mut d_weight, mut d_bias] = [3, 4, 5, 6].map(|seed| upload(&device, &random(cols, seed)));
     let out = forward(&x, &weight, &bias, EPS).unwrap();
     let gradients = ParamGradients { weight: Some(&mut d_weight), bias: Some(&mut d_bias) };
-    let dx = backward(dy, &x, &weight, (&out.mean, &out.rstd), gradients, true).unwrap().unwrap();
+    let dx = backward(dy, &x, &weight, (&out.mean, &out.rstd), gradients, InputGradient::Alone).unwrap().unwrap();
     [out.y, dx, d_weight, d_bias].map(|buffer| buffer.f32().to_vec())
 }
 
@@ -84,10 +87,14 @@ fn operands_that_do_not_fit_are_named() {
 }
 
 #[test]
-fn without_an_input_gradient_none_is_returned() {
+fn an_input_gradient_is_returned_where_it_is_wanted_and_its_sum_fits() {
     let device = Device::cpu();
     let [x, w] = [random(6, 1), random(3, 2)].map(|t| upload(&device, &t));
     let out = forward(&x, &w, &w, EPS).unwrap();
-    let dx = backward(upload(&device, &[1.0; 6]), &x, &w, (&out.mean, &out.rstd), ParamGradients::default(), false);
-    assert!(dx.unwrap().is_none());
+    let pass = |of: InputGradient<'_>| {
+        backward(upload(&device, &[1.0; 6]), &x, &w, (&out.mean, &out.rstd), ParamGradients::default(), of)
+    };
+    assert!(pass(InputGradient::Unwanted).unwrap().is_none());
+    let short = pass(InputGradient::AddedTo(&w)).unwrap_err().to_string();
+    assert_eq!(short, "layer_norm_backward: the sum has 3 elements, expected 6");
 }

@@ -2,6 +2,7 @@
 
 use crate::device::{Buffer, Device, Gpu, Source};
 use crate::error::Result;
+use crate::ops::InputGradient;
 use crate::ops::cuda::kernel_name;
 use crate::ops::cuda::norm::Layout;
 
@@ -56,13 +57,13 @@ pub(super) fn backward(
     saved: &Saved<'_>,
     rows: usize,
     dx: &mut Buffer,
-    input_gradient: bool,
+    input_gradient: InputGradient<'_>,
     d_weight: Option<&mut Buffer>,
     partials: &mut Buffer,
 ) -> Result<()> {
     let (cols, dtype) = (saved.weight.len(), saved.x.dtype());
     let layout = Layout::of(op, dtype, cols, 1)?;
-    if rows == 0 || !(input_gradient || d_weight.is_some()) {
+    if rows == 0 || !(input_gradient.is_wanted() || d_weight.is_some()) {
         return Ok(());
     }
     let launch = layout
@@ -73,7 +74,8 @@ pub(super) fn backward(
         .read(saved.rstd)
         .dimension("rows", rows)
         .dimension("features", cols)
-        .write_or_null(input_gradient.then_some(dx))
+        .read_or_null(input_gradient.sum())
+        .write_or_null(input_gradient.is_wanted().then_some(dx))
         .write_or_null(d_weight.is_some().then_some(&mut *partials));
     // SAFETY: `mod.rs` checks lengths and element types against `rows` and `cols`; the layout's threads cover a row, and
     // each reads its elements of dy before it writes them as dx. `partials` has a place for each block.

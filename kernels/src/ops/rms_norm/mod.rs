@@ -15,6 +15,7 @@ mod tests;
 
 use crate::device::{Backend, Buffer, Category, Cost, DType};
 use crate::error::{Result, expect_activations, expect_dtype, expect_len, expect_rows};
+use crate::ops::InputGradient;
 use crate::simd::Isa;
 
 /// y and what backward needs of the statistics.
@@ -47,7 +48,8 @@ pub fn forward(x: &Buffer, weight: &Buffer, eps: f32) -> Result<Forward> {
     Ok(Forward { y, rstd })
 }
 
-/// dx from dy, in dy's place; `d_weight`, f32 `[D]`, is added to. Without `input_gradient` dy is dropped.
+/// dx from dy, in dy's place; `d_weight`, f32 `[D]`, is added to. Where `input_gradient` is not
+/// wanted dy is dropped.
 ///
 /// # Errors
 /// Lengths or element types that do not fit, or no memory.
@@ -57,7 +59,7 @@ pub fn backward(
     weight: &Buffer,
     rstd: &Buffer,
     d_weight: Option<&mut Buffer>,
-    input_gradient: bool,
+    input_gradient: InputGradient<'_>,
 ) -> Result<Option<Buffer>> {
     const OP: &str = "rms_norm_backward";
     let (device, cols) = (x.device(), weight.len());
@@ -68,14 +70,19 @@ pub fn backward(
     expect_dtype(OP, "dy", dy.dtype(), x.dtype())?;
     expect_dtype(OP, "weight", weight.dtype(), DType::F32)?;
     expect_dtype(OP, "rstd", rstd.dtype(), DType::F32)?;
+    if let Some(sum) = input_gradient.sum() {
+        expect_len(OP, "the sum", sum.len(), rows * cols)?;
+        expect_dtype(OP, "the sum", sum.dtype(), x.dtype())?;
+    }
     let mut dx = dy;
-    let mut written = if input_gradient { dx.size_bytes() } else { 0 };
+    let added = input_gradient.sum().map_or(0, Buffer::size_bytes);
+    let mut written = if input_gradient.is_wanted() { dx.size_bytes() } else { 0 };
     if let Some(gradient) = &d_weight {
         expect_len(OP, "dw", gradient.len(), cols)?;
         expect_dtype(OP, "dw", gradient.dtype(), DType::F32)?;
         written += gradient.size_bytes();
     }
-    let read = x.size_bytes() + dx.size_bytes() + weight.size_bytes() + rstd.size_bytes();
+    let read = x.size_bytes() + dx.size_bytes() + weight.size_bytes() + rstd.size_bytes() + added;
     let cost = Cost::new(OP, 10 * x.len(), read, written);
     let on_gpu = device.backend() == Backend::Cuda;
     let partials = on_gpu.then(|| cuda::partials(device, OP, x, (rows, cols), d_weight.is_some())).transpose()?;
@@ -84,16 +91,16 @@ pub fn backward(
         device.launch(cost, |gpu| {
             cuda::backward(gpu, OP, &saved, rows, &mut dx, input_gradient, d_weight, &mut partials)
         })?;
-        return Ok(input_gradient.then_some(dx));
+        return Ok(input_gradient.is_wanted().then_some(dx));
     }
     device.run(cost, || {
         let saved = cpu::Saved { x: x.f32(), weight: weight.f32(), rstd: rstd.f32() };
         if let Some(d_weight) = d_weight {
             cpu::weight_gradient(Isa::best(), &saved, dx.f32(), d_weight.f32_mut());
         }
-        if input_gradient {
-            cpu::input_gradient(Isa::best(), &saved, dx.f32_mut());
+        if input_gradient.is_wanted() {
+            cpu::input_gradient(Isa::best(), &saved, input_gradient.sum().map(Buffer::f32), dx.f32_mut());
         }
     });
-    Ok(input_gradient.then_some(dx))
+    Ok(input_gradient.is_wanted().then_some(dx))
 }

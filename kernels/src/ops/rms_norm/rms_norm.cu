@@ -2,11 +2,11 @@
 //
 // Bytes for N rows of D elements of size e, in B blocks:
 //   forward   N·D·2e + N·4 + B·D·4                    (least: N·D·2e + N·4 + D·4)
-//   backward  N·D·3e + N·4 + B·D·4 + B·D·8            (least: N·D·3e + N·4 + D·4 + D·8)
+//   backward  N·D·4e + N·4 + B·D·4 + B·D·8            (least: N·D·4e + N·4 + D·4 + D·8), 3e where dx is added to nothing
 // where the last term is each block's part of dw, written and read again, through L2. Of 16-bit rows a block of forward
 // takes 13, whose 52·D bytes make its own 4·D less than 8 %, one of backward 32 (12·D of 192·D).
 //
-// Registers: 30 to 46 a thread in forward, which is 2 blocks of 640 threads an SM, and 48 to 74 in backward, which is one
+// Registers: 30 to 46 a thread in forward, which is 2 blocks of 640 threads an SM, and 52 to 78 in backward, which is one
 // for rows of 16 bits. Shared memory: 4 bytes a column, a row's columns filled up to whole warps, and 256 bytes.
 
 #include "cuda/norm.cuh"
@@ -20,8 +20,8 @@
     }                                                                                                                    \
     extern "C" __global__ __launch_bounds__(MAX_THREADS) void rms_norm_backward_##NAME(                                  \
         const T* dy, const T* __restrict__ x, const float* __restrict__ weight, const float* __restrict__ rstd,          \
-        int rows, int cols, T* dx, float* __restrict__ partials) {                                                       \
-        norm_backward<false, T, V, STEPS>(dy, x, weight, nullptr, rstd, rows, cols, dx, partials);                       \
+        int rows, int cols, const T* __restrict__ sum, T* dx, float* __restrict__ partials) {                                                       \
+        norm_backward<false, T, V, STEPS>(dy, x, weight, nullptr, rstd, rows, cols, sum, dx, partials);                       \
     }
 
 RMS_NORM(bf16, bf16, 8, 2)

@@ -24,7 +24,10 @@ fn forward_and_gradients_equal_the_reference(rows: usize, cols: usize, seed: u64
         let saved = cpu::Saved { x: &x, weight: &weight, rstd: &rstd };
         let (mut d_weight, mut dx) = (vec![1.0; cols], from_rows(&f32s(&dy), rows, cols));
         cpu::weight_gradient(isa, &saved, &dx, &mut d_weight);
-        cpu::input_gradient(isa, &saved, &mut dx);
+        let mut summed = dx.clone();
+        cpu::input_gradient(isa, &saved, Some(&x), &mut summed);
+        cpu::input_gradient(isa, &saved, None, &mut dx);
+        assert_eq!(summed, dx.iter().zip(&x).map(|(dx, x)| dx + x).collect::<Vec<_>>());
         assert_close("y", &testing::rows(&y, rows), &want, 1e-5);
         // A row of one tiny feature has a steep derivative: r is up to 1/√ε ≈ 316.
         assert_close("dx", &testing::rows(&dx, rows), &want_x, 2e-3);
@@ -53,7 +56,7 @@ fn step(rows: usize, cols: usize) -> [Vec<f32>; 3] {
     let [x, dy] = [1, 2].map(|seed| upload(&device, &random(rows * cols, seed)));
     let [weight, mut d_weight] = [3, 4].map(|seed| upload(&device, &random(cols, seed)));
     let out = forward(&x, &weight, EPS).unwrap();
-    let dx = backward(dy, &x, &weight, &out.rstd, Some(&mut d_weight), true).unwrap().unwrap();
+    let dx = backward(dy, &x, &weight, &out.rstd, Some(&mut d_weight), InputGradient::Alone).unwrap().unwrap();
     [out.y, dx, d_weight].map(|buffer| buffer.f32().to_vec())
 }
 
@@ -78,9 +81,12 @@ fn operands_that_do_not_fit_are_named() {
 }
 
 #[test]
-fn without_an_input_gradient_none_is_returned() {
+fn an_input_gradient_is_returned_where_it_is_wanted_and_its_sum_fits() {
     let device = Device::cpu();
     let [x, w] = [random(6, 1), random(3, 2)].map(|t| upload(&device, &t));
     let out = forward(&x, &w, EPS).unwrap();
-    assert!(backward(upload(&device, &[1.0; 6]), &x, &w, &out.rstd, None, false).unwrap().is_none());
+    let pass = |of: InputGradient<'_>| backward(upload(&device, &[1.0; 6]), &x, &w, &out.rstd, None, of);
+    assert!(pass(InputGradient::Unwanted).unwrap().is_none());
+    let short = pass(InputGradient::AddedTo(&w)).unwrap_err().to_string();
+    assert_eq!(short, "rms_norm_backward: the sum has 3 elements, expected 6");
 }
