@@ -295,6 +295,30 @@ fn a_bare_decoder_takes_an_adapter_too() {
     assert!(tensors(&merge(&model, "of bare")) == tensors(&whole));
 }
 
+/// What drops doubles from PyTorch's files leaves a table that is tied under either name.
+#[test]
+fn a_tied_table_under_the_heads_name_is_the_embeddings_too() {
+    let place = Place::new();
+    assert_succeeds(&place.command(&["--steps", "2"]).output().unwrap());
+    let (model, adapter) = (place.path("out"), place.path("out/adapter"));
+    let want = perplexity(&model, Some(&adapter));
+    let merge = |name: &str| {
+        let out = place.path(name);
+        let args = ["merge", "--model", text(&model), "--adapter", text(&adapter), "--out", text(&out), "--quiet"];
+        assert_succeeds(&bare(&[&args[..], &["--form", "mask"]].concat()).output().unwrap());
+        out
+    };
+    let whole = merge("whole");
+    let bytes = std::fs::read(model.join("model.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let renamed = file.tensors().into_iter().map(|(name, view)| {
+        (if name.ends_with("embed_tokens.weight") { "lm_head.weight".to_string() } else { name }, view)
+    });
+    safetensors::serialize_to_file(renamed, None, &model.join("model.safetensors")).unwrap();
+    assert_eq!(perplexity(&model, Some(&adapter)), want);
+    assert!(tensors(&merge("of the head's")) == tensors(&whole));
+}
+
 #[test]
 fn an_adapter_of_another_model_is_named_and_nothing_is_written() {
     let fixture = Fixture::get();

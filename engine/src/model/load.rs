@@ -34,6 +34,9 @@ pub enum Source<'a> {
     Absent(DType),
 }
 
+/// The head's table.
+const HEAD: &str = "lm_head.weight";
+
 /// What is done with each linear layer as soon as it is loaded: pruned, say.
 type OnLinear<'a> = Box<dyn FnMut(&mut Linear) -> Result<()> + 'a>;
 
@@ -112,6 +115,20 @@ impl<'a> Loader<'a> {
         Ok(Embedding { name: name.into(), weight: Arc::new(self.weight(&format!("{name}.weight"), rows, cols)?) })
     }
 
+    /// The embedding of tokens. Where the head's table is `tied` to it, files may have both under the head's name alone, as what drops
+    /// doubles from PyTorch's files leaves them.
+    ///
+    /// # Errors
+    /// As [`Loader::linear`].
+    pub fn tokens(&self, name: &str, rows: usize, cols: usize, tied: bool) -> Result<Embedding> {
+        let table = format!("{name}.weight");
+        let stored = match self.source {
+            Source::Folder(folder) if tied && !has(folder, &table) && has(folder, HEAD) => HEAD,
+            _ => &table,
+        };
+        Ok(Embedding { name: name.into(), weight: Arc::new(self.weight(stored, rows, cols)?) })
+    }
+
     /// The LM head: the embedding's table where `tied`, `lm_head.weight` otherwise.
     ///
     /// # Errors
@@ -119,7 +136,7 @@ impl<'a> Loader<'a> {
     pub fn head(&self, tied: bool, embedding: &Embedding) -> Result<Head> {
         let table = &embedding.weight;
         let weight =
-            if tied { table.clone() } else { Arc::new(self.weight("lm_head.weight", table.rows(), table.cols())?) };
+            if tied { table.clone() } else { Arc::new(self.weight(HEAD, table.rows(), table.cols())?) };
         Ok(Head { name: "lm_head".into(), weight, tied, lora: None })
     }
 
@@ -158,9 +175,16 @@ impl<'a> Loader<'a> {
 
 /// The tensor under its name, or under the name that files of the bare decoder use (no leading `model.`).
 pub(super) fn find<'a>(folder: &'a ModelFolder, name: &str, shape: &[usize]) -> Result<&'a TensorInfo> {
-    let bare =
-        name.strip_prefix("model.").filter(|bare| folder.tensor(name).is_none() && folder.tensor(bare).is_some());
-    Ok(folder.expect(bare.unwrap_or(name), shape)?)
+    Ok(folder.expect(bare(folder, name).unwrap_or(name), shape)?)
+}
+
+/// A name without its `model.`, where the file has the tensor so.
+fn bare<'a>(folder: &ModelFolder, name: &'a str) -> Option<&'a str> {
+    name.strip_prefix("model.").filter(|bare| folder.tensor(name).is_none() && folder.tensor(bare).is_some())
+}
+
+fn has(folder: &ModelFolder, name: &str) -> bool {
+    folder.tensor(name).is_some() || bare(folder, name).is_some()
 }
 
 /// N(0, std²) by Box and Muller's transform, from a stream of the seed and the tensor's name.

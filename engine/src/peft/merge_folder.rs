@@ -17,6 +17,9 @@ use crate::error::{Error, Result};
 use crate::model::{LoraForm, narrow};
 use crate::prune::PRUNED;
 
+/// What the names of tables that embed tokens end in.
+const TABLE: &str = "embed_tokens.weight";
+
 /// How matrices B·A go into their weights; the head's is added in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MergeForm {
@@ -84,6 +87,9 @@ pub fn merge_folder(
         }
     }
     let untied = targets.iter().any(|target| target.is_head);
+    if untied && let Some((name, table)) = table_under_the_heads_name(folder) {
+        tensors.push(NewTensor::unchanged(table).named(name));
+    }
     for target in targets {
         let dtype = dtype.map_or_else(|| target.weight.dtype(), Ok)?;
         let (name, shape, state) = (named(&target.name), target.weight.shape().to_vec(), state.clone());
@@ -105,6 +111,14 @@ pub fn merge_folder(
     Ok(report)
 }
 
+/// What embeds tokens, and its name, where the file has the table that the head shares under the head's name alone.
+fn table_under_the_heads_name(folder: &ModelFolder) -> Option<(String, &TensorInfo)> {
+    let head = folder.tensor("lm_head.weight")?;
+    let is_alone = !folder.names().any(|name| name.ends_with(TABLE));
+    let decoder = folder.names().find_map(|name| name.split_once("layers.")).map(|(decoder, _)| decoder)?;
+    is_alone.then(|| (format!("{decoder}{TABLE}"), head))
+}
+
 /// A matrix that an adapter goes into.
 struct Target<'a> {
     /// Its name in the merged model.
@@ -122,7 +136,7 @@ impl<'a> Target<'a> {
         let is_head = module == HEAD_MODULE;
         let bare = name.strip_prefix("model.").filter(|_| folder.tensor(&name).is_none()).map(str::to_string);
         let name = bare.filter(|bare| folder.tensor(bare).is_some()).unwrap_or(name);
-        let tied = || folder.tensors().find(|info| info.name().ends_with("embed_tokens.weight"));
+        let tied = || folder.tensors().find(|info| info.name().ends_with(TABLE));
         let weight = folder.tensor(&name).or_else(|| tied().filter(|_| is_head)).ok_or_else(|| {
             Error::config(format!("adapter {path}: the model has no module {module}: it belongs to another model"))
         })?;

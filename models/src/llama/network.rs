@@ -36,7 +36,7 @@ struct Layer {
 
 impl Llama {
     pub(super) fn build(config: LlamaConfig, loader: &Loader<'_>) -> Result<Llama> {
-        let tokens = loader.embedding("model.embed_tokens", config.info.vocab, config.info.hidden)?;
+        let tokens = loader.tokens("model.embed_tokens", config.info.vocab, config.info.hidden, config.tied)?;
         let (positions, rope) = (config.info.context, &config.rope);
         let rotary = Arc::new(RotaryTable::new(loader.device(), positions, &rope.frequencies, rope.factor)?);
         let layers = (0..config.info.layers)

@@ -47,7 +47,7 @@ impl Opt {
             let wanted = config.embed != hidden;
             wanted.then(|| loader.linear(&format!("{DECODER}.{name}"), rows, cols, false, false)).transpose()
         };
-        let tokens = loader.embedding(&format!("{DECODER}.embed_tokens"), config.info.vocab, config.embed)?;
+        let tokens = loader.tokens(&format!("{DECODER}.embed_tokens"), config.info.vocab, config.embed, config.tied)?;
         let places = config.info.context + POSITION_OFFSET;
         let positions = loader.embedding(&format!("{DECODER}.embed_positions"), places, hidden)?;
         let project_in = projection("project_in", hidden, config.embed)?;
