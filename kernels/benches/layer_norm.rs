@@ -22,7 +22,8 @@ fn benchmark(c: &mut Criterion) {
         bench.iter(|| {
             let gradients = ParamGradients { weight: Some(&mut d_w), bias: Some(&mut d_b) };
             let given = dy.take().expect("put back below");
-            dy = layer_norm::backward(given, &x, &w, (&saved.mean, &saved.rstd), gradients, InputGradient::Alone).expect("shapes fit");
+            dy = layer_norm::backward(given, &x, &w, (&saved.mean, &saved.rstd), gradients, InputGradient::Alone)
+                .expect("shapes fit");
         });
     });
     group.finish();

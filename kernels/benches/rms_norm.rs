@@ -20,7 +20,8 @@ fn benchmark(c: &mut Criterion) {
         let mut dy = Some(upload(&device, N * D));
         bench.iter(|| {
             let given = dy.take().expect("put back below");
-            dy = rms_norm::backward(given, &x, &w, &saved.rstd, Some(&mut d_w), InputGradient::Alone).expect("shapes fit");
+            dy = rms_norm::backward(given, &x, &w, &saved.rstd, Some(&mut d_w), InputGradient::Alone)
+                .expect("shapes fit");
         });
     });
     group.finish();

@@ -37,7 +37,14 @@ fn layer(tape: &mut Tape, norm: &Norm, x: &Var) -> Result<Var> {
         let gradients = layer_norm::ParamGradients { weight: d_weight.as_mut(), bias: d_bias.as_mut() };
         let statistics = (&mean, &rstd);
         let dy = dy.into_buffer()?;
-        let dx = layer_norm::backward(dy, saved.buffer(), &weight.value(), statistics, gradients, input_gradient(wanted, sum))?;
+        let dx = layer_norm::backward(
+            dy,
+            saved.buffer(),
+            &weight.value(),
+            statistics,
+            gradients,
+            input_gradient(wanted, sum),
+        )?;
         d_weight.into_iter().for_each(|grad| weight.put_grad(grad));
         d_bias.into_iter().for_each(|grad| bias.put_grad(grad));
         Ok(dx.map(|dx| Tensor::new(dx, rows, cols)))
@@ -56,7 +63,14 @@ fn rms(tape: &mut Tape, norm: &Norm, x: &Var) -> Result<Var> {
     Ok(tape.record_sum(y, x, move |dy, sum| {
         let mut d_weight = weight.is_trainable().then(|| weight.take_grad()).transpose()?;
         let dy = dy.into_buffer()?;
-        let dx = rms_norm::backward(dy, saved.buffer(), &weight.value(), &rstd, d_weight.as_mut(), input_gradient(wanted, sum))?;
+        let dx = rms_norm::backward(
+            dy,
+            saved.buffer(),
+            &weight.value(),
+            &rstd,
+            d_weight.as_mut(),
+            input_gradient(wanted, sum),
+        )?;
         d_weight.into_iter().for_each(|grad| weight.put_grad(grad));
         Ok(dx.map(|dx| Tensor::new(dx, rows, cols)))
     }))

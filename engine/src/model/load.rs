@@ -135,8 +135,7 @@ impl<'a> Loader<'a> {
     /// As [`Loader::linear`].
     pub fn head(&self, tied: bool, embedding: &Embedding) -> Result<Head> {
         let table = &embedding.weight;
-        let weight =
-            if tied { table.clone() } else { Arc::new(self.weight(HEAD, table.rows(), table.cols())?) };
+        let weight = if tied { table.clone() } else { Arc::new(self.weight(HEAD, table.rows(), table.cols())?) };
         Ok(Head { name: "lm_head".into(), weight, tied, lora: None })
     }
 
