@@ -42,7 +42,7 @@ fn draws_depend_on_the_seed_and_one_choice_is_the_likeliest() {
 }
 
 #[test]
-fn dense_pruned_and_retrained_models_are_heard_one_after_the_other() {
+fn dense_pruned_and_retrained_models_are_heard_side_by_side() {
     let fixture = Fixture::get();
     let folder = TempDir::new().unwrap();
     let at = |name: &str| folder.path().join(name);
@@ -62,10 +62,27 @@ fn dense_pruned_and_retrained_models_are_heard_one_after_the_other() {
         "--prompt", "She", "--tokens", "8",
     ];
     let (out, said) = generate(&flags);
-    assert_eq!(out.matches("── ").count(), 3, "{out}");
-    assert!(out.contains(&format!("── {} + {}\nShe", retrained.display(), adapter.display())), "{out}");
     assert_eq!(said.as_array().unwrap().len(), 3);
     assert!(said[1]["adapter"].is_null() && said[2]["adapter"] == text(&adapter));
+    // Under the prompt, and a head of two lines, each column has its model's text.
+    let mut lines = out.lines();
+    assert_eq!([lines.next(), lines.next()], [Some("She"), Some("")]);
+    let names: Vec<&str> = lines.next().unwrap().split('│').map(str::trim).collect();
+    assert!(names.len() == 3 && names[1].ends_with("/pruned") && names[2].ends_with("/retrained/adapter"), "{out}");
+    assert_eq!(lines.next().unwrap().matches('┼').count(), 2, "{out}");
+    let rows: Vec<Vec<&str>> = lines.map(|line| line.split('│').map(str::trim).collect()).collect();
+    let words = |text: &str| text.split_whitespace().map(str::to_string).collect::<Vec<_>>();
+    for (column, said) in said.as_array().unwrap().iter().enumerate() {
+        let shown: Vec<&str> = rows.iter().map(|row| row.get(column).copied().unwrap_or_default()).collect();
+        assert_eq!(words(&shown.join(" ")), words(said["text"].as_str().unwrap()), "{out}");
+    }
+
+    let (in_turn, same) = generate(&[&flags[..], &["--in-turn"]].concat());
+    assert_eq!(in_turn.matches("── ").count(), 3, "{in_turn}");
+    assert!(in_turn.contains(&format!("── {} + {}\nShe", retrained.display(), adapter.display())), "{in_turn}");
+    for (said, same) in said.as_array().unwrap().iter().zip(same.as_array().unwrap()) {
+        assert_eq!(said["tokens"], same["tokens"]);
+    }
 
     // The context is 32 tokens, the prompt's included.
     let (_, said) = generate(&["--model", text(&model), "--prompt", "She", "--tokens", "500"]);

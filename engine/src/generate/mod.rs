@@ -6,8 +6,6 @@
 mod sampling;
 mod text;
 
-use std::ops::ControlFlow;
-
 use kernels::ops::linear;
 use kernels::strips::to_rows;
 use kernels::{Backend, Buffer, Category, DType};
@@ -53,28 +51,35 @@ fn read(buffer: &Buffer) -> Result<Vec<f32>> {
     })
 }
 
-/// Goes on from `tokens` for at most `count` tokens, one at a time: `on_token` hears of each and says whether it was the last.
-/// Ends where the model's context is full. Returns how many came.
-///
-/// # Errors
-/// As [`next_logits`], logits that are not finite, and those of `on_token`.
-pub fn generate<E: From<Error>>(
-    model: &dyn Model,
-    tokens: &mut Vec<u32>,
-    count: usize,
-    sampler: &mut Sampler,
-    on_token: &mut dyn FnMut(u32) -> std::result::Result<ControlFlow<()>, E>,
-) -> std::result::Result<usize, E> {
-    let context = model.info().context;
-    for made in 0..count {
-        if tokens.len() >= context {
-            return Ok(made);
-        }
-        let token = sampler.choose(&next_logits(model, tokens)?)?;
-        tokens.push(token);
-        if on_token(token)?.is_break() {
-            return Ok(made + 1);
-        }
+/// A text that a model goes on with, one token at a time.
+pub struct Generation<'m> {
+    model: &'m dyn Model,
+    tokens: Vec<u32>,
+    prompt: usize,
+    sampler: Sampler,
+}
+
+impl<'m> Generation<'m> {
+    /// One that goes on from `prompt`.
+    pub fn new(model: &'m dyn Model, prompt: &[u32], sampler: Sampler) -> Generation<'m> {
+        Generation { model, tokens: prompt.to_vec(), prompt: prompt.len(), sampler }
     }
-    Ok(count)
+
+    /// The next token; nothing where the model's context is full.
+    ///
+    /// # Errors
+    /// As [`next_logits`], and logits that are not finite.
+    pub fn next_token(&mut self) -> Result<Option<u32>> {
+        if self.tokens.len() >= self.model.info().context {
+            return Ok(None);
+        }
+        let token = self.sampler.choose(&next_logits(self.model, &self.tokens)?)?;
+        self.tokens.push(token);
+        Ok(Some(token))
+    }
+
+    /// The tokens that came after the prompt.
+    pub fn made(&self) -> &[u32] {
+        &self.tokens[self.prompt..]
+    }
 }
