@@ -11,9 +11,9 @@ use cli_support::{Fixture, assert_succeeds, text};
 use flate2::{Compression, GzBuilder};
 use serde_json::{Value, json};
 
-/// Bytes of text, unpacked. Its tokens are about as many bytes again.
+/// Bytes of text, unpacked.
 const CORPUS: usize = 64 << 20;
-/// Bytes that the process may have, of which the program without the text takes two thirds.
+/// Bytes that the process may have for all it does: the text alone, beside the program, would not fit.
 const DATA: u64 = 96 << 20;
 
 #[test]

@@ -20,6 +20,7 @@ mod norm;
 mod rotary;
 
 use kernels::Device;
+use kernels::ops::InputGradient;
 
 use crate::error::Result;
 use crate::model::Linear;
@@ -166,21 +167,20 @@ impl Tape {
         })
     }
 
-    /// The value with its node. `backward` also gets what the other uses of `input` have made of its gradient, and returns the sum of
-    /// that and its own: a kernel that can add needs no other to.
+    /// The value with its node. `backward` also hears whether `input` gets a gradient, and what its other uses have made of it, and
+    /// returns the sum of that and its own: a kernel that can add needs no other to.
     fn record_sum(
         &mut self,
         value: Tensor,
         input: &Var,
-        backward: impl FnOnce(Tensor, Option<&Tensor>) -> Result<Option<Tensor>> + 'static,
+        backward: impl FnOnce(Tensor, InputGradient<'_>) -> Result<Option<Tensor>> + 'static,
     ) -> Var {
         let input = input.node;
         self.push(value, move |_, gradient, gradients| {
-            let sum = input.and_then(|input| gradients.0[input].take());
-            let sum = backward(gradient, sum.as_ref())?;
-            if let Some(input) = input {
-                gradients.0[input] = sum;
-            }
+            let Some(input) = input else { return backward(gradient, InputGradient::Unwanted).map(drop) };
+            let sum = gradients.0[input].take();
+            let wanted = sum.as_ref().map_or(InputGradient::Alone, |sum| InputGradient::AddedTo(sum.buffer()));
+            gradients.0[input] = backward(gradient, wanted)?;
             Ok(())
         })
     }

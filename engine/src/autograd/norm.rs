@@ -3,7 +3,7 @@
 //! Both save their input, which the residual connection around them keeps alive anyway, and a number or two a token. Their gradient
 //! meets that of the connection: the kernel adds it.
 
-use kernels::ops::{InputGradient, layer_norm, rms_norm};
+use kernels::ops::{layer_norm, rms_norm};
 
 use super::{Tape, Var};
 use crate::error::Result;
@@ -30,21 +30,14 @@ fn layer(tape: &mut Tape, norm: &Norm, x: &Var) -> Result<Var> {
     if !tape.needs_grad(&[x], &[Some(&weight), Some(&bias)]) {
         return Ok(Var::constant(y));
     }
-    let (saved, wanted, mean, rstd) = (x.tensor().clone(), x.needs_grad(), out.mean, out.rstd);
-    Ok(tape.record_sum(y, x, move |dy, sum| {
+    let (saved, mean, rstd) = (x.tensor().clone(), out.mean, out.rstd);
+    Ok(tape.record_sum(y, x, move |dy, wanted| {
         let mut d_weight = weight.is_trainable().then(|| weight.take_grad()).transpose()?;
         let mut d_bias = bias.is_trainable().then(|| bias.take_grad()).transpose()?;
         let gradients = layer_norm::ParamGradients { weight: d_weight.as_mut(), bias: d_bias.as_mut() };
         let statistics = (&mean, &rstd);
         let dy = dy.into_buffer()?;
-        let dx = layer_norm::backward(
-            dy,
-            saved.buffer(),
-            &weight.value(),
-            statistics,
-            gradients,
-            input_gradient(wanted, sum),
-        )?;
+        let dx = layer_norm::backward(dy, saved.buffer(), &weight.value(), statistics, gradients, wanted)?;
         d_weight.into_iter().for_each(|grad| weight.put_grad(grad));
         d_bias.into_iter().for_each(|grad| bias.put_grad(grad));
         Ok(dx.map(|dx| Tensor::new(dx, rows, cols)))
@@ -59,27 +52,12 @@ fn rms(tape: &mut Tape, norm: &Norm, x: &Var) -> Result<Var> {
     if !tape.needs_grad(&[x], &[Some(&weight)]) {
         return Ok(Var::constant(y));
     }
-    let (saved, wanted, rstd) = (x.tensor().clone(), x.needs_grad(), out.rstd);
-    Ok(tape.record_sum(y, x, move |dy, sum| {
+    let (saved, rstd) = (x.tensor().clone(), out.rstd);
+    Ok(tape.record_sum(y, x, move |dy, wanted| {
         let mut d_weight = weight.is_trainable().then(|| weight.take_grad()).transpose()?;
         let dy = dy.into_buffer()?;
-        let dx = rms_norm::backward(
-            dy,
-            saved.buffer(),
-            &weight.value(),
-            &rstd,
-            d_weight.as_mut(),
-            input_gradient(wanted, sum),
-        )?;
+        let dx = rms_norm::backward(dy, saved.buffer(), &weight.value(), &rstd, d_weight.as_mut(), wanted)?;
         d_weight.into_iter().for_each(|grad| weight.put_grad(grad));
         Ok(dx.map(|dx| Tensor::new(dx, rows, cols)))
     }))
-}
-
-fn input_gradient(wanted: bool, sum: Option<&Tensor>) -> InputGradient<'_> {
-    match sum {
-        Some(sum) if wanted => InputGradient::AddedTo(sum.buffer()),
-        None if wanted => InputGradient::Alone,
-        _ => InputGradient::Unwanted,
-    }
 }
