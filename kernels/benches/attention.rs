@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use kernels::ops::attention::{Attention, backward, forward, reference};
+use kernels::ops::attention::{Attention, Precision, backward, forward, reference};
 use kernels::{Buffer, Category, Device};
 
 fn values(n: usize) -> Vec<f32> {
@@ -22,13 +22,16 @@ fn attention(c: &mut Criterion) {
         ("opt-2.7b one head 1x2048", 1, 2048, 1, 1, 80),
         ("llama-2-7b four heads 1x2048", 1, 2048, 4, 4, 128),
     ];
-    for (name, batch, tokens, heads, kv_heads, head_dim) in shapes {
+    let precisions = [("", Precision::F32), (" from 16 bits", Precision::Bits16)];
+    for ((name, batch, tokens, heads, kv_heads, head_dim), (from, precision)) in
+        shapes.into_iter().flat_map(|shape| precisions.map(|precision| (shape, precision)))
+    {
         let scale = 1.0 / (head_dim as f32).sqrt();
-        let attention = Attention { batch, tokens, heads, kv_heads, head_dim, scale, window: None };
+        let attention = Attention { batch, tokens, heads, kv_heads, head_dim, scale, window: None, precision };
         let queries = batch * tokens * heads * head_dim;
         let keys = batch * tokens * kv_heads * head_dim;
         let [q, k, v] = [queries, keys, keys].map(|n| upload(&device, n));
-        let mut group = c.benchmark_group(format!("attention {name}"));
+        let mut group = c.benchmark_group(format!("attention {name}{from}"));
         group.sample_size(10);
         // "elem/s" reads FLOP/s.
         group.throughput(Throughput::Elements(attention.forward_flops() as u64));
@@ -43,8 +46,16 @@ fn attention(c: &mut Criterion) {
             )
         });
     }
-    let attention =
-        Attention { batch: 1, tokens: 128, heads: 1, kv_heads: 1, head_dim: 64, scale: 0.125, window: None };
+    let attention = Attention {
+        batch: 1,
+        tokens: 128,
+        heads: 1,
+        kv_heads: 1,
+        head_dim: 64,
+        scale: 0.125,
+        window: None,
+        precision: Precision::F32,
+    };
     let x: Vec<f64> = values(128 * 64).into_iter().map(f64::from).collect();
     let mut group = c.benchmark_group("attention one head 1x128");
     group.throughput(Throughput::Elements(attention.forward_flops() as u64));

@@ -31,7 +31,7 @@ pub use embedding::{add_positions, embedding};
 pub use gate::silu_gate;
 pub use head_loss::{Loss, head_loss, head_loss_values};
 pub use kernels::ops::activation::Activation;
-pub use kernels::ops::attention::Attention;
+pub use kernels::ops::attention::{Attention, Precision};
 pub use kernels::ops::rotary::RotaryTable;
 pub use linear::{linear, linear_activation, linear_add};
 pub use norm::norm;

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, RwLockReadGuard};
 
+use kernels::ops::attention::Precision;
 use kernels::ops::linear as op;
 use kernels::weight::{Adapted, Form, FrozenWeight, Landing, OffloadedWeight, WeightRef};
 use kernels::{Buffer, Category, DType, Device};
@@ -251,6 +252,11 @@ impl Linear {
     /// The decoder layer that it is in: the first number in its path.
     pub fn layer(&self) -> Option<usize> {
         self.name.split('.').find_map(|part| part.parse().ok())
+    }
+
+    /// How exact what is computed from products with these can be.
+    pub fn precision(linears: &[&Linear]) -> Precision {
+        Precision::of(&linears.iter().map(|linear| linear.weight.dtype()).collect::<Vec<_>>())
     }
 
     /// The parameters that may train in it.

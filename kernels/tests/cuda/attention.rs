@@ -1,6 +1,6 @@
 //! Attention, forward and backward. That the reference's gradients are derivatives is shown by its own tests.
 
-use kernels::ops::attention::{Attention, Gradients, backward, forward, reference};
+use kernels::ops::attention::{Attention, Gradients, Precision, backward, forward, reference};
 use kernels::{Buffer, DType, Device};
 
 use crate::support::{assert_within, dot, download, gpu, random, rounding, upload};
@@ -86,7 +86,7 @@ pub fn pass(device: &Device, dtype: DType, a: &Attention) -> [Buffer; 5] {
 
 pub fn attention(batch: usize, tokens: usize, (heads, kv_heads): (usize, usize), head_dim: usize) -> Attention {
     let scale = 1.0 / (head_dim as f32).sqrt();
-    Attention { batch, tokens, heads, kv_heads, head_dim, scale, window: None }
+    Attention { batch, tokens, heads, kv_heads, head_dim, scale, window: None, precision: Precision::F32 }
 }
 
 /// Beside `roundings`, sums in f32. A score is a sum of hd products below 1 that is then divided by √hd: its roundings, each of

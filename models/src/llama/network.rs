@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use engine::autograd::{
-    Attention, RotaryTable, Tape, Var, attention, embedding, linear, linear_add, norm, rotary, silu_gate,
+    Attention, Precision, RotaryTable, Tape, Var, attention, embedding, linear, linear_add, norm, rotary, silu_gate,
 };
 use engine::error::{Error, Result};
 use engine::model::{
@@ -78,7 +78,8 @@ impl Layer {
         let k = rotary(tape, k, table, shape.tokens, shape.kv_heads, shape.head_dim)?;
         let v = linear(tape, &self.v, &h)?;
         drop(h);
-        let mixed = attention(tape, q, k, v, &Attention { window: self.window, ..*shape })?;
+        let precision = Linear::precision(&[&self.q, &self.k, &self.v]);
+        let mixed = attention(tape, q, k, v, &Attention { window: self.window, precision, ..*shape })?;
         let x = linear_add(tape, &self.out, &mixed, x)?;
         drop(mixed);
         let h = norm(tape, &self.mlp_norm, &x)?;
@@ -127,6 +128,7 @@ impl Model for Llama {
             head_dim: self.config.head_dim,
             scale: (self.config.head_dim as f32).powf(-0.5),
             window: None,
+            precision: Precision::F32,
         };
         let (layer, table) = (self.layers[layer].clone(), self.rotary.clone());
         tape.segment(x, move |tape, x| layer.forward(tape, x, &table, &shape))

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use engine::autograd::{
-    Attention, Tape, Var, add_positions, attention, embedding, linear, linear_activation, linear_add, norm,
+    Attention, Precision, Tape, Var, add_positions, attention, embedding, linear, linear_activation, linear_add, norm,
 };
 use engine::error::Result;
 use engine::model::{
@@ -88,7 +88,8 @@ impl Layer {
             let k = linear(tape, &self.k, &h)?;
             let v = linear(tape, &self.v, &h)?;
             drop(h);
-            let mixed = attention(tape, q, k, v, shape)?;
+            let precision = Linear::precision(&[&self.q, &self.k, &self.v]);
+            let mixed = attention(tape, q, k, v, &Attention { precision, ..*shape })?;
             linear_add(tape, &self.out, &mixed, x)
         })?;
         self.block(tape, x, &self.ffn_norm, config, |tape, x, h| {
@@ -158,6 +159,7 @@ impl Model for Opt {
             head_dim: self.config.head_dim,
             scale: (self.config.head_dim as f32).powf(-0.5),
             window: None,
+            precision: Precision::F32,
         };
         let (layer, config) = (self.layers[layer].clone(), self.config.clone());
         tape.segment(x, move |tape, x| layer.forward(tape, x, &config, &shape))

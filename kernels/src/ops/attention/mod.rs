@@ -41,6 +41,26 @@ pub struct Attention {
     pub scale: f32,
     /// Sees only the last so many keys, its own included (`sliding_window` of Mistral and Qwen2 configs).
     pub window: Option<usize>,
+    /// What the CPU's products must keep. GPUs multiply in the operands' type.
+    pub precision: Precision,
+}
+
+/// How exact products of f32 are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// As those of f32 are.
+    F32,
+    /// 16 bits of each factor or more, 2⁻¹⁵ of a product at most: for numbers that are themselves products with weights of
+    /// 16 bits, which keep no more where the machine multiplies by [tiles](crate::simd).
+    Bits16,
+}
+
+impl Precision {
+    /// That of what is computed from products with weights of these types.
+    pub fn of(weights: &[DType]) -> Precision {
+        let bits16 = |dtype: &DType| matches!(dtype, DType::F16 | DType::BF16);
+        if weights.iter().all(bits16) { Precision::Bits16 } else { Precision::F32 }
+    }
 }
 
 /// The gradients that [`backward`] returns, of the shapes of q, k and v.
@@ -136,8 +156,8 @@ pub fn forward(attention: &Attention, q: &Buffer, k: &Buffer, v: &Buffer) -> Res
     let device = q.device();
     let mut out = device.alloc(Category::Activations, q.dtype(), q.len())?;
     let mut lse = device.alloc(Category::Activations, DType::F32, attention.lse_len())?;
-    let shared = cpu::forward::shared_len(attention);
-    let mut work = workspace(device, shared, cpu::forward::slot_len(attention))?;
+    let shared = cpu::forward::shared_len(Isa::best(), attention);
+    let mut work = workspace(device, shared, cpu::forward::slot_len(Isa::best(), attention))?;
     let cost = Cost::new(
         OP,
         attention.forward_flops(),
@@ -181,7 +201,7 @@ pub fn backward(
     let mut dq = d_out;
     let mut dk = device.alloc(Category::Activations, k.dtype(), k.len())?;
     let mut dv = device.alloc(Category::Activations, v.dtype(), v.len())?;
-    let mut work = workspace(device, 0, cpu::backward::slot_len(attention))?;
+    let mut work = workspace(device, 0, cpu::backward::slot_len(Isa::best(), attention))?;
     let deltas = if device.backend() == Backend::Cuda { attention.lse_len() } else { 0 };
     let mut delta = device.alloc(Category::Workspace, DType::F32, deltas)?;
     let cost = Cost::new(

@@ -28,24 +28,26 @@ fn run(isa: Isa, a: &Attention, threads: usize, operands: &[Vec<f32>; 4]) -> [Ve
     let nan = |n: usize| vec![f32::NAN; n];
     let (mut out, mut lse) = (nan(q.len()), nan(a.lse_len()));
     let (mut dq, mut dk, mut dv) = (d_out.clone(), nan(k.len()), nan(v.len()));
-    let mut shared = nan(cpu::forward::shared_len(a));
-    let mut slots = nan(cpu::forward::slot_len(a) * threads);
+    let mut shared = nan(cpu::forward::shared_len(isa, a));
+    let mut slots = nan(cpu::forward::slot_len(isa, a) * threads);
     let output = cpu::forward::Output { out: &mut out, lse: &mut lse };
     cpu::forward::forward(isa, a, q, k, v, output, &mut shared, &mut slots);
     let saved = cpu::backward::Saved { q, k, v, out: &out, lse: &lse };
     let gradients = cpu::backward::Out { dq: &mut dq, dk: &mut dk, dv: &mut dv };
-    cpu::backward::backward(isa, a, saved, gradients, &mut nan(cpu::backward::slot_len(a) * threads));
+    cpu::backward::backward(isa, a, saved, gradients, &mut nan(cpu::backward::slot_len(isa, a) * threads));
     let [out, dq] = [out, dq].map(|x| to_rows(&x, n, queries));
     let [dk, dv] = [dk, dv].map(|x| to_rows(&x, n, keys));
     [out, lse, dq, dk, dv]
 }
 
 /// Every result comes from a chain of at most four sums of up to n = max(hd, T·H/Hkv) terms. Each sum errs by at most
-/// n·2⁻²⁴ times its magnitudes, which operands in [−1, 1] keep below √hd times the largest result, or 1.
+/// n·2⁻²⁴ times its magnitudes, which operands in [−1, 1] keep below √hd times the largest result, or 1; by 2⁻¹⁵ more where each
+/// product may.
 fn tolerance(a: &Attention, want: &[f64]) -> f64 {
     let terms = a.head_dim.max(a.tokens * a.heads / a.kv_heads) as f64 + 16.0;
     let largest = want.iter().fold(1.0f64, |m, x| m.max(x.abs()));
-    4.0 * terms * 2f64.powi(-24) * largest * (a.head_dim as f64).sqrt()
+    let of_product = if a.precision == Precision::Bits16 { 2f64.powi(-15) } else { 0.0 };
+    4.0 * (terms * 2f64.powi(-24) + of_product) * largest * (a.head_dim as f64).sqrt()
 }
 
 fn compare(a: &Attention, isa: Isa, got: &[Vec<f32>; 5], want: &[Vec<f64>; 5]) {
@@ -71,7 +73,7 @@ fn check(a: &Attention) {
 
 fn attention(batch: usize, tokens: usize, heads: usize, kv_heads: usize, head_dim: usize) -> Attention {
     let scale = 1.0 / (head_dim as f32).sqrt();
-    Attention { batch, tokens, heads, kv_heads, head_dim, scale, window: None }
+    Attention { batch, tokens, heads, kv_heads, head_dim, scale, window: None, precision: Precision::F32 }
 }
 
 proptest! {
@@ -81,15 +83,20 @@ proptest! {
         batch in 1usize..3, tokens in 1usize..150, kv_heads in 1usize..4, group in 1usize..4,
         head_dim in prop_oneof![1usize..40, Just(64), Just(80), Just(128)],
         window in prop_oneof![Just(None), (1usize..160).prop_map(Some)],
+        precision in prop_oneof![Just(Precision::F32), Just(Precision::Bits16)],
     ) {
-        check(&Attention { window, ..attention(batch, tokens, kv_heads * group, kv_heads, head_dim) });
+        check(&Attention { window, precision, ..attention(batch, tokens, kv_heads * group, kv_heads, head_dim) });
     }
 }
 
 #[test]
 fn equals_the_reference_over_several_tiles_of_keys() {
-    check(&attention(1, 400, 2, 1, 20));
-    check(&Attention { window: Some(131), ..attention(1, 400, 2, 1, 12) });
+    for precision in [Precision::F32, Precision::Bits16] {
+        check(&Attention { precision, ..attention(1, 400, 2, 1, 20) });
+        check(&Attention { precision, ..attention(1, 420, 2, 1, 64) });
+        check(&Attention { precision, window: Some(131), ..attention(1, 400, 2, 1, 12) });
+        check(&Attention { precision, window: Some(131), ..attention(1, 400, 2, 1, 40) });
+    }
 }
 
 #[test]
@@ -117,22 +124,26 @@ fn the_reference_gradients_are_finite_differences_of_the_reference() {
 
 #[test]
 fn the_result_does_not_depend_on_the_number_of_threads() {
-    let a = attention(2, 100, 6, 3, 16);
-    let operands = operands(&a);
-    let with = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| run(Isa::best(), &a, threads, &operands))
-    };
-    let one = with(1);
-    assert_eq!(one, with(2));
-    assert_eq!(one, with(5));
+    for precision in [Precision::F32, Precision::Bits16] {
+        let a = Attention { precision, ..attention(2, 100, 6, 3, 16) };
+        let operands = operands(&a);
+        let with = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| run(Isa::best(), &a, threads, &operands))
+        };
+        let one = with(1);
+        assert_eq!(one, with(2));
+        assert_eq!(one, with(5));
+    }
 }
 
 #[test]
 fn large_scores_neither_overflow_nor_underflow_the_softmax() {
-    let a = Attention { scale: 100.0, ..attention(1, 40, 1, 1, 8) };
-    let [out, lse, dq, dk, dv] = run(Isa::best(), &a, 1, &operands(&a));
-    assert!([out, lse, dq, dk, dv].iter().flatten().all(|x| x.is_finite()));
+    for precision in [Precision::F32, Precision::Bits16] {
+        let a = Attention { scale: 100.0, precision, ..attention(1, 40, 1, 1, 16) };
+        let [out, lse, dq, dk, dv] = run(Isa::best(), &a, 1, &operands(&a));
+        assert!([out, lse, dq, dk, dv].iter().flatten().all(|x| x.is_finite()));
+    }
 }
 
 fn upload(device: &Device, x: &[f32]) -> Buffer {
@@ -141,7 +152,7 @@ fn upload(device: &Device, x: &[f32]) -> Buffer {
 
 #[test]
 fn meta_accounts_what_the_cpu_takes() {
-    let a = attention(2, 37, 6, 3, 20);
+    let a = Attention { precision: Precision::Bits16, ..attention(2, 37, 6, 3, 20) };
     let [q, k, v, d_out] = operands(&a);
     let peak = |device: &Device| {
         let [q, k, v] = [&q, &k, &v].map(|x| upload(device, x));

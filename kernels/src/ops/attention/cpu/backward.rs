@@ -1,6 +1,8 @@
 //! The backward pass: a task is one key/value head of one sequence, with all the queries that see it. Each of its tiles is
 //! computed once and serves dq, dk and dv, and nothing is summed across tasks.
 
+#[cfg(target_arch = "x86_64")]
+use super::tiles;
 use super::{Head, HeadOut, KEYS, Panel, carve, share};
 use crate::ops::attention::Attention;
 use crate::simd::{F32x16, Isa, LANES, transpose};
@@ -26,7 +28,12 @@ pub(in crate::ops::attention) struct Out<'a> {
 }
 
 /// Elements of workspace for each thread, whatever MR and NR are.
-pub(in crate::ops::attention) fn slot_len(attention: &Attention) -> usize {
+pub(in crate::ops::attention) fn slot_len(isa: Isa, attention: &Attention) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if tiles::pay(isa, attention) {
+        return tiles::backward_slot_len(attention);
+    }
+    let _ = isa;
     let (tokens, dim) = (attention.tokens, attention.head_dim);
     let (tall_tokens, tall_dim, wide_dim) = (tokens + TALLEST - 1, dim + TALLEST - 1, dim + WIDEST - 1);
     let packed = 2 * tall_tokens * dim + tall_dim * tokens;
@@ -49,10 +56,14 @@ pub(in crate::ops::attention) fn backward(
     if gradients.dk.is_empty() {
         return;
     }
+    #[cfg(target_arch = "x86_64")]
+    if tiles::pay(isa, attention) {
+        return tiles::backward(attention, saved, gradients, slots);
+    }
     let dq = SharedStrips::new(gradients.dq, attention.rows(), heads * dim);
     let dk = SharedStrips::new(gradients.dk, attention.rows(), kv_heads * dim);
     let dv = SharedStrips::new(gradients.dv, attention.rows(), kv_heads * dim);
-    share(batch * kv_heads, slots, slot_len(attention), |task, scratch| {
+    share(batch * kv_heads, slots, slot_len(isa, attention), |task, scratch| {
         let (sequence, head) = (task / kv_heads, task % kv_heads);
         let group = Group { isa, tile: Tile::of(isa), attention, sequence, head };
         group.differentiate(saved, dq, dk, dv, scratch);
@@ -152,7 +163,7 @@ impl Group<'_> {
                 self.load(saved, head, panel, &mut queries);
                 self.accumulate(panel, &packed, &mut queries, &mut tiles, &mut sums);
                 // SAFETY: as above.
-                unsafe { dq.put_columns(panel.queries(), queries.dq, (dim, nr), &[scale; WIDEST]) };
+                unsafe { dq.put_columns(self.isa, panel.queries(), queries.dq, (dim, nr), &[scale; WIDEST]) };
             }
         }
         for (sum, out) in [(sums.dk, dk), (sums.dv, dv)] {
@@ -174,8 +185,8 @@ impl Group<'_> {
         let v = Head::new(saved.v, self.attention, self.sequence, kv_heads, self.head);
         for first in (0..tokens).step_by(mr) {
             let keys = first..tokens.min(first + mr);
-            k.pack_columns(keys.clone(), 1.0, mr, &mut packed.k[first * dim..][..mr * dim]);
-            v.pack_columns(keys, 1.0, mr, &mut packed.v[first * dim..][..mr * dim]);
+            k.pack_columns(self.isa, keys.clone(), 1.0, mr, &mut packed.k[first * dim..][..mr * dim]);
+            v.pack_columns(self.isa, keys, 1.0, mr, &mut packed.v[first * dim..][..mr * dim]);
         }
         k.pack_features(self.isa, 0..tokens, tokens, mr, packed.k_features);
         packed
@@ -188,7 +199,7 @@ impl Group<'_> {
         let (isa, nr) = (self.isa, self.tile.nr);
         let q = Head::new(saved.q, self.attention, self.sequence, heads, head);
         let out = Head::new(saved.out, self.attention, self.sequence, heads, head);
-        q.pack_columns(panel.queries(), scale, nr, queries.q);
+        q.pack_columns(isa, panel.queries(), scale, nr, queries.q);
         turn(isa, dim, nr, queries.q, queries.q_features);
         turn(isa, dim, nr, queries.d_out, queries.d_out_features);
         // A lane without a query has p = exp(s − ∞) = 0 and adds nothing anywhere.
@@ -218,7 +229,7 @@ impl Group<'_> {
         let (mr, nr, tile) = (self.tile.mr, self.tile.nr, &self.tile);
         let wide_dim = dim.next_multiple_of(nr);
         let mut started = false;
-        for keys in panel.tiles(tile) {
+        for keys in panel.tiles(mr) {
             for (key, ds) in keys.clone().step_by(mr).zip(tiles.ds.chunks_exact_mut(mr * nr)) {
                 tile.multiply(dim, &packed.k[key * dim..], queries.q, tiles.p, false);
                 tile.multiply(dim, &packed.v[key * dim..], queries.d_out, tiles.dp, false);
@@ -244,7 +255,7 @@ impl Group<'_> {
 
 simd_fn! {
     /// `p` holds scores `[.., nr]`: p ← exp(p − lse), ds ← p·(dp − δ); lse and δ are one a column.
-    fn differentiate_scores(p: &mut [f32], dp: &[f32], ds: &mut [f32], nr: usize, lse: &[f32], delta: &[f32]) {
+    pub(super) fn differentiate_scores(p: &mut [f32], dp: &[f32], ds: &mut [f32], nr: usize, lse: &[f32], delta: &[f32]) {
         for lane in (0..nr).step_by(LANES) {
             let (lse, delta) = (F32x16::load(&lse[lane..]), F32x16::load(&delta[lane..]));
             for ((p, dp), ds) in p.chunks_exact_mut(nr).zip(dp.chunks_exact(nr)).zip(ds.chunks_exact_mut(nr)) {
@@ -269,7 +280,7 @@ fn turn(isa: Isa, dim: usize, nr: usize, from: &[f32], to: &mut [f32]) {
 
 simd_fn! {
     /// sums += a·b, lane by lane, as far as `b` goes.
-    fn add_products(a: &[f32], b: &[f32], sums: &mut [f32]) {
+    pub(super) fn add_products(a: &[f32], b: &[f32], sums: &mut [f32]) {
         for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
             *sum += a * b;
         }

@@ -2,6 +2,8 @@
 
 use rayon::prelude::*;
 
+#[cfg(target_arch = "x86_64")]
+use super::tiles;
 use super::{Head, HeadOut, KEYS, Panel, carve, share};
 use crate::ops::attention::Attention;
 use crate::shared::SharedRows;
@@ -17,10 +19,15 @@ pub(in crate::ops::attention) struct Output<'a> {
 }
 
 /// Stands for −∞ in a running maximum, where −∞ − (−∞) would not be a number.
-const LOWEST: f32 = -1e30;
+pub(super) const LOWEST: f32 = -1e30;
 
 /// Elements of workspace that all threads share: K and V of one sequence, packed.
-pub(in crate::ops::attention) fn shared_len(attention: &Attention) -> usize {
+pub(in crate::ops::attention) fn shared_len(isa: Isa, attention: &Attention) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if tiles::pay(isa, attention) {
+        return tiles::shared_len(attention);
+    }
+    let _ = isa;
     attention.kv_heads * packed_len(attention)
 }
 
@@ -31,7 +38,12 @@ fn packed_len(attention: &Attention) -> usize {
 }
 
 /// Elements of workspace for each thread: a panel of queries, a tile of scores, a panel of outputs.
-pub(in crate::ops::attention) fn slot_len(attention: &Attention) -> usize {
+pub(in crate::ops::attention) fn slot_len(isa: Isa, attention: &Attention) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if tiles::pay(isa, attention) {
+        return tiles::forward_slot_len(attention);
+    }
+    let _ = isa;
     WIDEST * (attention.head_dim + KEYS + attention.head_dim + TALLEST - 1)
 }
 
@@ -51,6 +63,10 @@ pub(in crate::ops::attention) fn forward(
     if output.out.is_empty() {
         return;
     }
+    #[cfg(target_arch = "x86_64")]
+    if tiles::pay(isa, attention) {
+        return tiles::forward(attention, [q, k, v], output, shared, slots);
+    }
     let tile = Tile::of(isa);
     let out = SharedStrips::new(output.out, attention.rows(), heads * dim);
     let lse = SharedRows::new(output.lse, tokens);
@@ -62,7 +78,7 @@ pub(in crate::ops::attention) fn forward(
             Packed::split(attention, &tile, packed).fill(isa, &tile, k, v, tokens);
         });
         let shared: &[f32] = shared;
-        share(heads * panels, slots, slot_len(attention), |task, scratch| {
+        share(heads * panels, slots, slot_len(isa, attention), |task, scratch| {
             // The panels that see most go first, so that the last to finish are short.
             let (panel, head) = (panels - 1 - task / heads, task % heads);
             let panel = Panel::new(attention, panel, tile.nr);
@@ -98,7 +114,7 @@ impl<'a> Packed<'a> {
 
     fn fill(self, isa: Isa, tile: &Tile, k: Head<'_>, v: Head<'_>, tokens: usize) {
         for (first, out) in (0..tokens).step_by(tile.mr).zip(self.k.chunks_exact_mut(tile.mr * k.dim)) {
-            k.pack_columns(first..tokens.min(first + tile.mr), 1.0, tile.mr, out);
+            k.pack_columns(isa, first..tokens.min(first + tile.mr), 1.0, tile.mr, out);
         }
         v.pack_features(isa, 0..tokens, tokens, tile.mr, self.v);
     }
@@ -131,9 +147,9 @@ impl Scores {
         let scores = carve(&mut scratch, KEYS * nr);
         let out = carve(&mut scratch, dim.next_multiple_of(mr) * nr);
         let (mut largest, mut total, mut shrink) = ([LOWEST; WIDEST], [0.0; WIDEST], [0.0; WIDEST]);
-        q.pack_columns(self.panel.queries(), self.scale, nr, queries);
+        q.pack_columns(self.isa, self.panel.queries(), self.scale, nr, queries);
         let mut started = false;
-        for keys in self.panel.tiles(&self.tile) {
+        for keys in self.panel.tiles(mr) {
             let scores = &mut scores[..keys.len().next_multiple_of(mr) * nr];
             for (key, scores) in keys.clone().step_by(mr).zip(scores.chunks_exact_mut(mr * nr)) {
                 self.tile.multiply(dim, &k[key * dim..], queries, scores, false);
@@ -154,14 +170,14 @@ impl Scores {
             shrink[query] = 1.0 / total[query];
         }
         // SAFETY: the caller's.
-        unsafe { result.put_columns(self.panel.queries(), out, (dim, nr), &shrink) };
+        unsafe { result.put_columns(self.isa, self.panel.queries(), out, (dim, nr), &shrink) };
     }
 }
 
 simd_fn! {
     /// Turns scores `[keys, nr]` into exp(score − largest), with `largest` and `total` (one a query) carried from tile to
     /// tile. `shrink` is what earlier tiles' values must be multiplied by.
-    fn soften(scores: &mut [f32], nr: usize, largest: &mut [f32], total: &mut [f32], shrink: &mut [f32]) {
+    pub(super) fn soften(scores: &mut [f32], nr: usize, largest: &mut [f32], total: &mut [f32], shrink: &mut [f32]) {
         for lane in (0..nr).step_by(LANES) {
             let before = F32x16::load(&largest[lane..]);
             let mut now = before;
@@ -184,7 +200,7 @@ simd_fn! {
 
 simd_fn! {
     /// Multiplies each row of `x` `[.., nr]` by `factors`.
-    fn scale_rows(x: &mut [f32], nr: usize, factors: &[f32]) {
+    pub(super) fn scale_rows(x: &mut [f32], nr: usize, factors: &[f32]) {
         for row in x.chunks_exact_mut(nr) {
             for lane in (0..nr).step_by(LANES) {
                 F32x16::load(&row[lane..]).mul(F32x16::load(&factors[lane..])).store(&mut row[lane..]);

@@ -5,10 +5,13 @@
 //! micro-kernel writes is at once the packed B operand of the next product (out ᵀ = vᵀ·pᵀ). And what must be packed, K
 //! and V, is packed once for all queries that see it.
 //!
-//! Both directions skip what a panel of queries cannot see in steps of MR keys.
+//! Both directions skip what a panel of queries cannot see in steps of MR keys. Where the machine has matrix tiles, these
+//! multiply instead: [`tiles`].
 
 pub(super) mod backward;
 pub(super) mod forward;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,12 +20,12 @@ use rayon::prelude::*;
 
 use super::Attention;
 use crate::simd::{Isa, transpose, transpose_into};
+use crate::simd_fn;
 use crate::strips::{Piece, SharedStrips, Strips, pieces};
-use crate::tile::Tile;
 
 /// Keys of a tile (the largest multiple of MR up to it): a tile of scores, KEYS·NR·4 = 16 KiB, fits the first-level cache
-/// beside the panel of queries. 14 and 6 divide 126.
-const KEYS: usize = 126;
+/// beside the panel of queries. 14 and 6 divide 126, matrix tiles take 32 keys together.
+const KEYS: usize = 128;
 
 /// One head of one sequence: `dim` features of some tokens.
 #[derive(Clone, Copy)]
@@ -48,15 +51,14 @@ impl<'a> Head<'a> {
     }
 
     /// Packs tokens as the columns of a `[dim, width]` panel, scaled; columns past them are zero.
-    fn pack_columns(&self, tokens: Range<usize>, scale: f32, width: usize, out: &mut [f32]) {
+    fn pack_columns(&self, isa: Isa, tokens: Range<usize>, scale: f32, width: usize, out: &mut [f32]) {
         if tokens.len() < width {
             out.fill(0.0);
         }
         let mut at = 0;
         for piece in self.pieces(tokens) {
             for (feature, out) in out.chunks_exact_mut(width).enumerate().take(self.dim) {
-                let row = self.data.row(&piece, feature);
-                out[at..].iter_mut().zip(row).for_each(|(out, x)| *out = x * scale);
+                put_scaled(isa, self.data.row(&piece, feature), scale, &mut out[at..]);
             }
             at += piece.lanes.len();
         }
@@ -120,15 +122,20 @@ impl HeadOut<'_> {
     ///
     /// # Safety
     /// No one else uses these tokens of the head meanwhile.
-    unsafe fn put_columns(&self, tokens: Range<usize>, panel: &[f32], (dim, width): (usize, usize), factors: &[f32]) {
+    unsafe fn put_columns(
+        &self,
+        isa: Isa,
+        tokens: Range<usize>,
+        panel: &[f32],
+        (dim, width): (usize, usize),
+        factors: &[f32],
+    ) {
         let mut at = 0;
         for piece in pieces(self.tokens, self.first + tokens.start..self.first + tokens.end) {
             for (feature, panel) in panel.chunks_exact(width).enumerate().take(dim) {
                 // SAFETY: the caller's.
                 let out = unsafe { self.data.row(&piece, self.feature + feature) };
-                for ((out, x), factor) in out.iter_mut().zip(&panel[at..]).zip(&factors[at..]) {
-                    *out = x * factor;
-                }
+                put_products(isa, &panel[at..], &factors[at..], out);
             }
             at += piece.lanes.len();
         }
@@ -153,6 +160,22 @@ impl HeadOut<'_> {
             // SAFETY: the caller's; the features of a strip are `width` apart.
             unsafe { transpose_into(isa, shape, &tile[at * stride..], stride, to, piece.strip.width, false) };
             at += piece.lanes.len();
+        }
+    }
+}
+
+simd_fn! {
+    /// out = scale·x, as far as `x` goes.
+    fn put_scaled(x: &[f32], scale: f32, out: &mut [f32]) {
+        out.iter_mut().zip(x).for_each(|(out, x)| *out = x * scale);
+    }
+}
+
+simd_fn! {
+    /// out = x·factors, as far as `out` goes.
+    fn put_products(x: &[f32], factors: &[f32], out: &mut [f32]) {
+        for ((out, x), factor) in out.iter_mut().zip(x).zip(factors) {
+            *out = x * factor;
         }
     }
 }
@@ -204,12 +227,16 @@ impl Panel {
         self.first..self.first + self.queries
     }
 
-    /// Ranges of visible keys, each at most KEYS long, that start at a multiple of MR.
-    fn tiles(&self, tile: &Tile) -> impl Iterator<Item = Range<usize>> + use<> {
-        let end = self.first + self.queries;
-        let start = (self.first + 1).saturating_sub(self.window) / tile.mr * tile.mr;
-        let step = KEYS / tile.mr * tile.mr;
-        (start..end).step_by(step).map(move |key| key..(key + step).min(end))
+    /// The keys that any of the queries sees.
+    fn visible(&self) -> Range<usize> {
+        (self.first + 1).saturating_sub(self.window)..self.first + self.queries
+    }
+
+    /// Ranges of visible keys, each at most KEYS long, that start at a multiple of `mr`.
+    fn tiles(&self, mr: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let Range { start, end } = self.visible();
+        let step = KEYS / mr * mr;
+        (start / mr * mr..end).step_by(step).map(move |key| key..(key + step).min(end))
     }
 
     /// Sets the scores of what the queries do not see to −∞. Row i of `scores` `[.., NR]` is key `first_key + i`.
