@@ -33,10 +33,10 @@ pub const IGNORED: u32 = u32::MAX;
 /// Bytes that one chunk's logits may take on the CPU.
 ///
 /// Liger cuts N rows into about V/D chunks, so that the logits of one take as much memory as the hidden states. Here each
-/// chunk also unpacks all V·D weights twice, which costs about as much as multiplying them with 20 rows: hundreds of rows
-/// are needed to make that small. 128 MiB is 576 rows of OPT's 50 272 logits and 192 of Llama 3's 128 256; a chunk is at
-/// least a strip, however large the vocabulary.
-const CHUNK_BYTES: usize = 128 << 20;
+/// chunk also unpacks all V·D weights twice, which costs about as much as multiplying them with 20 rows, and with some sixty
+/// where matrix tiles multiply: hundreds of rows are needed to make that small. 256 MiB is 1248 rows of OPT's 50 272 logits
+/// and 480 of Llama 3's 128 256; a chunk is at least a strip, however large the vocabulary.
+const CHUNK_BYTES: usize = 256 << 20;
 
 /// The head: what turns hidden states into logits.
 #[derive(Clone, Copy, Debug)]

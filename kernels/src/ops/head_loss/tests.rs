@@ -228,10 +228,12 @@ fn a_logit_that_is_not_a_number_makes_the_loss_not_a_number() {
 fn chunks_are_bounded_even_and_whole_strips() {
     let chunk_rows = |n, vocab: usize| chunk_rows(n, 4 * vocab, CHUNK_BYTES, STRIP);
     assert_eq!(chunk_rows(100, 1000), 100);
-    // 50 272 logits of 4 bytes fit 667 times into 128 MiB: six strips, and five for the rest.
-    assert_eq!(chunk_rows(1024, 50_272), 576);
-    assert_eq!(chunk_rows(2048, 50_272), 576);
-    assert_eq!(chunk_rows(700, 50_272), 384);
+    // 50 272 logits of 4 bytes fit 1334 times into 256 MiB, 13 strips: 2048 rows are 11 and 11.
+    assert_eq!(chunk_rows(1024, 50_272), 1024);
+    assert_eq!(chunk_rows(2048, 50_272), 1056);
+    // And 128 256 fit 523 times, five strips: 1024 rows are 4, 4 and 3.
+    assert_eq!(chunk_rows(1024, 128_256), 384);
+    assert_eq!(chunk_rows(700, 128_256), 384);
     assert_eq!(chunk_rows(1000, 1 << 30), STRIP);
     assert_eq!(chunk_rows(0, 10), 1);
 }
