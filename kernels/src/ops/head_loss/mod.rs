@@ -33,8 +33,8 @@ pub const IGNORED: u32 = u32::MAX;
 /// Bytes that one chunk's logits may take on the CPU.
 ///
 /// Liger cuts N rows into about V/D chunks, so that the logits of one take as much memory as the hidden states. Here each
-/// chunk also unpacks all V·D weights twice, which costs about as much as multiplying them with 20 rows, and with some sixty
-/// where matrix tiles multiply: hundreds of rows are needed to make that small. 256 MiB is 1248 rows of OPT's 50 272 logits
+/// chunk also unpacks all V·D weights twice, which costs about as much as multiplying them with 20 rows by vectors, and more
+/// of the faster products by matrix tiles: hundreds of rows are needed to make that small. 256 MiB is 1248 rows of OPT's 50 272 logits
 /// and 480 of Llama 3's 128 256; a chunk is at least a strip, however large the vocabulary.
 const CHUNK_BYTES: usize = 256 << 20;
 
