@@ -5,6 +5,7 @@ mod cli_support;
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
 use cli_support::{Fixture, assert_succeeds, text};
@@ -16,11 +17,15 @@ const CORPUS: usize = 64 << 20;
 /// Bytes that the process may have for all it does: the text alone, beside the program, would not fit.
 const DATA: u64 = 96 << 20;
 
+/// Bytes of one document, and that the process may have for it: the tokenizer library once took a GiB.
+const DOCUMENT: usize = 8 << 20;
+const DOCUMENT_DATA: u64 = 160 << 20;
+
 #[test]
 fn a_corpus_larger_than_memory_is_trained_on() {
     let fixture = Fixture::get();
     let dir = tempfile::TempDir::new().unwrap();
-    let (corpus, report, eval) = (dir.path().join("corpus.jsonl.gz"), dir.path().join("run.json"), fixture.eval());
+    let corpus = dir.path().join("corpus.jsonl.gz");
     let novel = std::fs::read_to_string(fixture.train()).unwrap();
     let mut file = GzBuilder::new().write(std::fs::File::create(&corpus).unwrap(), Compression::fast());
     let (mut written, mut documents) = (0, 0);
@@ -33,16 +38,32 @@ fn a_corpus_larger_than_memory_is_trained_on() {
         }
     }
     file.finish().unwrap();
+    trains_with_data_of(DATA, &corpus);
+}
+
+#[test]
+fn a_long_document_is_tokenised_in_little_memory() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let corpus = dir.path().join("long.txt");
+    let novel = std::fs::read_to_string(Fixture::get().train()).unwrap();
+    std::fs::write(&corpus, novel.repeat(DOCUMENT.div_ceil(novel.len()))).unwrap();
+    trains_with_data_of(DOCUMENT_DATA, &corpus);
+}
+
+fn trains_with_data_of(bytes: u64, corpus: &Path) {
+    let fixture = Fixture::get();
+    let dir = tempfile::TempDir::new().unwrap();
+    let (report, eval) = (dir.path().join("run.json"), fixture.eval());
     let mut command = Command::new(env!("CARGO_BIN_EXE_perp-engine"));
     #[rustfmt::skip]
     command.env("CUDA_VISIBLE_DEVICES", "").args([
-        "retrain", "--model", text(&fixture.model()), "--train", text(&corpus), "--eval", text(&eval), "--eval-windows", "1",
+        "retrain", "--model", text(&fixture.model()), "--train", text(corpus), "--eval", text(&eval), "--eval-windows", "1",
         "--steps", "1", "--batch", "1", "--accumulate", "1", "--token-cache", "off", "--threads", "2", "--quiet", "--report", text(&report),
     ]);
     // SAFETY: setrlimit is a plain system call, which may be made between fork and exec.
     unsafe {
-        command.pre_exec(|| {
-            let limit = libc::rlimit { rlim_cur: DATA, rlim_max: DATA };
+        command.pre_exec(move || {
+            let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
             match libc::setrlimit(libc::RLIMIT_DATA, &limit) {
                 0 => Ok(()),
                 _ => Err(std::io::Error::last_os_error()),

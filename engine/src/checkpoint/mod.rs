@@ -20,6 +20,7 @@ mod files;
 mod folder;
 mod output;
 mod packed;
+mod pieces;
 mod run;
 mod tensor_info;
 mod tokenizer;

@@ -14,6 +14,7 @@ use tokenizers::{AddedToken, Tokenizer as Inner};
 use super::error::{Error, Result};
 use super::files::{CONFIG_LIMIT, TOKENIZER_LIMIT, read_json_object, read_limited, write_json, write_synced};
 use super::output::OutputFolder;
+use super::pieces::{self, Placed};
 use crate::guard;
 
 /// Text to token ids and back.
@@ -68,8 +69,39 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenize`].
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = guarded(|| self.inner.encode_fast(text, true)).map_err(|e| Error::Tokenize(one_line(&*e)))?;
+        if text.len() > LONG
+            && let Some(around) = self.around()?
+        {
+            return self.encode_long(text, around);
+        }
+        self.ids(text, true)
+    }
+
+    fn ids(&self, text: &str, special: bool) -> Result<Vec<u32>> {
+        let encoding = guarded(|| self.inner.encode_fast(text, special)).map_err(|e| Error::Tokenize(one_line(&*e)))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The ids of a text [piece by piece](pieces), between those that stand around any.
+    fn encode_long(&self, text: &str, around: Around) -> Result<Vec<u32>> {
+        let mut ids = around.before;
+        pieces::encode(text, pieces::CUT, &mut ids, |part| {
+            let encoding = guarded(|| self.inner.encode(part, false)).map_err(|e| Error::Tokenize(one_line(&*e)))?;
+            let places = encoding.get_ids().iter().zip(encoding.get_offsets());
+            Ok(places.map(|(&id, &(start, end))| Placed { id, start, end }).collect())
+        })?;
+        ids.extend(around.after);
+        Ok(ids)
+    }
+
+    /// The special tokens that the tokenizer adds to a text; none where it does more to it.
+    fn around(&self) -> Result<Option<Around>> {
+        let (with, without) = (self.ids("a", true)?, self.ids("a", false)?);
+        if without.is_empty() {
+            return Ok(None);
+        }
+        let first = with.windows(without.len()).position(|ids| ids == without);
+        Ok(first.map(|first| Around { before: with[..first].to_vec(), after: with[first + without.len()..].to_vec() }))
     }
 
     /// The text of ids, special tokens included.
@@ -107,6 +139,15 @@ impl Tokenizer {
         write_json(out.disk(), &out.path().join("tokenizer_config.json"), &self.config)
     }
 }
+
+/// Ids that stand around every text.
+struct Around {
+    before: Vec<u32>,
+    after: Vec<u32>,
+}
+
+/// Texts of more bytes are tokenised piece by piece.
+const LONG: usize = 2 * pieces::CUT.piece;
 
 type Cause = dyn std::error::Error + Send + Sync;
 
