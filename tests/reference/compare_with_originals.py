@@ -12,12 +12,11 @@ purpose, and all of the second layer sees what they did to the first: there the 
 model's are printed.
 
     git clone https://github.com/locuslab/wanda && git clone https://github.com/IST-DASLab/sparsegpt
-    pip install torch safetensors transformers==4.45.2
+    pip install torch numpy safetensors peft transformers==4.45.2
     tests/reference/compare_with_originals.py --wanda wanda --sparsegpt sparsegpt
 """
 import argparse
 import contextlib
-import importlib.util
 import io
 import pathlib
 import shutil
@@ -28,6 +27,7 @@ import types
 import torch
 import transformers
 from safetensors.torch import load_file
+from make_calibrated_golden import layer_inputs
 from torch import nn
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
@@ -38,13 +38,6 @@ LAYER_PATTERNS = {"unstructured": (0.6, 0, 0), "2of4": (0.5, 2, 4), "4of8": (0.5
 MODELS = {"opt-pre": "prune_opt", "opt-post": "prune_opt", "llama-gqa": "prune", "qwen2": "prune", "mistral": "prune"}
 LEAST = {"wanda": 1.0, "sparsegpt": 0.999}
 ONE_LESS = 1e-6
-
-
-def module(name: str, path: pathlib.Path) -> types.ModuleType:
-    spec = importlib.util.spec_from_file_location(name, path)
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
 
 
 def load(name: str) -> nn.Module:
@@ -104,10 +97,10 @@ def whole_models(library: pathlib.Path, ids: torch.Tensor) -> int:
 
 
 def one_layer(library: pathlib.Path) -> int:
-    from make_calibrated_golden import layer_inputs
-
     sys.modules.setdefault("quant", types.ModuleType("quant"))
-    code = module("original_sparsegpt", library / "sparsegpt.py")
+    sys.path.insert(0, str(library))
+    import sparsegpt as code
+
     golden = load_file(GOLDEN / "calibration.safetensors")
     weight, inputs = (x.float() for x in layer_inputs())
     failed = 0

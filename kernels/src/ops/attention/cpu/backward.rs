@@ -166,15 +166,10 @@ impl Group<'_> {
                 unsafe { dq.put_columns(self.isa, panel.queries(), queries.dq, (dim, nr), &[scale; WIDEST]) };
             }
         }
-        for (sum, out) in [(sums.dk, dk), (sums.dv, dv)] {
+        for (sums, out) in [(sums.dk, dk), (sums.dv, dv)] {
             let out = HeadOut::new(out, self.attention, self.sequence, self.head);
-            for (first, block) in (0..tokens).step_by(mr).zip(sum.chunks_exact(mr * wide_dim)) {
-                let keys = first..tokens.min(first + mr);
-                for (feature, tile) in (0..dim).step_by(nr).zip(block.chunks_exact(mr * nr)) {
-                    // SAFETY: this key/value head of this sequence is this task's alone.
-                    unsafe { out.put_rows(self.isa, keys.clone(), (feature, nr.min(dim - feature)), tile, nr) };
-                }
-            }
+            // SAFETY: this key/value head of this sequence is this task's alone.
+            unsafe { put_sums(self.isa, out, (tokens, dim), (mr, nr), sums) };
         }
     }
 
@@ -195,25 +190,14 @@ impl Group<'_> {
     /// Reads a panel of queries whose `d_out` is there already: everything of it that the tiles need, so that dq may then
     /// overwrite dout.
     fn load(&self, saved: Saved<'_>, head: usize, panel: Panel, queries: &mut Queries<'_>) {
-        let Attention { tokens, heads, scale, head_dim: dim, .. } = *self.attention;
+        let Attention { heads, scale, head_dim: dim, .. } = *self.attention;
         let (isa, nr) = (self.isa, self.tile.nr);
         let q = Head::new(saved.q, self.attention, self.sequence, heads, head);
-        let out = Head::new(saved.out, self.attention, self.sequence, heads, head);
         q.pack_columns(isa, panel.queries(), scale, nr, queries.q);
         turn(isa, dim, nr, queries.q, queries.q_features);
         turn(isa, dim, nr, queries.d_out, queries.d_out_features);
-        // A lane without a query has p = exp(s − ∞) = 0 and adds nothing anywhere.
-        queries.lse = [f32::INFINITY; WIDEST];
-        queries.lse[..panel.queries]
-            .copy_from_slice(&saved.lse[(self.sequence * heads + head) * tokens..][..tokens][panel.queries()]);
-        queries.delta = [0.0; WIDEST];
-        let mut at = 0;
-        for piece in out.pieces(panel.queries()) {
-            for (feature, d_out) in queries.d_out.chunks_exact(nr).enumerate() {
-                add_products(isa, &d_out[at..], out.data.row(&piece, feature), &mut queries.delta[at..]);
-            }
-            at += piece.lanes.len();
-        }
+        let of_head = (self.sequence, head);
+        statistics(isa, self.attention, saved, of_head, panel, queries.d_out, &mut queries.lse, &mut queries.delta);
     }
 
     /// All tiles of one panel of queries: adds to dk and dv, and leaves dq.
@@ -253,6 +237,53 @@ impl Group<'_> {
     }
 }
 
+/// lse and δ of a panel of queries of (sequence, head), whose dout is `[hd, NR]`, one a lane.
+#[allow(clippy::too_many_arguments)]
+pub(super) fn statistics(
+    isa: Isa,
+    attention: &Attention,
+    saved: Saved<'_>,
+    (sequence, head): (usize, usize),
+    panel: Panel,
+    d_out: &[f32],
+    lse: &mut [f32],
+    delta: &mut [f32],
+) {
+    let Attention { tokens, heads, .. } = *attention;
+    // A lane without a query has p = exp(s − ∞) = 0 and adds nothing anywhere.
+    lse.fill(f32::INFINITY);
+    lse[..panel.queries].copy_from_slice(&saved.lse[(sequence * heads + head) * tokens..][..tokens][panel.queries()]);
+    delta.fill(0.0);
+    let out = Head::new(saved.out, attention, sequence, heads, head);
+    let mut at = 0;
+    for piece in out.pieces(panel.queries()) {
+        for (feature, d_out) in d_out.chunks_exact(panel.nr).enumerate().take(out.dim) {
+            add_products(isa, &d_out[at..], out.data.row(&piece, feature), &mut delta[at..]);
+        }
+        at += piece.lanes.len();
+    }
+}
+
+/// Writes the sums of a key/value head's gradient: for each `mr` keys, blocks of `nr` features, `[mr, nr]` each.
+///
+/// # Safety
+/// No one else uses the head of `out` meanwhile.
+pub(super) unsafe fn put_sums(
+    isa: Isa,
+    out: HeadOut<'_>,
+    (tokens, dim): (usize, usize),
+    (mr, nr): (usize, usize),
+    sums: &[f32],
+) {
+    for (first, block) in (0..tokens).step_by(mr).zip(sums.chunks_exact(mr * dim.next_multiple_of(nr))) {
+        let keys = first..tokens.min(first + mr);
+        for (feature, tile) in (0..dim).step_by(nr).zip(block.chunks_exact(mr * nr)) {
+            // SAFETY: the caller's.
+            unsafe { out.put_rows(isa, keys.clone(), (feature, nr.min(dim - feature)), tile, nr) };
+        }
+    }
+}
+
 simd_fn! {
     /// `p` holds scores `[.., nr]`: p ← exp(p − lse), ds ← p·(dp − δ); lse and δ are one a column.
     pub(super) fn differentiate_scores(p: &mut [f32], dp: &[f32], ds: &mut [f32], nr: usize, lse: &[f32], delta: &[f32]) {
@@ -280,7 +311,7 @@ fn turn(isa: Isa, dim: usize, nr: usize, from: &[f32], to: &mut [f32]) {
 
 simd_fn! {
     /// sums += a·b, lane by lane, as far as `b` goes.
-    pub(super) fn add_products(a: &[f32], b: &[f32], sums: &mut [f32]) {
+    fn add_products(a: &[f32], b: &[f32], sums: &mut [f32]) {
         for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
             *sum += a * b;
         }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::super::backward::{Out, Saved, add_products, differentiate_scores};
+use super::super::backward::{Out, Saved, differentiate_scores, put_sums, statistics};
 use super::super::{Head, HeadOut, KEYS, Panel, carve, share};
 use super::{
     BLOCK, ISA, Keys, LINE, NUMBERS, ROOM, Unit, aligned, at, blocks, carve_blocks, carve_panel, cut_left, cut_right,
@@ -155,13 +155,8 @@ impl Group<'_> {
         }
         for (sums, out) in [(packed.dk, dk), (packed.dv, dv)] {
             let out = HeadOut::new(out, self.attention, self.sequence, self.head);
-            for (first, block) in (0..tokens).step_by(BLOCK).zip(sums.chunks_exact(features * NUMBERS)) {
-                let keys = first..tokens.min(first + BLOCK);
-                for (feature, tile) in (0..dim).step_by(BLOCK).zip(block.chunks_exact(NUMBERS)) {
-                    // SAFETY: this key/value head of this sequence is this task's alone.
-                    unsafe { out.put_rows(ISA, keys.clone(), (feature, BLOCK.min(dim - feature)), tile, BLOCK) };
-                }
-            }
+            // SAFETY: this key/value head of this sequence is this task's alone.
+            unsafe { put_sums(ISA, out, (tokens, dim), (BLOCK, BLOCK), sums) };
         }
     }
 
@@ -177,10 +172,9 @@ impl Group<'_> {
     /// Reads a panel of queries whose dout is there already: everything of it that the tiles need, so that dq may then
     /// overwrite dout.
     fn load(&self, saved: Saved<'_>, head: usize, (index, panel): (usize, Panel), queries: &mut Queries<'_>) {
-        let Attention { tokens, heads, scale, .. } = *self.attention;
+        let Attention { heads, scale, .. } = *self.attention;
         let features = self.features;
         let q = Head::new(saved.q, self.attention, self.sequence, heads, head);
-        let out = Head::new(saved.out, self.attention, self.sequence, heads, head);
         q.pack_columns(ISA, panel.queries(), scale, BLOCK, queries.q_columns);
         let d_out = &queries.d_columns[index * features * NUMBERS..][..features * NUMBERS];
         for (numbers, cut, cut_features) in [
@@ -192,19 +186,8 @@ impl Group<'_> {
                 cut_right(&turned(numbers), at(cut_features, feature * TOGETHER + index));
             }
         }
-        // A lane without a query has p = exp(s − ∞) = 0 and adds nothing anywhere.
         let (lse, delta) = (&mut queries.lse[index], &mut queries.delta[index]);
-        *lse = [f32::INFINITY; BLOCK];
-        lse[..panel.queries]
-            .copy_from_slice(&saved.lse[(self.sequence * heads + head) * tokens..][..tokens][panel.queries()]);
-        *delta = [0.0; BLOCK];
-        let mut lane = 0;
-        for piece in out.pieces(panel.queries()) {
-            for (feature, d_out) in d_out.chunks_exact(BLOCK).enumerate().take(out.dim) {
-                add_products(ISA, &d_out[lane..], out.data.row(&piece, feature), &mut delta[lane..]);
-            }
-            lane += piece.lanes.len();
-        }
+        statistics(ISA, self.attention, saved, (self.sequence, head), panel, d_out, lse, delta);
     }
 
     /// All tiles of some panels of queries: adds to dk and dv, and leaves dq.
