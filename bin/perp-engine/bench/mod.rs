@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use engine::plan::StepShape;
 use kernels::peak::Peak;
 use kernels::simd::Isa;
-use kernels::{Backend, DType, Device};
+use kernels::{DType, Device};
 use models::Architecture;
 use serde::Serialize;
 
@@ -132,13 +132,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     step::run(args, &device, &*architecture, machine)
 }
 
-/// What random weights are stored in: on the CPU what the files of OPT have. A GPU rounds them itself.
-fn random_dtype(device: &Device) -> DType {
-    match device.backend() {
-        Backend::Cpu => DType::F16,
-        Backend::Cuda => DType::F32,
-    }
-}
+/// What random weights are stored in: what the files of OPT have.
+const RANDOM_DTYPE: DType = DType::F16;
 
 /// Plans the step; chooses the layers to recompute, and to offload.
 fn fit(

@@ -9,7 +9,7 @@ use kernels::{Category, DType, Device};
 use models::Architecture;
 use serde::Serialize;
 
-use super::{Args, Machine, median, publish, random_dtype};
+use super::{Args, Machine, RANDOM_DTYPE, median, publish};
 use crate::error::Failure;
 use crate::tables;
 
@@ -100,7 +100,7 @@ fn cases(device: &Device, architecture: &dyn Architecture) -> Result<Vec<Case>, 
             let divides =
                 pattern.split_once(':').is_none_or(|(_, m)| cols.is_multiple_of(m.parse().expect("a number")));
             if dense || prunable && divides {
-                let loader = Loader::new(device, Source::Random { seed: 0, std: 0.02, dtype: random_dtype(device) })
+                let loader = Loader::new(device, Source::Random { seed: 0, std: 0.02, dtype: RANDOM_DTYPE })
                     .on_linear(|linear| if dense { Ok(()) } else { prune_linear(linear, &pruning(pattern)) });
                 let linear = loader.linear("matrix", rows, cols, false, true)?;
                 let linear = std::sync::Arc::into_inner(linear).expect("no one else holds it");

@@ -11,7 +11,7 @@ use kernels::device::KernelStats;
 use models::Architecture;
 use serde::Serialize;
 
-use super::{Args, Machine, fit, median, publish, random_dtype};
+use super::{Args, Machine, RANDOM_DTYPE, fit, median, publish};
 use crate::error::Failure;
 use crate::fetch;
 use crate::progress::Console;
@@ -59,7 +59,7 @@ pub fn run(args: &Args, device: &Device, architecture: &dyn Architecture, machin
     let named = Path::new(&args.model);
     let has_weights = named.exists() || fetch::model_id(named).is_some();
     let folder = has_weights.then(|| session::open(&Console::new(args.machine.quiet), named)).transpose()?;
-    let dtype = folder.as_ref().map_or(random_dtype(device), |opened| session::weight_dtype(&opened.folder));
+    let dtype = folder.as_ref().map_or(RANDOM_DTYPE, |opened| session::weight_dtype(&opened.folder));
     let (shape, offloaded_layers) = fit(args, device, architecture, dtype)?;
     let pruning = args.pruning.pruning(0);
     let source = match &folder {

@@ -9,6 +9,7 @@ use kernels::weight::FrozenWeight;
 use kernels::{Buffer, Category, DType, Device};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
+use rayon::prelude::*;
 
 use super::{Embedding, Head, Linear, Norm, NormKind, Weight};
 use crate::checkpoint::{ModelFolder, TensorInfo};
@@ -186,25 +187,32 @@ fn has(folder: &ModelFolder, name: &str) -> bool {
     folder.tensor(name).is_some() || bare(folder, name).is_some()
 }
 
+/// Numbers that one task draws: even, for they come in pairs.
+const NORMALS: usize = 1 << 14;
+
 /// N(0, std²) by Box and Muller's transform, from a stream of the seed and the tensor's name.
 fn fill_normal<T: Element>(
     seed: u64,
     name: &str,
     std: f64,
     out: &mut Buffer,
-    round: impl Fn(f32) -> T,
+    round: impl Fn(f32) -> T + Sync,
 ) -> kernels::Result<()> {
     out.fill(|out: &mut [T]| {
-        let mut rng = named_rng(seed, name);
-        let mut uniform = || (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
-        for pair in out.chunks_mut(2) {
-            let radius = std * (-2.0 * (1.0 - uniform()).ln()).sqrt();
-            let angle = std::f64::consts::TAU * uniform();
-            pair[0] = round((radius * angle.cos()) as f32);
-            if let Some(second) = pair.get_mut(1) {
-                *second = round((radius * angle.sin()) as f32);
+        out.par_chunks_mut(NORMALS).enumerate().for_each(|(index, chunk)| {
+            let mut rng = named_rng(seed, name);
+            // A pair of numbers takes two draws of 64 bits, so where a chunk begins in the stream is known.
+            rng.set_word_pos((2 * NORMALS * index) as u128);
+            let mut uniform = || (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+            for pair in chunk.chunks_mut(2) {
+                let radius = std * (-2.0 * (1.0 - uniform()).ln()).sqrt();
+                let angle = std::f64::consts::TAU * uniform();
+                pair[0] = round((radius * angle.cos()) as f32);
+                if let Some(second) = pair.get_mut(1) {
+                    *second = round((radius * angle.sin()) as f32);
+                }
             }
-        }
+        });
         Ok(())
     })
 }
@@ -216,4 +224,25 @@ pub(crate) fn named_rng(seed: u64, name: &str) -> ChaCha8Rng {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(hash);
     rng
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn random_weights_are_one_stream_however_many_tasks_draw_it() {
+        let (len, std) = (2 * NORMALS + 3, 0.02);
+        let mut buffer = Device::cpu().zeros(Category::Weights, DType::F32, len).unwrap();
+        fill_normal(7, "fc1.weight", std, &mut buffer, |x: f32| x).unwrap();
+        let mut rng = named_rng(7, "fc1.weight");
+        let mut uniform = || (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+        let mut want = Vec::new();
+        while want.len() < len {
+            let (radius, angle) = (std * (-2.0 * (1.0 - uniform()).ln()).sqrt(), std::f64::consts::TAU * uniform());
+            want.extend([(radius * angle.cos()) as f32, (radius * angle.sin()) as f32]);
+        }
+        want.truncate(len);
+        assert_eq!(*buffer.read::<f32>().unwrap(), want);
+    }
 }
