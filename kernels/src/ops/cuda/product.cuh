@@ -70,16 +70,33 @@ struct Plain {
     __device__ const unsigned char* panel(const unsigned char* stage, const unsigned char*, int) const { return stage; }
 };
 
-// A row-major, or B given as its transpose: rows run along k. The panel is EXTENT rows from `first`.
+// A row-major, or B given as its transpose: rows run along k. The panel is EXTENT rows from `first`. What depends on the thread
+// is computed once: all panels have it in the same places.
 template <class T, int THREADS, int EXTENT> struct AlongK : Plain {
     static constexpr bool ALONG_K = true;
-    static constexpr int BYTES = EXTENT * TILE_K * 2;
-    Matrix<T> from;
-    int first;
+    static constexpr int BYTES = EXTENT * TILE_K * 2, CHUNKS = TILE_K / CHUNK, TURN = THREADS / CHUNKS; // rows of a turn
+    static_assert(THREADS % CHUNKS == 0 && EXTENT % TURN == 0 && TURN % 8 == 0, "rows of a thread are permuted alike");
+    const T* source; // the thread's first chunk of the first panel; read only where it is inside
+    int cols, col;   // of the matrix; the chunk's
+    int rows;        // from the thread's first on
+    unsigned to;
 
-    __device__ AlongK(const Matrix<T>& from, int first) : from(from), first(first) {}
+    __device__ AlongK(const Matrix<T>& from, int first) : cols(from.cols) {
+        const unsigned r = threadIdx.x / CHUNKS, c = threadIdx.x % CHUNKS;
+        source = from.data + size_t(first + int(r)) * from.cols + c * CHUNK;
+        col = int(c) * CHUNK, rows = from.rows - first - int(r), to = place<CHUNKS>(r, c);
+        // Opaque: the compiler would rather compute it again in every turn than keep it.
+        asm volatile("" : "+l"(source), "+r"(to));
+    }
     __device__ void load(unsigned char* stage, int step) const {
-        load_panel<T, THREADS, EXTENT, TILE_K / CHUNK>(stage, from, first, step * TILE_K);
+        const int bytes = col + step * TILE_K < cols ? 16 : 0;
+        const T* chunk = source + step * TILE_K;
+        const unsigned at = shared_address(stage) + to;
+#pragma unroll
+        for (int i = 0; i < EXTENT; i += TURN) {
+            copy_async(at + i * CHUNKS * 16, chunk, i < rows ? bytes : 0);
+            chunk += size_t(TURN) * cols;
+        }
     }
 };
 
@@ -148,6 +165,7 @@ __device__ void each_panel(A& a, B& b, int steps, unsigned char* shared, Product
     if constexpr (B::PACKED) {
         for (int i = 0; i < S::STAGES; ++i) b.clear(stage(i) + A::BYTES);
     }
+    const bool later = threadIdx.x >= S::THREADS / 2;
     // The first STAGES − 1 turns only load (and unpack the first panel): a loop of one body is compiled once.
 #pragma unroll 1
     for (int step = 1 - S::STAGES; step < steps; ++step) {
@@ -156,11 +174,24 @@ __device__ void each_panel(A& a, B& b, int steps, unsigned char* shared, Product
         copies_wait<S::STAGES - (B::PACKED ? 3 : 2)>();
         __syncthreads();
         load(step + S::STAGES - 1);
-        if (B::PACKED && step >= -1 && step + 1 < steps) {
-            b.unpack(stage(step + 1) + A::BYTES, spare(step + 1), step + 1);
+        const auto multiply = [&] {
+            if (step >= 0) product(stage(step), b.panel(stage(step) + A::BYTES, spare(step), step));
+        };
+        if constexpr (B::PACKED) {
+            // A scheduler has a warp of either half: while one unpacks, the other has the tensor cores.
+#pragma unroll 1
+            for (int turn = 0; turn < 2; ++turn) {
+                if ((turn == 0) != later) {
+                    if (step >= -1 && step + 1 < steps) {
+                        b.unpack(stage(step + 1) + A::BYTES, spare(step + 1), step + 1);
+                    }
+                } else {
+                    multiply();
+                }
+            }
+        } else {
+            multiply();
         }
-        if (step < 0) continue;
-        product(stage(step), b.panel(stage(step) + A::BYTES, spare(step), step));
     }
     copies_wait<0>();
     __syncthreads();

@@ -83,7 +83,7 @@ template <class First, class Second> struct Then {
 
     __device__ Then(const First& first, const Second& second, int steps) : first(first), second(second), steps(steps) {}
     __device__ void load(unsigned char* stage, int step) {
-        if (step < steps) {
+        if (__builtin_expect(step < steps, true)) {
             first.load(stage, step);
         } else {
             second.load(stage, step - steps);

@@ -156,20 +156,23 @@ template <class T, class S, bool ALONG_K_, bool ANY> struct Packed {
     __device__ void unpack_blocks(unsigned char* stage, unsigned char* spare, int step, Make make) const {
         const unsigned lane = threadIdx.x % 32, team = threadIdx.x / TEAM, half = threadIdx.x / 32 % 2;
         unsigned char* tile = stage + team * TILE;
+        // The block's place among the four beside it only changes bits of the chunk's number that are zero in the first one's:
+        // rows are whole lines, and tiles begin at every fourth chunk.
+        const unsigned row = half * 16 + lane / 4, chunk = ALONG_K ? 0 : team * (SIDE / CHUNK);
+        const unsigned start = ALONG_K ? place<TILE_K / CHUNK>(team * SIDE + row, chunk) : place<S::TILE_N / CHUNK>(row, chunk);
+        constexpr int DOWN = 8 * (ALONG_K ? TILE_K : S::TILE_N) * 2; // eight rows further, which are permuted alike
         const auto put = [&](int i, unsigned out) {
-            const unsigned row = half * 16 + i / 4 * 8 + lane / 4, block = i % 4;
-            unsigned char* to = ALONG_K ? spare + place<TILE_K / CHUNK>(team * SIDE + row, block)
-                                        : spare + place<S::TILE_N / CHUNK>(row, team * (SIDE / CHUNK) + block);
-            *reinterpret_cast<unsigned*>(to + lane % 4 * 4) = out;
+            unsigned char* to = spare + (start + lane % 4 * 4 ^ unsigned(i % 4) * 16) + i / 4 * DOWN;
+            *reinterpret_cast<unsigned*>(to) = out;
         };
         if (dense()) {
             // The lane's pair of a block is where it is in the mask, and is read at once: two reads of f32 would meet in banks.
             const Neighbours<V>* pairs = reinterpret_cast<const Neighbours<V>*>(tile + MASKS) + half * 8 * 32 + lane;
+            Neighbours<V> both[8];
 #pragma unroll
-            for (int i = 0; i < 8; ++i) {
-                const Neighbours<V> both = pairs[i * 32];
-                put(i, make(i, both.first, both.second, 3));
-            }
+            for (int i = 0; i < 8; ++i) both[i] = pairs[i * 32];
+#pragma unroll
+            for (int i = 0; i < 8; ++i) put(i, make(i, both[i].first, both[i].second, 3));
             return;
         }
         uint2* found = reinterpret_cast<uint2*>(tile + MASKS + VALUES) + half * 16;
@@ -187,12 +190,20 @@ template <class T, class S, bool ALONG_K_, bool ANY> struct Packed {
 
         const unsigned shift = lane % 16 * 2;
         const unsigned below = (1u << shift) - 1;
+        // All reads before the first write, for the compiler keeps their order: their latencies are then one.
+        unsigned pairs[8];
+        const V* values[8];
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
             const uint2 mine = found[i * 2 + lane / 16];
-            const V* values = reinterpret_cast<const V*>(tile + MASKS + mine.y) + __popc(mine.x & below);
-            put(i, make(i, values[0], values[1], mine.x >> shift & 3));
+            values[i] = reinterpret_cast<const V*>(tile + MASKS + mine.y) + __popc(mine.x & below);
+            pairs[i] = mine.x >> shift & 3;
         }
+        V v[8], w[8];
+#pragma unroll
+        for (int i = 0; i < 8; ++i) v[i] = values[i][0], w[i] = values[i][1];
+#pragma unroll
+        for (int i = 0; i < 8; ++i) put(i, make(i, v[i], w[i], pairs[i]));
     }
 
     __device__ const unsigned char* panel(const unsigned char*, const unsigned char* spare, int) const { return spare; }
