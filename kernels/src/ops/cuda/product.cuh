@@ -2,7 +2,8 @@
 //
 // `multiply` walks k in panels of 32 through a ring of stages of shared memory: while the warps multiply one panel of A and B,
 // `cp.async` fills the next ones. How a panel gets there is the operand's business (`AlongK` and `AcrossK` are the dense
-// ones; a packed operand copies what is packed, and unpacks it one step ahead), and what becomes of the sums the caller's:
+// ones; a packed operand copies what is packed, and unpacks it one step ahead: in pieces between the products, where it is
+// WOVEN), and what becomes of the sums the caller's:
 // `each_pair` hands them out in pairs, `store_rows` and `store_transposed` write them as rows of 16 bits in whole lines.
 //
 // A panel is stored in chunks of 16 bytes, permuted within their row (`place`): the eight rows of a matrix that `ldmatrix`
@@ -61,8 +62,15 @@ __device__ void load_panel(unsigned char* panel, const Matrix<T>& from, int row,
     }
 }
 
+// An operand that is not unpacked in pieces, and keeps nothing beside its panels.
+struct AtOnce {
+    static constexpr bool WOVEN = false;
+    static constexpr int BESIDE = 0; // bytes
+    struct Unpacking {};
+};
+
 // An operand that lies in panels as it is copied: nothing is unpacked.
-struct Plain {
+struct Plain : AtOnce {
     static constexpr bool PACKED = false;
     __device__ void skip(int) const {}
     __device__ void clear(unsigned char*) const {}
@@ -144,19 +152,51 @@ template <class Operand, int EXTENT, int COUNT> struct Fragments {
     }
 };
 
+// Bytes of what a packed B is unpacked to: a panel, and what unpacking keeps beside it.
+template <class S, class B> __device__ constexpr int spare_bytes() { return S::B_BYTES + B::BESIDE; }
+
 // Bytes of shared memory that `multiply` needs: the ring, and two panels of B if it is unpacked.
 template <class S, class A, class B> __device__ constexpr int shared_bytes() {
-    return S::STAGES * (A::BYTES + B::BYTES) + (B::PACKED ? 2 * S::B_BYTES : 0);
+    if constexpr (B::PACKED) {
+        return S::STAGES * (A::BYTES + B::BYTES) + 2 * spare_bytes<S, B>();
+    } else {
+        return S::STAGES * (A::BYTES + B::BYTES);
+    }
 }
 
-// product(a, b) for each of `steps` panels of A and B in shared memory, which every warp of the block multiplies. `shared` has
-// `shared_bytes` and is free again when this returns.
+// Groups of products of a panel, and as many pieces of what is woven between them.
+template <class S> __device__ constexpr int groups() { return TILE_K / 16 * (S::WARP_M / 16); }
+
+// Called between products with 0, …, groups() − 1, in this order: unpacks B's next panel where it is woven, and else nothing.
+template <class B> struct Weaver {
+    const B& b;
+    typename B::Unpacking& state;
+    unsigned char *stage, *spare;
+    int step;
+
+    __device__ void operator()(int piece) const {
+        if constexpr (B::WOVEN) {
+            b.unpack_piece(state, piece, stage, spare, step);
+            // Never taken: the assembler, which would put all products first, moves nothing across a branch.
+            if (b.never(piece)) __trap();
+        }
+    }
+};
+
+// product(a, b, weave) for each of `steps` panels of A and B in shared memory, which every warp of the block multiplies.
+// `shared` has `shared_bytes` and is free again when this returns.
 template <class S, class A, class B, class Product>
 __device__ void each_panel(A& a, B& b, int steps, unsigned char* shared, Product product) {
     static_assert(!B::PACKED || S::STAGES >= 3, "one stage to multiply, one to unpack, one to fill");
     constexpr int STAGE = A::BYTES + B::BYTES;
     const auto stage = [&](int step) { return shared + unsigned(step) % S::STAGES * STAGE; };
-    const auto spare = [&](int step) { return shared + S::STAGES * STAGE + unsigned(step) % 2 * S::B_BYTES; };
+    const auto spare = [&](int step) {
+        if constexpr (B::PACKED) {
+            return shared + S::STAGES * STAGE + unsigned(step) % 2 * spare_bytes<S, B>();
+        } else {
+            return shared;
+        }
+    };
     const auto load = [&](int step) {
         if (step < steps) a.load(stage(step), step), b.load(stage(step) + A::BYTES, step);
         copies_commit();
@@ -174,23 +214,29 @@ __device__ void each_panel(A& a, B& b, int steps, unsigned char* shared, Product
         copies_wait<S::STAGES - (B::PACKED ? 3 : 2)>();
         __syncthreads();
         load(step + S::STAGES - 1);
+        // A warp has nothing else to do while tensor cores multiply. Behind the last panel of what is packed a stage is unpacked
+        // that holds something else: no one reads what comes out.
+        typename B::Unpacking unpacking;
+        const Weaver<B> weave = {b, unpacking, stage(step + 1) + A::BYTES, spare(step + 1), step + 1};
         const auto multiply = [&] {
-            if (step >= 0) product(stage(step), b.panel(stage(step) + A::BYTES, spare(step), step));
+            if (step >= 0) product(stage(step), b.panel(stage(step) + A::BYTES, spare(step), step), weave);
         };
-        if constexpr (B::PACKED) {
+        if constexpr (B::PACKED && !B::WOVEN) {
             // A scheduler has a warp of either half: while one unpacks, the other has the tensor cores.
 #pragma unroll 1
             for (int turn = 0; turn < 2; ++turn) {
-                if ((turn == 0) != later) {
-                    if (step >= -1 && step + 1 < steps) {
-                        b.unpack(stage(step + 1) + A::BYTES, spare(step + 1), step + 1);
-                    }
-                } else {
+                if ((turn == 0) == later) {
                     multiply();
+                } else if (step >= -1 && step + 1 < steps) {
+                    b.unpack(stage(step + 1) + A::BYTES, spare(step + 1), step + 1);
                 }
             }
         } else {
             multiply();
+            if (B::WOVEN && step == -1) {
+#pragma unroll
+                for (int piece = 0; piece < groups<S>(); ++piece) weave(piece);
+            }
         }
     }
     copies_wait<0>();
@@ -203,7 +249,7 @@ __device__ void multiply(Sums<S>& sums, A& a, B& b, int steps, unsigned char* sh
     const unsigned warp = threadIdx.x / 32;
     const Fragments<A, S::TILE_M, S::WARP_M / 16> a_at(warp / S::WARPS_N * S::WARP_M, true);
     const Fragments<B, S::TILE_N, S::WARP_N / 16> b_at(warp % S::WARPS_N * S::WARP_N, false);
-    each_panel<S>(a, b, steps, shared, [&](const unsigned char* of_a, const unsigned char* of_b) {
+    each_panel<S>(a, b, steps, shared, [&](const unsigned char* of_a, const unsigned char* of_b, const Weaver<B>& weave) {
         const unsigned a_panel = shared_address(of_a), b_panel = shared_address(of_b);
 #pragma unroll
         for (int half = 0; half < TILE_K / 16; ++half) {
@@ -218,6 +264,7 @@ __device__ void multiply(Sums<S>& sums, A& a, B& b, int steps, unsigned char* sh
                 for (int j = 0; j < S::WARP_N / 8; ++j) {
                     multiply_add<T>(sums[i][j], a_part[i], b_part[j / 2][j % 2 * 2], b_part[j / 2][j % 2 * 2 + 1]);
                 }
+                weave(half * (S::WARP_M / 16) + i);
             }
         }
     });

@@ -61,6 +61,7 @@ template <class T> __device__ float widen(float x, bool) { return x; }
 // In blocks, or dense where ANY: kept is then what is not zero.
 template <class T, class S, bool ALONG_K_, bool ANY> struct AdaptedBlocks : Packed<T, S, ALONG_K_, ANY> {
     using Base = Packed<T, S, ALONG_K_, ANY>;
+    static constexpr bool WOVEN = false;
     Inside inside;
 
     __device__ AdaptedBlocks(const Stored& from, const Inside& inside, int start) : Base(from, start), inside(inside) {}

@@ -63,6 +63,7 @@ template <class T, int THREADS, int EXTENT, bool ALONG_K_, int LOW> struct Split
 
 // An operand whose panels are counted from `begin`.
 template <class Operand> struct Later : Operand {
+    static_assert(!Operand::WOVEN, "pieces would be counted from the first panel");
     int begin;
 
     __device__ Later(const Operand& operand, int begin) : Operand(operand), begin(begin) { Operand::skip(begin); }
@@ -75,15 +76,16 @@ template <class Operand> struct Later : Operand {
 // `steps` panels of the first operand, then those of the second.
 template <class First, class Second> struct Then {
     static_assert(First::ALONG_K == Second::ALONG_K && !Second::PACKED, "panels of one kind");
-    static constexpr bool ALONG_K = First::ALONG_K, PACKED = First::PACKED;
-    static constexpr int BYTES = First::BYTES > Second::BYTES ? First::BYTES : Second::BYTES;
+    static constexpr bool ALONG_K = First::ALONG_K, PACKED = First::PACKED, WOVEN = First::WOVEN;
+    static constexpr int BYTES = First::BYTES > Second::BYTES ? First::BYTES : Second::BYTES, BESIDE = First::BESIDE;
+    using Unpacking = typename First::Unpacking;
     First first;
     Second second;
     int steps;
 
     __device__ Then(const First& first, const Second& second, int steps) : first(first), second(second), steps(steps) {}
     __device__ void load(unsigned char* stage, int step) {
-        if (__builtin_expect(step < steps, true)) {
+        if (step < steps) {
             first.load(stage, step);
         } else {
             second.load(stage, step - steps);
@@ -92,6 +94,10 @@ template <class First, class Second> struct Then {
     __device__ void clear(unsigned char* stage) const { first.clear(stage); }
     __device__ void unpack(unsigned char* stage, unsigned char* spare, int step) const {
         if (step < steps) first.unpack(stage, spare, step);
+    }
+    __device__ bool never(int piece) const { return first.never(piece); }
+    __device__ void unpack_piece(Unpacking& state, int piece, unsigned char* stage, unsigned char* spare, int step) const {
+        first.unpack_piece(state, piece, stage, spare, step);
     }
     __device__ const unsigned char* panel(const unsigned char* stage, const unsigned char* spare, int step) const {
         return step < steps ? first.panel(stage, spare, step) : stage;

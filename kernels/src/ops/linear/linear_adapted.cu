@@ -18,7 +18,7 @@
 using Tile = Tiling<4, 2, 64, 64, 3>;
 using AnyTile = Tiling<4, 2, 32, 64, 3>;
 // As in cuda/adapted.rs.
-constexpr int SHARED = 95'104, TWO_FOUR_SHARED = 79'360, SPLIT_THREADS = 256;
+constexpr int SHARED = 96'128, TWO_FOUR_SHARED = 79'360, SPLIT_THREADS = 256;
 
 // Both factors: thread by thread four words of a feature. Entry (feature, rank) of B `[out, rank]` or A `[rank, in]`.
 extern "C" __global__ __launch_bounds__(SPLIT_THREADS) void adapted_split(

@@ -25,7 +25,7 @@
 
 using Tile = Tiling<4, 2, 64, 64, 3>;
 using AnyTile = Tiling<4, 2, 32, 64, 3>;
-constexpr int SHARED = 95'104; // as in cuda/products.rs
+constexpr int SHARED = 96'128; // as in cuda/products.rs
 
 template <class T, class S, bool FORWARD, bool ANY, class End>
 __device__ void product(const Matrix<T>& a, const Stored& weight, const float* bias, const Adapter& adapter, T* c,

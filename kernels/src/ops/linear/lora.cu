@@ -39,7 +39,7 @@ struct Thin {
 };
 
 // Columns `first` … +RANKS − 1 of it as B, twice: high and low parts.
-template <class T, int THREADS> struct Factor {
+template <class T, int THREADS> struct Factor : AtOnce {
     static constexpr bool PACKED = true, ALONG_K = true;
     // Words of a row of the copy: the lanes of a warp write, and read in pairs, different banks, whether they walk along the
     // rank or along k.

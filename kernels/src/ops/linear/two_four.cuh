@@ -94,7 +94,7 @@ __device__ void multiply_sparse(Sums<S>& sums, A& a, B& b, int steps, bool forei
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const unsigned first = warp / S::WARPS_N * (S::WARP_M / SIDE);
     const Fragments<B, S::TILE_N, S::WARP_N / 16> b_at(warp % S::WARPS_N * S::WARP_N, false);
-    each_panel<S>(a, b, steps, shared, [&](const unsigned char* of_a, const unsigned char* of_b) {
+    each_panel<S>(a, b, steps, shared, [&](const unsigned char* of_a, const unsigned char* of_b, const Weaver<B>&) {
         const TwoFourTile* tiles = reinterpret_cast<const TwoFourTile*>(of_a) + first;
         const unsigned b_panel = shared_address(of_b);
         // [columns][k of 16][k of 8]
@@ -136,7 +136,7 @@ __device__ inline uint2 spread_group(unsigned pair, unsigned places) {
 
 // W as B of a product, for Wᵀ (ALONG_K_) a column of tiles a panel, for W a row, unpacked one step before it is multiplied. Tiles
 // past the edge are the last one again; their sums go nowhere.
-template <class T, class S, bool ALONG_K_ = false> struct Unpacked {
+template <class T, class S, bool ALONG_K_ = false> struct Unpacked : AtOnce {
     static constexpr bool PACKED = true, ALONG_K = ALONG_K_;
     static constexpr int TILES = S::TILE_N / SIDE, BYTES = TILES * sizeof(TwoFourTile);
     static_assert(SIDE == TILE_K && S::THREADS / TILES == 64, "two warps unpack a tile, one a fragment");

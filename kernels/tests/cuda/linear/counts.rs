@@ -138,19 +138,16 @@ fn bias_bytes(tiles: usize, warps: usize) -> usize {
     tiles * warps * 8 * SECTOR
 }
 
-/// Bytes that one block asks for to copy a tile's values of 16 bits, `values`: two warps take chunks of 16 bytes in turns,
-/// behind the 8 chunks of masks; from the chunk where the first begins to that where the last ends.
+/// Bytes that one block asks for to copy a tile's values of 16 bits, `values`: two warps take 32 chunks of 16 bytes each in
+/// turns, from the chunk where the first begins to that where the last ends.
 fn value_bytes(values: Range<usize>) -> usize {
-    let (start, end) = (values.start * 2 / 16, (values.end * 2).div_ceil(16));
-    let chunks: Vec<usize> = (start..end).collect();
-    // A warp's chunks of one turn: 24 in the first, 32 in the others.
-    let (head, tail) = chunks.split_at(chunks.len().min(24));
+    let chunks: Vec<usize> = (values.start * 2 / 16..(values.end * 2).div_ceil(16)).collect();
     let sectors = |chunks: &[usize]| {
         let mut sectors: Vec<usize> = chunks.iter().map(|chunk| chunk / 2).collect();
         sectors.dedup();
         sectors.len()
     };
-    SECTOR * (sectors(head) + tail.chunks(32).map(sectors).sum::<usize>())
+    SECTOR * chunks.chunks(32).map(sectors).sum::<usize>()
 }
 
 /// Bytes that a row of tiles of C asks for to copy all of a packed weight in 16 bits, of which `keep` is stored: masks and values.

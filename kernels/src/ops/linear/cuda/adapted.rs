@@ -23,7 +23,7 @@ const WORDS: usize = RANKS;
 const THREADS: usize = 256;
 const TILE_N: usize = 128;
 const SPLIT_THREADS: usize = 256;
-const SHARED: usize = 95_104;
+const SHARED: usize = 96_128;
 const TWO_FOUR_SHARED: usize = 79_360;
 /// As in linear_adapted_gradient.cu: rows and columns of a block's tile of G, its threads.
 const TILE: usize = 128;

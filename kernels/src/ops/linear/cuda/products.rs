@@ -45,7 +45,7 @@ const PACKED_BF16: Kernel = Kernel {
     // As in linear_packed.cu.
     threads: 256,
     tile_m: 256,
-    shared: 95_104,
+    shared: 96_128,
 };
 
 pub const ANY_BF16: Kernel = Kernel {
