@@ -161,12 +161,15 @@ fn a_step_of_opt_2_7b_is_estimated_at_what_readme_says() {
         let thousands = (rate(gpu) / 1e3).floor();
         let said = format!("{thousands},{:03.0} tok/s", rate(gpu) - 1e3 * thousands);
         assert!(readme.contains(&said), "{gpu}: {said} is not in README.md");
-        assert!(rate(gpu) >= 12_000.0, "{gpu}: {}", rate(gpu));
     }
+    // Of an H100, within a tenth of what it took (benches/README.md).
+    assert!((rate("h100") / 11_428.0 - 1.0).abs() < 0.1, "h100: {}", rate("h100"));
     // Every kernel has a share that it is assumed to reach, and a reason; none is assumed to reach all.
-    for stats in &kernels {
-        let plan::Assumption { share, why } = plan::assumed(stats.kernel);
-        assert!(share > 0.0 && share < 1.0 && !why.is_empty(), "{}", stats.kernel);
+    for peaks in plan::GPUS.map(|gpu| gpu.peaks) {
+        for stats in &kernels {
+            let plan::Assumption { share, why } = peaks.assumed(stats.kernel);
+            assert!(share > 0.0 && share < 1.0 && !why.is_empty(), "{}", stats.kernel);
+        }
     }
 }
 

@@ -178,7 +178,7 @@ impl View<'_> {
                     "bytes_read": stats.bytes_read,
                     "bytes_written": stats.bytes_written,
                     "roofline_seconds": self.target.peaks.map(|peaks| peaks.roofline_seconds(stats)),
-                    "assumed_share": self.target.peaks.map(|_| plan::assumed(stats.kernel).share),
+                    "assumed_share": self.target.peaks.map(|peaks| peaks.assumed(stats.kernel).share),
                     "estimated_seconds": self.target.peaks.map(|peaks| peaks.estimated_seconds(stats)),
                 })
             })
@@ -280,7 +280,7 @@ impl View<'_> {
             let mut row = vec![stats.kernel.into(), stats.calls.to_string(), giga(stats.flops, 2), giga(moved, 3)];
             if let Some(peaks) = self.target.peaks {
                 row.push(milliseconds(peaks.roofline_seconds(stats)));
-                row.push(format!("{:.0} %", 100.0 * plan::assumed(stats.kernel).share));
+                row.push(format!("{:.0} %", 100.0 * peaks.assumed(stats.kernel).share));
                 row.push(milliseconds(peaks.estimated_seconds(stats)));
             }
             rows.push(row);
@@ -306,7 +306,7 @@ impl View<'_> {
             tokens / self.at_the_peak(peaks)
         );
         let mut reasons: Vec<plan::Assumption> = Vec::new();
-        for assumed in self.plan.step.kernels.iter().map(|stats| plan::assumed(stats.kernel)) {
+        for assumed in self.plan.step.kernels.iter().map(|stats| peaks.assumed(stats.kernel)) {
             if !reasons.contains(&assumed) {
                 reasons.push(assumed);
             }

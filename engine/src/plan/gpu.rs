@@ -7,6 +7,8 @@ use kernels::device::{CudaResult, KernelStats};
 pub struct Peaks {
     /// Dense bf16 tensor-core operations a second, with sums in f32.
     pub flops: f64,
+    /// The same of one multiprocessor in a cycle.
+    pub flops_per_cycle: f64,
     /// Memory bytes a second.
     pub bandwidth: f64,
     /// Bytes a second from the host's memory, one way: PCIe 4.0 or 5.0 with 16 lanes.
@@ -35,25 +37,25 @@ pub const GPUS: [Gpu; 4] = [
         name: "a100-40gb",
         title: "NVIDIA A100 40GB",
         memory_bytes: 42_405_855_232,
-        peaks: Peaks { flops: 312e12, bandwidth: 1555e9, host_bandwidth: PCIE_4 },
+        peaks: Peaks { flops: 312e12, flops_per_cycle: 2048.0, bandwidth: 1555e9, host_bandwidth: PCIE_4 },
     },
     Gpu {
         name: "a100-80gb",
         title: "NVIDIA A100 80GB",
         memory_bytes: 85_198_045_184,
-        peaks: Peaks { flops: 312e12, bandwidth: 2039e9, host_bandwidth: PCIE_4 },
+        peaks: Peaks { flops: 312e12, flops_per_cycle: 2048.0, bandwidth: 2039e9, host_bandwidth: PCIE_4 },
     },
     Gpu {
         name: "h100",
         title: "NVIDIA H100 SXM 80GB",
         memory_bytes: 85_029_158_912,
-        peaks: Peaks { flops: 989e12, bandwidth: 3350e9, host_bandwidth: PCIE_5 },
+        peaks: Peaks { flops: 989e12, flops_per_cycle: 4096.0, bandwidth: 3350e9, host_bandwidth: PCIE_5 },
     },
     Gpu {
         name: "rtx4090",
         title: "NVIDIA RTX 4090",
         memory_bytes: 25_393_692_672,
-        peaks: Peaks { flops: 165e12, bandwidth: 1008e9, host_bandwidth: PCIE_4 },
+        peaks: Peaks { flops: 165e12, flops_per_cycle: 512.0, bandwidth: 1008e9, host_bandwidth: PCIE_4 },
     },
 ];
 
@@ -80,34 +82,55 @@ pub struct Assumption {
     pub why: &'static str,
 }
 
-/// Packed products do three things on one SM: for a step of 256×128×32, by the virtual GPU's counts of 256×512×384, tensor cores
-/// take 1,024 cycles, shared memory 1,025 (128 bytes each), integers 1,270 (64 lanes each; PTX, of which machine code may need
-/// less). All at once that is 0.8 of the peak, one after the other 0.31. Where an adapter lies inside, the products that form a
-/// step's entries, 192 cycles for each 16 of the rank, are among the operations.
-const PACKED: Assumption = Assumption {
-    share: 0.5,
-    why: "by counts 0.8 if tensor cores, shared memory and integers all overlap, 0.31 if none do; somewhat less than halfway",
+/// What a kernel does on tensor cores: what bounds it is how fast its warps issue all else, so that the operations of a
+/// multiprocessor's cycle are what carries from one GPU to another, up to a share of what its tensor cores could do.
+struct Products {
+    flops_per_cycle: f64,
+    most: f64,
+    why: &'static str,
+}
+
+/// Measured by `bench --model opt-2.7b --batch 1 --seq-len 2048` on an H100 (benches/README.md), whose tensor cores do 4,096.
+const PACKED: Products = Products {
+    flops_per_cycle: 0.138 * 4096.0,
+    most: 0.5,
+    why: "products of packed weights: measured on an H100 with 2,048 tokens, 565 operations of a multiprocessor's cycle",
+};
+const HEAD: Products = Products {
+    flops_per_cycle: 0.079 * 4096.0,
+    most: 0.6,
+    why: "the head's, from f16: measured on an H100 with 2,048 tokens, 324 operations of a multiprocessor's cycle",
+};
+const ATTENTION: Products = Products {
+    flops_per_cycle: 0.185 * 4096.0,
+    most: 0.45,
+    why: "attention, exponentials between its products: measured on an H100 at 2,048 tokens, 758 operations of a multiprocessor's cycle",
+};
+const ATTENTION_BACKWARD: Products = Products {
+    flops_per_cycle: 0.153 * 4096.0,
+    most: 0.35,
+    why: "scores computed twice, for keys and for queries: measured on an H100 at 2,048 tokens, 627 operations of a multiprocessor's cycle",
 };
 const DENSE: Assumption = Assumption {
     share: 0.6,
-    why: "own tensor-core kernels, three stages of copies; vendors' libraries reach 0.8 of the peak at these sizes",
-};
-const ATTENTION: Assumption = Assumption {
-    share: 0.45,
-    why: "exponentials between the products; FlashAttention-2's paper measured 0.6 to 0.7 of an A100's peak",
-};
-const ATTENTION_BACKWARD: Assumption = Assumption {
-    share: 0.35,
-    why: "scores are computed twice, for keys and for queries; FlashAttention-2's paper measured 0.5 to 0.6",
+    why: "products of weights that train, of which no kernel was measured; vendors' libraries reach 0.8 of the peak at these sizes",
 };
 const HOST: Assumption = Assumption {
     share: 0.8,
     why: "pinned memory over 16 lanes of PCIe, beside the kernels: copies reach 0.75 to 0.85 of 31.5 GB/s, or of 63 from an H100 on",
 };
-const MEMORY: Assumption = Assumption {
-    share: 0.8,
-    why: "bound by memory, in whole sectors and once; copies reach 0.85 to 0.9 of a data sheet's bandwidth",
+const MAPS: Assumption =
+    Assumption { share: 0.7, why: "read once and written once: measured on an H100, 0.56 to 0.82 of its bandwidth" };
+const SUMS: Assumption = Assumption {
+    share: 0.25,
+    why: "sums of rows and columns: measured on an H100 with 2,048 tokens, 0.15 to 0.33, with 8,192 0.45 to 0.65",
 };
+const ADAPTERS: Assumption = Assumption {
+    share: 0.07,
+    why: "adapters' thin products, 50 µs each whatever they move: measured on an H100 with 2,048 tokens, 0.07, with 8,192 0.24",
+};
+const ADAPTER_GRADIENTS: Assumption =
+    Assumption { share: 0.18, why: "adapters' gradients: measured on an H100 with 2,048 tokens, with 8,192 0.45" };
 
 impl Gpu {
     /// The GPU of this name.
@@ -128,9 +151,9 @@ impl Peaks {
     /// # Errors
     /// The driver's.
     pub fn of(gpu: &kernels::device::Gpu) -> CudaResult<Option<Peaks>> {
-        let (flops, bandwidth) = (gpu.peak_flops()?, gpu.peak_bandwidth()?);
+        let (flops, bandwidth, flops_per_cycle) = (gpu.peak_flops()?, gpu.peak_bandwidth()?, gpu.tensor_operations()?);
         let host_bandwidth = if gpu.compute_capability()?.0 < 9 { PCIE_4 } else { PCIE_5 };
-        Ok((flops > 0.0 && bandwidth > 0.0).then_some(Peaks { flops, bandwidth, host_bandwidth }))
+        Ok((flops > 0.0 && bandwidth > 0.0).then_some(Peaks { flops, flops_per_cycle, bandwidth, host_bandwidth }))
     }
 
     /// The least seconds that a kernel's operations and bytes can take (Williams et al. 2009, the roofline model): the
@@ -154,22 +177,29 @@ impl Peaks {
         others + (uploads - beside).max(0.0)
     }
 
-    /// The seconds that a kernel is estimated to take: its bound over the share of it that [`assumed`] says, and what its
-    /// launches take at least. Never a measurement.
+    /// The seconds that a kernel is estimated to take: its bound over the share of it that [`Peaks::assumed`] says, and what its
+    /// launches take at least. Never a measurement of this GPU.
     pub fn estimated_seconds(&self, stats: &KernelStats) -> f64 {
-        (self.roofline_seconds(stats) / assumed(stats.kernel).share).max(LAUNCH * stats.calls as f64)
+        (self.roofline_seconds(stats) / self.assumed(stats.kernel).share).max(LAUNCH * stats.calls as f64)
     }
-}
 
-/// The share of its bound that a kernel is assumed to reach.
-pub fn assumed(kernel: &str) -> Assumption {
-    match kernel {
-        "linear_forward" | "linear_backward_input" => PACKED,
-        // Of both, nearly all is one plain product; what it is masked with and projected on is among the operations.
-        "linear_weight_gradient" | "adapted_gradients" | "head_loss" | "head_loss_and_gradients" => DENSE,
-        "attention_forward" => ATTENTION,
-        UPLOAD => HOST,
-        "attention_backward" => ATTENTION_BACKWARD,
-        _ => MEMORY,
+    /// The share of its bound that a kernel is assumed to reach.
+    pub fn assumed(&self, kernel: &str) -> Assumption {
+        let products = match kernel {
+            "linear_forward" | "linear_backward_input" => PACKED,
+            "head_loss" | "head_loss_and_gradients" => HEAD,
+            "attention_forward" => ATTENTION,
+            "attention_backward" => ATTENTION_BACKWARD,
+            // Of both, nearly all is one plain product; what it is masked with and projected on is among the operations.
+            "linear_weight_gradient" | "adapted_gradients" => return DENSE,
+            "lora_down" => return ADAPTERS,
+            "lora_gradients" => return ADAPTER_GRADIENTS,
+            UPLOAD => return HOST,
+            "bias_gradient" | "grad_norm" | "embedding" => return SUMS,
+            kernel if kernel.contains("norm_") => return SUMS,
+            _ => return MAPS,
+        };
+        let share = (products.flops_per_cycle / self.flops_per_cycle).min(products.most);
+        Assumption { share, why: products.why }
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use kernels::device::{KernelStats, MemoryReport};
 
-pub use gpu::{Assumption, GPUS, Gpu, Peaks, assumed};
+pub use gpu::{Assumption, GPUS, Gpu, Peaks};
 pub use memory::{available_memory, peak_resident_bytes};
 pub use timing::{StepTiming, time};
 

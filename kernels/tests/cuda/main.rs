@@ -3,7 +3,7 @@
 //! The tests whose names hold `gpu` need one, and are ignored where `cargo test` is not asked for them:
 //!
 //! ```text
-//! cargo test --release --workspace --test cuda -- --ignored gpu_      # on a machine with a GPU
+//! cargo test --release --workspace --test cuda -- --ignored gpu_ --test-threads 1      # on a machine with a GPU
 //! ```
 //!
 //! Everywhere else `emulated` runs them: it starts this program again with the virtual GPU's `libcuda.so` on the library

@@ -190,8 +190,15 @@ impl Gpu {
     /// The driver's.
     pub fn peak_flops(&self) -> CudaResult<f64> {
         let hertz = 1e3 * self.context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)? as f64;
-        let a_cycle = tensor_operations(&self.name, self.compute_capability()?);
-        Ok(a_cycle * hertz * self.multiprocessors as f64)
+        Ok(self.tensor_operations()? * hertz * self.multiprocessors as f64)
+    }
+
+    /// The same of one multiprocessor in a cycle.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn tensor_operations(&self) -> CudaResult<f64> {
+        Ok(tensor_operations(&self.name, self.compute_capability()?))
     }
 
     /// The most bytes a second between it and its memory: two bits a pin and cycle; 0 where the driver names no clock.

@@ -6,14 +6,13 @@
 // can't skip one of any mask.
 //
 // A block of eight warps computes a 256×128 tile of C, each warp 64×64 of it: the more rows share what is unpacked, the
-// better. A panel's products take an A100 1024 clocks (256 multiply-adds a clock and quarter). Passes over shared memory in
-// that time: 512 of `ldmatrix`, about 160 of `cp.async` at half density and 270 of unpacking. Instructions are what is closest
-// to its end: each warp may issue 512, and a turn is some 600 of PTX (300 where W is dense), 64 of them products; how many
-// of them the assembler leaves, only a GPU's profiler will tell.
+// better. What bounds a panel's product is the instructions around it, of which a scheduler has two warps to choose from: on an
+// H100 a panel takes 2,400 cycles for 830 of tensor cores (benches/README.md), and was 3,100 before its B was unpacked in
+// pieces between the products (cuda/product.cuh).
 //
-// Three stages of 16 KiB of A and 9.6 KiB of packed B, and two unpacked panels of 8 KiB: 93 KiB of shared memory and 255
-// registers, one block an SM. A stage is filled while one is unpacked and one multiplied, so that the latency of memory hides
-// behind a panel's products.
+// Three stages of 16 KiB of A and 8.6 KiB of packed B, and two unpacked panels of 8 KiB with 2 KiB of notes: 94 KiB of shared
+// memory and 255 registers, one block an SM. A stage is filled while one is unpacked and one multiplied, so that the latency
+// of memory hides behind a panel's products.
 //
 // The kernels named `any` take what is less common: weights in f32, or dense ones in another type than x (trainable ones), and
 // activations in f16. Blocks have half the rows, because values in f32 need more room, and the same shared memory.
