@@ -30,7 +30,7 @@ printf '# perp-engine on a GPU\n\n%s, commit %s\n' "$(date --utc +%F)" "$(git re
 section 'The GPU'
 record nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,clocks.max.mem,power.limit --format=csv
 section 'Tests'
-record cargo test --locked --release --workspace --test cuda -- --ignored gpu_ --test-threads=2
+record cargo test --locked --release --workspace --test cuda -- --ignored gpu_ --test-threads=1
 section 'The demo'
 record target/release/perp-engine retrain --device cuda
 for model in $models; do

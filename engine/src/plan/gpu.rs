@@ -90,27 +90,34 @@ struct Products {
     why: &'static str,
 }
 
-/// Measured by `bench --model opt-2.7b --batch 1 --seq-len 2048` on an H100 (benches/README.md), whose tensor cores do 4,096.
-const PACKED: Products = Products {
-    flops_per_cycle: 0.138 * 4096.0,
-    most: 0.5,
-    why: "products of packed weights: measured on an H100 with 2,048 tokens, 565 operations of a multiprocessor's cycle",
-};
-const HEAD: Products = Products {
-    flops_per_cycle: 0.079 * 4096.0,
-    most: 0.6,
-    why: "the head's, from f16: measured on an H100 with 2,048 tokens, 324 operations of a multiprocessor's cycle",
-};
-const ATTENTION: Products = Products {
-    flops_per_cycle: 0.185 * 4096.0,
-    most: 0.45,
-    why: "attention, exponentials between its products: measured on an H100 at 2,048 tokens, 758 operations of a multiprocessor's cycle",
-};
-const ATTENTION_BACKWARD: Products = Products {
-    flops_per_cycle: 0.153 * 4096.0,
-    most: 0.35,
-    why: "scores computed twice, for keys and for queries: measured on an H100 at 2,048 tokens, 627 operations of a multiprocessor's cycle",
-};
+impl Products {
+    /// `share` of the peak was measured on an H100, whose tensor cores do 4,096 operations of a multiprocessor's cycle, by
+    /// `bench --model opt-2.7b --batch 1 --seq-len 2048` (benches/README.md).
+    const fn on_h100(share: f64, most: f64, why: &'static str) -> Products {
+        Products { flops_per_cycle: share * 4096.0, most, why }
+    }
+}
+
+const PACKED: Products = Products::on_h100(
+    0.138,
+    0.5,
+    "products of packed weights: operations of a multiprocessor's cycle, measured on an H100 with 2,048 tokens",
+);
+const HEAD: Products = Products::on_h100(
+    0.079,
+    0.6,
+    "the head's, from f16: operations of a multiprocessor's cycle, measured on an H100 with 2,048 tokens",
+);
+const ATTENTION: Products = Products::on_h100(
+    0.185,
+    0.45,
+    "attention, exponentials between its products: operations of a multiprocessor's cycle, measured on an H100 at 2,048 tokens",
+);
+const ATTENTION_BACKWARD: Products = Products::on_h100(
+    0.153,
+    0.35,
+    "scores computed twice, for keys and for queries: operations of a multiprocessor's cycle, measured on an H100 at 2,048 tokens",
+);
 const DENSE: Assumption = Assumption {
     share: 0.6,
     why: "products of weights that train, of which no kernel was measured; vendors' libraries reach 0.8 of the peak at these sizes",
@@ -119,8 +126,10 @@ const HOST: Assumption = Assumption {
     share: 0.8,
     why: "pinned memory over 16 lanes of PCIe, beside the kernels: copies reach 0.75 to 0.85 of 31.5 GB/s, or of 63 from an H100 on",
 };
-const MAPS: Assumption =
-    Assumption { share: 0.7, why: "read once and written once: measured on an H100, 0.56 to 0.82 of its bandwidth" };
+const MAPS: Assumption = Assumption {
+    share: 0.7,
+    why: "read once and written once: measured on an H100 with 2,048 tokens, 0.56 to 0.82 of its bandwidth",
+};
 const SUMS: Assumption = Assumption {
     share: 0.25,
     why: "sums of rows and columns: measured on an H100 with 2,048 tokens, 0.15 to 0.33, with 8,192 0.45 to 0.65",
