@@ -24,7 +24,7 @@ pub enum Isa {
     Portable,
     /// AVX2 with FMA, F16C, BMI1 and POPCNT.
     Avx2,
-    /// AVX-512 F, BW, DQ, VL and VBMI2, and all that AVX2 stands for.
+    /// AVX-512 F, BW, DQ and VL, and all that AVX2 stands for.
     Avx512,
     /// [Matrix tiles](amx) of bf16, and all that AVX-512 stands for.
     Amx,
@@ -63,7 +63,6 @@ impl Isa {
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq")
                 && is_x86_feature_detected!("avx512vl")
-                && is_x86_feature_detected!("avx512vbmi2")
             {
                 all.push(Isa::Avx512);
                 // Where there are none, tests have a model of tiles.
@@ -134,7 +133,7 @@ macro_rules! simd_fn {
             fn generic<const FMA: bool $(, $t: $bound)?>($($arg: $ty),*) $(-> $ret)? $body
 
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2,avx2,fma,f16c,bmi1,popcnt")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi1,popcnt")]
             fn avx512 $(<$t: $bound>)? ($($arg: $ty),*) $(-> $ret)? { generic::<true $(, $t)?>($($arg),*) }
 
             #[cfg(target_arch = "x86_64")]
