@@ -1,4 +1,5 @@
-//! The micro-kernel: two columns × a few vectors of tokens of C in registers, over 64 rows of B.
+//! The micro-kernel: two columns × a few vectors of tokens of C in registers, over 64 rows of B. Where the rows of four columns
+//! have no zero, all four: each vector of tokens is then loaded for twice as many multiply-adds.
 
 use super::pairs::Masks;
 use crate::simd::{F32x16, Isa, LANES, prefetch};
@@ -73,14 +74,61 @@ fn pairs<const V: usize, const FMA: bool>(
 ) {
     // A whole number of cache lines with each pair, so that no more are on their way at once than the processor can track.
     let share = ahead.len().div_ceil(masks.len().max(1)).next_multiple_of(LANES);
-    for masks in masks {
-        let (now, later) = ahead.split_at(share.min(ahead.len()));
+    let mut at = 0;
+    while at < masks.len() {
+        let dense = match &masks[at..] {
+            [one, other, ..] if V >= QUAD_VECTORS => one.dense().filter(|rows| other.dense() == Some(*rows)),
+            _ => None,
+        };
+        let taken = if dense.is_some() { 2 } else { 1 };
+        let (now, later) = ahead.split_at((taken * share).min(ahead.len()));
         prefetch(bytemuck::cast_slice(now));
         ahead = later;
-        values = pair::<V, FMA>(stride, tokens, *masks, values, sums);
-        let next = sums.len().min(2 * stride);
+        values = match dense {
+            Some(rows) => quad::<V, FMA>(stride, tokens, rows, values, sums),
+            None => pair::<V, FMA>(stride, tokens, masks[at], values, sums),
+        };
+        at += taken;
+        let next = sums.len().min(2 * taken * stride);
         sums = &mut sums[next..];
     }
+}
+
+/// Four columns are taken together from so many vectors of tokens on, which only AVX-512 has registers for: 24 sums, 6 vectors
+/// of tokens and a weight are 31 of 32. With fewer, the loads of weights would outweigh what is saved.
+const QUAD_VECTORS: usize = 3;
+
+/// Two pairs of columns that have an entry in each of `rows` rows; returns the values of the pairs after them. Every sum is that
+/// of [`pair`], bit for bit.
+#[inline(always)]
+fn quad<'a, const V: usize, const FMA: bool>(
+    stride: usize,
+    tokens: &[f32],
+    rows: usize,
+    values: &'a [f32],
+    sums: &mut [f32],
+) -> &'a [f32] {
+    let (mine, rest) = values.split_at(4 * rows);
+    assert!(rows == 0 || tokens.len() >= (rows - 1) * stride + V * LANES);
+    assert!(sums.len() >= 3 * stride + V * LANES);
+    let mut x: [[F32x16; V]; 4] = std::array::from_fn(|column| load(&sums[column * stride..]));
+    for row in 0..rows {
+        // SAFETY: `tokens` has vectors for all rows.
+        let t: [F32x16; V] = load(unsafe { tokens.get_unchecked(row * stride..) });
+        for (column, x) in x.iter_mut().enumerate() {
+            // SAFETY: there are as many values for each column as rows.
+            let a = F32x16::splat(unsafe { *mine.get_unchecked(column * rows + row) });
+            for v in 0..V {
+                x[v] = t[v].madd::<FMA>(a, x[v]);
+            }
+        }
+    }
+    for (x, sums) in x.iter().zip(sums.chunks_mut(stride)) {
+        for v in 0..V {
+            x[v].store(&mut sums[v * LANES..]);
+        }
+    }
+    rest
 }
 
 /// One pair of columns; returns the values of the pairs after it.

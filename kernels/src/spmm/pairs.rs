@@ -15,6 +15,14 @@ pub(super) struct Masks {
     pub second: u64,
 }
 
+impl Masks {
+    /// Of how many rows, from the block's first on, both columns have all and no other.
+    pub fn dense(&self) -> Option<usize> {
+        let gapless = self.both & self.both.wrapping_add(1) == 0;
+        (self.first == 0 && self.second == 0 && gapless).then_some(self.both.count_ones() as usize)
+    }
+}
+
 /// A pass of a task's columns.
 pub(super) struct Pairs {
     masks: Vec<Masks>,
