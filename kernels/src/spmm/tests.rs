@@ -126,8 +126,11 @@ proptest! {
 #[test]
 fn the_result_does_not_depend_on_the_number_of_threads() {
     // Columns in whole pairs and groups or not, tokens in whole vectors or not, and more rows than a pass.
-    for (m, n, k) in [(200, 130, 1500), (192, 289, 1500), (100, 67, 1100)] {
-        let (a, b) = (values(m * k, 1, 1.0), values(k * n, 2, 0.5));
+    // Columns without zeros, too, of which tasks that begin elsewhere take other ones together.
+    for (m, n, k, density) in
+        [(200, 130, 1500, 0.5), (192, 289, 1500, 0.5), (100, 67, 1100, 0.5), (200, 134, 1100, 1.0)]
+    {
+        let (a, b) = (values(m * k, 1, 1.0), values(k * n, 2, density));
         let of_b = Matrix::rows(&b, n);
         let terms = [Term { a: Rows::Tokens(Strips::new(&a, m, k)), b: &of_b, k }];
         for isa in Isa::available() {
