@@ -273,9 +273,11 @@ fn calibrated_pruning_loses_less_than_magnitude_and_the_same_through_a_file() {
         (json(&report), std::fs::read(out.join("model.safetensors")).unwrap())
     };
     let perplexity = |report: &Value| number(&report["perplexity"]["pruned"]);
-    let (magnitude, _) = prune("magnitude", "magnitude", &[]);
+    let (magnitude, in_memory) = prune("magnitude", "magnitude", &[]);
     assert_eq!(magnitude["layer_errors"], serde_json::json!([]));
     let mut last = perplexity(&magnitude);
+    let (_, in_files) = prune("magnitude", "magnitude-files", &["--memory-budget", "1KiB"]);
+    assert!(in_memory == in_files, "pruned layers in files are the same");
     for criterion in ["wanda", "sparsegpt"] {
         let flags = ["--calibrate", text(&train), "--calibration-samples", "32", "--batch", "8"];
         let (report, weights) = prune(criterion, criterion, &flags);

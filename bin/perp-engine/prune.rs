@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use engine::checkpoint::{OutputFolder, Tokenizer};
 use engine::hub::Use;
-use engine::model;
+use engine::model::{self, Spill};
 use engine::prune::Pruning;
 use serde_json::json;
 
@@ -44,7 +44,9 @@ pub struct Args {
     windows: WindowArgs,
     #[command(flatten)]
     text: TextArgs,
-    /// The most memory that calibration may plan for, such as 8GiB or 500MB [default: what the machine has left].
+    /// The most memory that pruning may take, such as 8GiB or 500MB [default: what the machine has left]. One layer and what is needed
+    /// to prune it are in memory always. Activations of calibration that do not fit, and on the processor layers that are pruned,
+    /// go to temporary files, in the folder that TMPDIR names.
     #[arg(long, value_parser = bytes, value_name = "SIZE", help_heading = "Pruning")]
     memory_budget: Option<u64>,
     /// Write the pruned model to this new folder.
@@ -94,6 +96,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         allocating: &allocating,
         calibration: calibration.as_ref(),
         cycles: 1,
+        spill: Some(Spill::past(target.limit.saturating_sub(session::pruning_bytes(&*opened.architecture)?))),
     };
     let Pruned { mut model, allocated, layer_errors } = pruner.load(&device, &opened, 0)?;
     let prune_seconds = start.elapsed().as_secs_f64();

@@ -1,7 +1,7 @@
 //! How a run prunes: allocation, calibration and cycles in one place.
 
 use engine::calibrate::{self, Calibration, Progress};
-use engine::model::Model;
+use engine::model::{Model, Spill};
 use engine::prune::{self, Pattern, Pruning, imp_sparsity};
 use kernels::Device;
 
@@ -20,6 +20,8 @@ pub struct Pruner<'a> {
     pub allocating: &'a Allocating,
     pub calibration: Option<&'a Calibration>,
     pub cycles: usize,
+    /// Where pruned weights go that find no room as the model is loaded. Calibration knows by its own limit.
+    pub spill: Option<Spill>,
 }
 
 /// A model after the first cycle's pruning.
@@ -50,6 +52,7 @@ impl Pruner<'_> {
                 pruning: self.after(1),
                 allocation: allocation.after(1, self.cycles),
                 further: !self.allocating.is_found(),
+                spill: self.spill,
             };
             let mut model = session::load(self.console, device, opened, Some(how), offloaded_layers)?;
             let allocated = self.allocating.allocate(self.console, &mut *model, None)?;

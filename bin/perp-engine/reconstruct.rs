@@ -46,7 +46,9 @@ pub struct LayerArgs {
     /// Seed of everything random: calibration windows, their order, LoRA's start, random pruning.
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
-    /// The most memory that a run may plan for, such as 8GiB or 500MB [default: what the machine has left].
+    /// The most memory that a run may plan for, such as 8GiB or 500MB [default: what the machine has left]. What training a layer takes
+    /// must fit; calibration's activations that do not, and on the processor layers that are done, go to temporary files, in the
+    /// folder that TMPDIR names.
     #[arg(long, value_parser = bytes, value_name = "SIZE")]
     memory_budget: Option<u64>,
 }
@@ -253,7 +255,7 @@ impl Args {
         let mut model = opened.architecture.build(&Loader::new(&meta, Source::Folder(&opened.folder)))?;
         let plan = plan_reconstruction(&mut *model, &pruning, &allocation, how, batch, seq_len)?;
         let (needed, what, also) = match target.backend {
-            Backend::Cpu => (plan.pruned, "training a layer", ""),
+            Backend::Cpu => (plan.training, "training a layer", ""),
             Backend::Cuda => {
                 (plan.peak, "training a layer of the model, which is dense behind it,", ", or --device cpu")
             }

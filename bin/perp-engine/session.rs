@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use engine::checkpoint::ModelFolder;
 use engine::evaluate;
-use engine::model::{Loader, Model, Module, Offload, Source};
+use engine::model::{Loader, Model, Module, Offload, Source, Spill};
 use engine::prune::{self, Allocation, Matrix, Pattern, Pruning, prune_linear};
 use kernels::device::CudaError;
 use kernels::{Backend, DType, Device};
@@ -152,6 +152,8 @@ pub struct OnLoad {
     pub allocation: Allocation,
     /// Whether more may go than is gone already.
     pub further: bool,
+    /// Where pruned weights go that find no room.
+    pub spill: Option<Spill>,
 }
 
 /// Builds a model, showing its layers as they come; prunes each as it is loaded where `how` says how, and takes the
@@ -172,8 +174,9 @@ pub fn load(
     }
     let loader = loader.on_linear(|linear| {
         task.update(linear.layer().unwrap_or(0) as u64, &linear.name);
-        if let Some(OnLoad { pruning, allocation, .. }) = &how {
+        if let Some(OnLoad { pruning, allocation, spill, .. }) = &how {
             prune_linear(linear, &allocation.pruning(pruning, &linear.name))?;
+            spill.map_or(Ok(()), |spill| spill.take(linear))?;
         }
         offload.take(linear)
     });
@@ -234,6 +237,13 @@ pub fn check_pattern(architecture: &dyn Architecture, pattern: Pattern) -> Resul
 /// Every matrix that pruning works on, before any weight is read.
 pub fn matrices(architecture: &dyn Architecture) -> Result<Vec<Matrix>, Failure> {
     Ok(prune::matrices(&mut *without_weights(architecture)?))
+}
+
+/// Bytes that pruning the largest matrix takes beside the model: its dense entries, which may be pages of a file, and what
+/// [`prune::workspace_bytes`] says.
+pub fn pruning_bytes(architecture: &dyn Architecture) -> Result<u64, Failure> {
+    let largest = matrices(architecture)?.iter().map(|matrix| matrix.entries).max().unwrap_or(0);
+    Ok(prune::workspace_bytes(largest) + (DType::F32.size() * largest) as u64)
 }
 
 fn without_weights(architecture: &dyn Architecture) -> Result<Box<dyn Model>, Failure> {

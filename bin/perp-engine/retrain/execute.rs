@@ -279,6 +279,8 @@ impl Run<'_> {
             allocating: &self.allocating,
             calibration: self.calibration.as_ref(),
             cycles: self.args.cycles as usize,
+            // Training needs them all, and there is a plan for that.
+            spill: None,
         }
     }
 

@@ -5,8 +5,9 @@
 //! next layer's inputs. So the inputs of a layer come from layers that are pruned already, and of a layer's own linear layers
 //! all see what the dense ones before them in the layer give, as in both methods' own code.
 //!
-//! What is in memory: the model (mapped, on the CPU, and packed as far as it is pruned), one layer's sums and
-//! workspace, and the hidden states of all windows once, of which what does not fit lies in a temporary file.
+//! What is in memory: one layer, its sums and its workspace, and, as far as there is room, the hidden states of all windows once and
+//! the layers that are pruned. What has no room lies in temporary files: hidden states first, and on the CPU pruned weights, too, which
+//! are mapped there, as the dense ones are mapped in the model's files.
 
 mod collect;
 mod one_layer;
@@ -22,10 +23,11 @@ use std::rc::Rc;
 
 use crate::autograd::{Tape, Var};
 use crate::error::{Error, Result};
-use crate::model::{self, Model, Module, TokenBatch, between_steps};
-use crate::prune::{Allocation, Criterion, Hessian, Inputs, Pruning, prune_calibrated, widened};
+use crate::model::{self, Model, Module, Spill, TokenBatch, Weight, between_steps};
+use crate::prune::{Allocation, Criterion, Hessian, Inputs, Pruning, prune_calibrated, widened, workspace_bytes};
 use crate::tensor::Tensor;
 use collect::{Collector, Group};
+use one_layer::OneLayer;
 pub use outliers::layer_outliers;
 pub use reconstruct::{
     Reconstructed, Reconstructing, Reconstruction, ReconstructionPlan, layer_bytes, plan_reconstruction, reconstruct,
@@ -40,7 +42,8 @@ pub struct Calibration {
     pub windows: Vec<Vec<u32>>,
     /// Windows that run at once.
     pub batch: usize,
-    /// Bytes that everything on the device may take together; hidden states past it go to a temporary file.
+    /// Bytes that everything on the device may take together, but for pages of mapped files; hidden states and pruned weights of the CPU
+    /// past it go to temporary files.
     pub limit: u64,
 }
 
@@ -104,7 +107,7 @@ pub fn prune_model(
     if !pruning.criterion.needs_calibration() {
         return Err(Error::config(format!("{} pruning takes no calibration", pruning.criterion)));
     }
-    let (batches, mut hidden, _) = begin(model, pruning.criterion, calibration, 1)?;
+    let (batches, mut hidden, room) = begin(model, pruning.criterion, calibration, 1)?;
     let device = model::device_of(model);
     let layers = model.info().layers;
     let all = 2 * layers * batches.len();
@@ -141,28 +144,47 @@ pub fn prune_model(
             pass(layer, progress);
         }
         device.trim();
+        spill(model, layer, room.spill)?;
         reports.push(LayerReport { layer, error, linears });
         progress(Progress::Layer(reports.last().expect("just pushed")));
     }
     Ok(reports)
 }
 
-/// The windows in batches, and the first decoder layer's inputs. `stores` of hidden states are to be kept at once; also says what
-/// each may take of the memory.
+/// What is left of the memory beside a layer at work.
+#[derive(Clone, Copy)]
+struct Room {
+    /// Bytes that a store of hidden states may take.
+    states: u64,
+    /// Where pruned weights go that find no room.
+    spill: Spill,
+}
+
+/// The windows in batches, and the first decoder layer's inputs. `stores` of hidden states are to be kept at once.
 fn begin(
     model: &mut dyn Model,
     criterion: Criterion,
     calibration: &Calibration,
     stores: u64,
-) -> Result<(Vec<TokenBatch>, Store, u64)> {
+) -> Result<(Vec<TokenBatch>, Store, Room)> {
     let batches = batches(calibration)?;
     let device = model::device_of(model);
-    let room = room(model, criterion, &batches[0], calibration.limit)? / stores;
-    let mut hidden = Store::new(&device, room);
+    // Of a GPU's memory nothing is mapped: there all of the model is in use.
+    let beside = calibration.limit.saturating_sub(at_work(model, criterion, &batches[0])?);
+    let states = beside.saturating_sub(device.memory().anonymous()) / stores;
+    let mut hidden = Store::new(&device, states);
     for batch in &batches {
         hidden.push(model.embed(&mut Tape::inference(&device), batch)?.into_tensor())?;
     }
-    Ok((batches, hidden, room))
+    Ok((batches, hidden, Room { states, spill: Spill::past(beside) }))
+}
+
+/// Takes a layer's pruned weights to a temporary file if there is no room for them.
+fn spill(model: &mut dyn Model, layer: usize, spill: Spill) -> Result<()> {
+    OneLayer { model, layer }.visit(&mut |module| match module {
+        Module::Linear(linear) if linear.prunable => spill.take(between_steps(linear)),
+        _ => Ok(()),
+    })
 }
 
 fn batches(calibration: &Calibration) -> Result<Vec<TokenBatch>> {
@@ -220,9 +242,9 @@ fn prune_layer(
     Ok(reports)
 }
 
-/// Bytes of `limit` that hidden states may take: what the model, a layer that is collected from and the pruning of its largest
-/// matrix leave. Measured by running the first layer on one batch.
-fn room(model: &mut dyn Model, criterion: Criterion, batch: &TokenBatch, limit: u64) -> Result<u64> {
+/// Bytes that a layer at work takes: its weights where they are pages of a file, what collecting from it takes, which is measured by
+/// running the first one on a batch, and the pruning of its largest matrix.
+fn at_work(model: &mut dyn Model, criterion: Criterion, batch: &TokenBatch) -> Result<u64> {
     let device = model::device_of(model);
     let before = device.memory().in_use();
     device.memory().reset_peak();
@@ -232,13 +254,16 @@ fn room(model: &mut dyn Model, criterion: Criterion, batch: &TokenBatch, limit: 
     let running = device.memory().peak().total - before;
     drop(collector);
     let mut pruning = 0;
+    let mut mapped = vec![0; model.info().layers];
     model.visit(&mut |module| {
         if let Module::Linear(linear) = module
             && linear.prunable
         {
+            if let (Weight::Frozen(weight), Some(layer)) = (&linear.weight, linear.layer()) {
+                mapped[layer] += weight.mapped_bytes() as u64;
+            }
             let (rows, cols) = (linear.weight.rows(), linear.weight.cols());
-            // The matrix widened, its scores or new entries, and the packed form beside the old one.
-            let matrices = 12 * (rows * cols) as u64;
+            let matrices = workspace_bytes(rows * cols);
             pruning = pruning.max(match criterion {
                 Criterion::SparseGpt => matrices + Hessian::workspace_bytes(rows, cols),
                 _ => matrices,
@@ -246,7 +271,7 @@ fn room(model: &mut dyn Model, criterion: Criterion, batch: &TokenBatch, limit: 
         }
         Ok(())
     })?;
-    Ok(limit.saturating_sub(before + running + pruning))
+    Ok(mapped.into_iter().max().unwrap_or(0) + running + pruning)
 }
 
 /// ‖ŷ − y‖²/‖y − x‖²

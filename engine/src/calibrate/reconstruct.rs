@@ -18,7 +18,7 @@ use rayon::prelude::*;
 
 use super::one_layer::OneLayer;
 use super::store::Store;
-use super::{Calibration, Progress, begin, collect, prune_layer};
+use super::{Calibration, Progress, begin, collect, prune_layer, spill};
 use crate::autograd::{Tape, Var};
 use crate::data::TrainSampler;
 use crate::error::{Error, Result};
@@ -114,7 +114,7 @@ pub fn reconstruct(
             progress(Reconstructing::Work { layer, done, all });
         };
         let collector = Rc::new(RefCell::new(super::Collector::new(sums)));
-        let (mut outputs, mut added) = (Store::new(&device, room), 0.0);
+        let (mut outputs, mut added) = (Store::new(&device, room.states), 0.0);
         for (index, batch) in batches.iter().enumerate() {
             let input = inputs.get(index)?;
             let output = if calibrated {
@@ -139,6 +139,7 @@ pub fn reconstruct(
         let mut job = Job { view: OneLayer { model, layer }, pruning, allocation, how, batches: &batches, added };
         let report = job.run(&mut inputs, &mut outputs, &mut || work(progress))?;
         device.trim();
+        spill(model, layer, room.spill)?;
         progress(Reconstructing::Layer(&report));
         reports.push(report);
         inputs = outputs;
@@ -151,9 +152,8 @@ pub fn reconstruct(
 pub struct ReconstructionPlan {
     /// The most at once: layers are pruned one after the other, and all behind are dense until then.
     pub peak: u64,
-    /// The most without weights that are still dense: on the CPU these are pages of files, read again where they had no room.
-    pub pruned: u64,
-    /// What is in both for training a layer.
+    /// What of it is for training a layer: all that the CPU must have, where weights of other layers are pages of files, the model's or
+    /// temporary ones, and read again where they had no room.
     pub training: u64,
 }
 
@@ -193,9 +193,8 @@ pub fn plan_reconstruction(
     }
     let peak = memory.peak().total.max(passed + passing);
     drop(collector);
-    let pruned = memory.in_use();
     let training = layer_bytes(model, how, batch, seq_len)?;
-    Ok(ReconstructionPlan { peak: peak.max(trained + training), pruned: pruned + training, training })
+    Ok(ReconstructionPlan { peak: peak.max(trained + training), training })
 }
 
 /// Bytes that training a layer takes beside the model, whose weights have no values (on Meta) and are pruned.

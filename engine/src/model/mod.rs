@@ -11,6 +11,7 @@ mod modules;
 mod offload;
 mod save;
 mod snapshot;
+mod spill;
 
 use std::sync::Arc;
 
@@ -25,6 +26,7 @@ pub use offload::Offload;
 pub(crate) use save::narrow;
 pub use save::{convert, save, tensors};
 pub use snapshot::Snapshot;
+pub use spill::Spill;
 
 pub use crate::checkpoint::LoraForm;
 

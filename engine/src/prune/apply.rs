@@ -221,6 +221,12 @@ pub(crate) fn packed(
     })
 }
 
+/// Bytes that pruning a matrix of so many entries takes of the host beside it, by any criterion: the matrix widened, its scores or new
+/// entries, and the packed form.
+pub fn workspace_bytes(entries: usize) -> u64 {
+    12 * entries as u64
+}
+
 /// True where a weight of the CPU stores just these entries already, in a mapped file perhaps, where it then stays.
 fn is_packed_so(weight: &FrozenWeight, mask: &Buffer, kept: usize) -> Result<bool> {
     let FrozenWeight::Sparse(_) = weight else { return Ok(false) };

@@ -20,7 +20,7 @@ use kernels::ops::select;
 use kernels::{Buffer, DType};
 
 pub use allocation::{Allocation, Matrix, Owl, matrices};
-pub use apply::{Inputs, Pruning, prune_calibrated, prune_linear, prune_model};
+pub use apply::{Inputs, Pruning, prune_calibrated, prune_linear, prune_model, workspace_bytes};
 pub(crate) use apply::{narrowed, packed, rounded, widened};
 pub use criterion::Criterion;
 pub use detect::{PRUNED, detect};

@@ -77,6 +77,8 @@ struct State {
     current: [u64; 7],
     peak: [u64; 7],
     trace: Option<Trace>,
+    /// Of `current`, pages of mapped files.
+    mapped: u64,
     /// The moment at which the fewest bytes of a slab lay idle, and what there was when the watch for it began.
     fullest: Option<([u64; 7], [u64; 7])>,
 }
@@ -159,6 +161,16 @@ impl Accountant {
         Ok(())
     }
 
+    /// Bytes that were taken are pages of a mapped file.
+    pub(super) fn map(&self, bytes: u64) {
+        self.state.lock().expect("no panic while locked").mapped += bytes;
+    }
+
+    /// Bytes that will be given were pages of a mapped file.
+    pub(super) fn unmap(&self, bytes: u64) {
+        self.state.lock().expect("no panic while locked").mapped -= bytes;
+    }
+
     /// Counts bytes that stay for the device's life; never fails.
     pub(super) fn reserve(&self, category: Category, bytes: u64) {
         let mut state = self.state.lock().expect("no panic while locked");
@@ -223,6 +235,12 @@ impl Accountant {
     pub fn peak(&self) -> MemoryReport {
         let peak = self.state.lock().expect("no panic while locked").peak;
         MemoryReport { total: peak.iter().sum(), by_category: peak }
+    }
+
+    /// Bytes in use that are not pages of mapped files: what the system cannot take back and read again.
+    pub fn anonymous(&self) -> u64 {
+        let state = self.state.lock().expect("no panic while locked");
+        state.current.iter().sum::<u64>() - state.mapped
     }
 
     /// Starts a new high-water mark from what is in use now.

@@ -164,7 +164,12 @@ impl Buffer {
         let bytes = &file[offset..offset + len * dtype.size()];
         if device.is_meta() || device.gpu().is_none() && bytes.as_ptr().align_offset(dtype.size()) == 0 {
             device.memory().take(category, bytes.len() as u64)?;
-            let data = if device.is_meta() { Data::Absent } else { Data::Mapped(file.clone(), offset) };
+            let data = if device.is_meta() {
+                Data::Absent
+            } else {
+                device.memory().map(bytes.len() as u64);
+                Data::Mapped(file.clone(), offset)
+            };
             return Ok(Buffer { device: device.clone(), category, dtype, len, data, claim: Claim::default() });
         }
         let mut copy = Buffer::alloc(device, category, dtype, len, false)?;
@@ -291,6 +296,11 @@ impl Buffer {
         self.len * self.dtype.size()
     }
 
+    /// True where the elements stand in a mapped file.
+    pub fn is_mapped(&self) -> bool {
+        matches!(self.data, Data::Mapped(..))
+    }
+
     /// The elements.
     ///
     /// # Panics
@@ -365,6 +375,9 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let (memory, bytes) = (self.device.memory(), self.size_bytes() as u64);
+        if self.is_mapped() {
+            memory.unmap(bytes);
+        }
         match (&self.data, &self.claim.placed) {
             (Data::View(..), _) => {}
             (_, Some(_)) => memory.take_back(self.category, bytes),

@@ -176,6 +176,17 @@ impl FrozenWeight {
         }
     }
 
+    /// Of the bytes held, those that are pages of mapped files.
+    pub fn mapped_bytes(&self) -> usize {
+        let mapped = |buffer: &Buffer| if buffer.is_mapped() { buffer.size_bytes() } else { 0 };
+        match self {
+            FrozenWeight::Dense(w) => mapped(&w.values),
+            FrozenWeight::Sparse(w) => w.buffers().into_iter().map(mapped).sum(),
+            // Forms of GPUs, whose memory no file is mapped into.
+            FrozenWeight::Blocks(_) | FrozenWeight::TwoFour(_) => 0,
+        }
+    }
+
     /// Where it lives.
     pub fn device(&self) -> &Device {
         match self {

@@ -121,6 +121,10 @@ impl SparseWeight {
         }
     }
 
+    pub(super) fn buffers(&self) -> [&Buffer; 3] {
+        [&self.bits, &self.starts, &self.values]
+    }
+
     pub(super) fn size_bytes(&self) -> usize {
         self.bits.size_bytes() + self.starts.size_bytes() + self.values.size_bytes()
     }
