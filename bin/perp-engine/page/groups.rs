@@ -11,6 +11,8 @@ use super::scale::perplexity;
 const PLACING: [&str; 5] = ["seed", "model", "threads", "recomputed_layers", "offloaded_layers"];
 /// What has a place of its own in tables, or follows from what has.
 const NAMED: [&str; 5] = ["criterion", "pattern", "method", "calibrate", "calibration_samples"];
+/// What methods have values of their own for: told where runs of one method differ in it.
+const OF_METHOD: [&str; 2] = ["targets", "merge"];
 
 /// Runs of one setting.
 #[derive(Clone, Debug)]
@@ -167,11 +169,18 @@ impl<'a> Group<'a> {
     }
 }
 
-/// The settings in which groups differ, without those that tables have a place for.
+/// The settings in which groups differ, without those that tables have a place for, and those that follow from the methods.
 pub fn varied(groups: &[Group<'_>]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for name in groups.iter().flat_map(Group::names) {
-        let differs = groups.iter().any(|group| group.setting(name) != groups[0].setting(name));
+        let differs = groups.iter().any(|group| {
+            let same_method = |other: &&Group<'_>| other.first().method == group.first().method;
+            let first = match OF_METHOD.contains(&name) {
+                true => groups.iter().find(same_method),
+                false => groups.first(),
+            };
+            first.is_some_and(|first| first.setting(name) != group.setting(name))
+        });
         if differs && !NAMED.contains(&name) && !names.iter().any(|known| known == name) {
             names.push(name.into());
         }
@@ -190,5 +199,26 @@ mod tests {
         assert_eq!(mean.text(), "4.00 ± 2.00");
         assert_eq!(Mean::of([None].into_iter()), None);
         assert_eq!(Mean::of([Some(63.144)].into_iter()).unwrap().text(), "63.14");
+    }
+
+    fn run(method: &str, targets: &str, lr: f64) -> (String, RunData) {
+        let run = serde_json::json!({
+            "version": "0", "model": "m", "device": "cpu", "method": method, "criterion": "magnitude", "pattern": "unstructured 0.5", "seed": 0,
+            "perplexity": {"dense": 1.0, "pruned": 2.0, "retrained": 1.5},
+            "sparsity": {"weights": 0.5, "with_adapters": 0.5},
+            "trainable": {"count": 1, "percent": 1.0}, "tokens_per_second": 1.0,
+            "seconds": {"prune": 1.0, "retrain": 1.0, "eval": 1.0}, "peak_bytes": {"total": 1},
+            "config": {"targets": [targets], "lr": lr},
+        });
+        (method.into(), serde_json::from_value(run).unwrap())
+    }
+
+    #[test]
+    fn what_a_method_has_of_its_own_is_told_only_where_its_runs_differ_in_it() {
+        let runs = [run("norms", "q_proj", 1e-3), run("mask-lora", "all-linear", 1e-3), run("full", "q_proj", 1e-4)];
+        let groups = Group::all(&runs);
+        assert_eq!(varied(&groups), ["lr"]);
+        let runs = [run("perp", "q_proj", 1e-3), run("perp", "fc1", 1e-3)];
+        assert_eq!(varied(&Group::all(&runs)), ["targets"]);
     }
 }
