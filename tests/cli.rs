@@ -278,6 +278,10 @@ fn calibrated_pruning_loses_less_than_magnitude_and_the_same_through_a_file() {
     let mut last = perplexity(&magnitude);
     let (_, in_files) = prune("magnitude", "magnitude-files", &["--memory-budget", "1KiB"]);
     assert!(in_memory == in_files, "pruned layers in files are the same");
+    let owl = ["--allocation", "owl", "--calibrate", text(&train), "--calibration-samples", "8"];
+    let (_, in_memory) = prune("magnitude", "owl", &owl);
+    let (_, in_files) = prune("magnitude", "owl-files", &[&owl[..], &["--memory-budget", "1KiB"]].concat());
+    assert!(in_memory == in_files, "and so where an allocation is found first");
     for criterion in ["wanda", "sparsegpt"] {
         let flags = ["--calibrate", text(&train), "--calibration-samples", "32", "--batch", "8"];
         let (report, weights) = prune(criterion, criterion, &flags);

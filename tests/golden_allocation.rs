@@ -51,7 +51,7 @@ fn prune(model: &mut dyn Model, criterion: Criterion, allocation: &Allocation) {
     if criterion.needs_calibration() {
         calibrate::prune_model(model, &pruning, allocation, &calibration(8, u64::MAX), &mut |_| {}).unwrap();
     } else {
-        prune_model(model, &pruning, allocation, &mut |_, _| {}).unwrap();
+        prune_model(model, &pruning, allocation, &mut |_| Ok(())).unwrap();
     }
 }
 

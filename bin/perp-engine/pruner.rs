@@ -20,7 +20,7 @@ pub struct Pruner<'a> {
     pub allocating: &'a Allocating,
     pub calibration: Option<&'a Calibration>,
     pub cycles: usize,
-    /// Where pruned weights go that find no room as the model is loaded. Calibration knows by its own limit.
+    /// Where pruned weights go that find no room. Calibration knows by its own limit.
     pub spill: Option<Spill>,
 }
 
@@ -69,7 +69,9 @@ impl Pruner<'_> {
         let (pruning, allocation) = (self.after(cycle), allocated.allocation.after(cycle, self.cycles));
         let calibration = self.calibration.filter(|_| pruning.criterion.needs_calibration());
         let Some(calibration) = calibration else {
-            prune::prune_model(model, &pruning, &allocation, &mut |_, _| {})?;
+            prune::prune_model(model, &pruning, &allocation, &mut |linear| {
+                self.spill.map_or(Ok(()), |to| to.take(linear))
+            })?;
             return Ok(Vec::new());
         };
         let batches = calibration.windows.len().div_ceil(calibration.batch);

@@ -134,7 +134,7 @@ pub fn reconstruct(
                 }
             })?;
         } else {
-            prune_model(&mut OneLayer { model, layer }, pruning, allocation, &mut |_, _| {})?;
+            prune_model(&mut OneLayer { model, layer }, pruning, allocation, &mut |_| Ok(()))?;
         }
         let mut job = Job { view: OneLayer { model, layer }, pruning, allocation, how, batches: &batches, added };
         let report = job.run(&mut inputs, &mut outputs, &mut || work(progress))?;
@@ -188,7 +188,7 @@ pub fn plan_reconstruction(
     let (mut passed, mut trained) = (dense, 0);
     for layer in 0..model.info().layers {
         passed = passed.max(memory.in_use() - sums);
-        prune_model(&mut OneLayer { model, layer }, pruning, allocation, &mut |_, _| {})?;
+        prune_model(&mut OneLayer { model, layer }, pruning, allocation, &mut |_| Ok(()))?;
         trained = trained.max(memory.in_use() - sums);
     }
     let peak = memory.peak().total.max(passed + passing);

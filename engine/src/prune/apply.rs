@@ -299,30 +299,23 @@ fn check_finite(values: &[f32], cols: usize, tensor: &str) -> super::Result<()> 
     }
 }
 
-/// Prunes every prunable layer, each as `allocation` says; `progress` hears of layers done and in all.
+/// Prunes every prunable layer, each as `allocation` says, and hands it to `then`.
 ///
 /// # Errors
-/// As [`prune_linear`].
+/// As [`prune_linear`], and those of `then`.
 pub fn prune_model(
     model: &mut dyn Model,
     pruning: &Pruning,
     allocation: &Allocation,
-    progress: &mut dyn FnMut(usize, usize),
+    then: &mut dyn FnMut(&mut Linear) -> Result<()>,
 ) -> Result<()> {
-    let mut all = 0;
-    model.visit(&mut |module| {
-        all += usize::from(matches!(module, Module::Linear(linear) if linear.prunable));
-        Ok(())
-    })?;
-    let mut done = 0;
     model.visit(&mut |module| {
         if let Module::Linear(linear) = module
             && linear.prunable
         {
             let linear = model::between_steps(linear);
             prune_linear(linear, &allocation.pruning(pruning, &linear.name))?;
-            done += 1;
-            progress(done, all);
+            then(linear)?;
         }
         Ok(())
     })?;
