@@ -1,9 +1,13 @@
 //! 16-bit floating-point numbers to f32.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::Isa;
+use crate::device::Element;
 
 /// out[i] = x[i]
 ///
@@ -35,7 +39,6 @@ pub fn widen_bf16(x: &[bf16], out: &mut [f32]) {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn widen_f16_avx512(x: &[f16], out: &mut [f32]) {
-    use std::arch::x86_64::*;
     for (x, out) in x.chunks(16).zip(out.chunks_mut(16)) {
         let lanes = ((1u32 << x.len()) - 1) as u16;
         // SAFETY: the masks keep both accesses within their chunks.
@@ -44,6 +47,100 @@ unsafe fn widen_f16_avx512(x: &[f16], out: &mut [f32]) {
             _mm512_mask_storeu_ps(out.as_mut_ptr(), lanes, _mm512_cvtph_ps(halves));
         }
     }
+}
+
+/// An element type of matrices that are read as f32.
+pub trait Widen: Element {
+    /// The element as f32.
+    fn widen(self) -> f32;
+
+    /// Sixteen elements.
+    ///
+    /// # Safety
+    /// On a machine with [`Isa::Avx512`]; `from` has sixteen elements.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn load(from: *const Self) -> __m512;
+
+    /// The elements that `lanes` has bits for; zeros in the other places.
+    ///
+    /// # Safety
+    /// On a machine with [`Isa::Avx512`]; `from` has those elements.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn load_lanes(lanes: u16, from: *const Self) -> __m512;
+}
+
+impl Widen for f32 {
+    fn widen(self) -> f32 {
+        self
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn load(from: *const f32) -> __m512 {
+        // SAFETY: the caller's.
+        unsafe { _mm512_loadu_ps(from) }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn load_lanes(lanes: u16, from: *const f32) -> __m512 {
+        // SAFETY: the caller's.
+        unsafe { _mm512_maskz_loadu_ps(lanes, from) }
+    }
+}
+
+impl Widen for f16 {
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn load(from: *const f16) -> __m512 {
+        // SAFETY: the caller's.
+        _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(from.cast()) })
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn load_lanes(lanes: u16, from: *const f16) -> __m512 {
+        // SAFETY: the caller's.
+        _mm512_cvtph_ps(unsafe { _mm256_maskz_loadu_epi16(lanes, from.cast()) })
+    }
+}
+
+impl Widen for bf16 {
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn load(from: *const bf16) -> __m512 {
+        // SAFETY: the caller's.
+        upper_halves(unsafe { _mm256_loadu_si256(from.cast()) })
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn load_lanes(lanes: u16, from: *const bf16) -> __m512 {
+        // SAFETY: the caller's.
+        upper_halves(unsafe { _mm256_maskz_loadu_epi16(lanes, from.cast()) })
+    }
+}
+
+/// A bf16 is the upper half of its f32.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn upper_halves(x: __m256i) -> __m512 {
+    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(x)))
 }
 
 #[cfg(test)]

@@ -9,12 +9,16 @@
 pub(crate) mod amx;
 mod half;
 mod lanes;
+mod scale;
 mod transpose;
 
 use std::sync::OnceLock;
 
-pub use self::half::{widen_bf16, widen_f16};
+pub use self::half::{Widen, widen_bf16, widen_f16};
 pub use lanes::{F32x16, LANES, madd};
+pub use scale::scale_block;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use transpose::turn;
 pub use transpose::{transpose, transpose_into};
 
 /// An instruction set of the host.

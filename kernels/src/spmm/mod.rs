@@ -478,11 +478,15 @@ impl Task<'_> {
             weights.begin(columns.clone().map(|column| self.bias(column)));
         }
         let blocks = self.pass.blocks();
+        let prefetch = |block: Option<&Block>| {
+            if let Some(block) = block {
+                self.terms[block.term].b.prefetch(block.start..block.start + block.rows, columns.clone());
+            }
+        };
+        prefetch(blocks.first());
         for (index, block) in blocks.iter().enumerate() {
             let b = self.terms[block.term].b;
-            if let Some(next) = blocks.get(index + 1) {
-                self.terms[next.term].b.prefetch(next.start..next.start + next.rows, columns.clone());
-            }
+            prefetch(blocks.get(index + 1));
             for start in columns.clone().step_by(COLUMNS) {
                 let some = start..columns.end.min(start + COLUMNS);
                 b.read(self.isa, block.start..block.start + block.rows, some.clone(), by_columns, spare);

@@ -132,6 +132,13 @@ unsafe fn split_avx512(first: *const f32, second: *const f32, values: *mut f32) 
         of_first[q] = _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(x[q], _mm512_setzero_ps());
         of_second[q] = _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(y[q], _mm512_setzero_ps());
     }
+    if (of_first, of_second) == ([u16::MAX; 4], [u16::MAX; 4]) {
+        for (at, vector) in x.iter().chain(&y).enumerate() {
+            // SAFETY: there is room for 128 values.
+            unsafe { _mm512_storeu_ps(values.add(16 * at), *vector) };
+        }
+        return (Masks { both: u64::MAX, first: 0, second: 0 }, 2 * BLOCK);
+    }
     let mut written = 0;
     let mut compress = |column: &[__m512; 4], mask: [u16; 4]| {
         let mut word = 0;

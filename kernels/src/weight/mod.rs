@@ -34,7 +34,7 @@ use crate::device::{Backend, Buffer, DType, Device, Element};
 use crate::error::{Error, Result, expect_len};
 use crate::ops::pack;
 use crate::ops::pack_two_four::pack_two_four;
-use crate::simd::{Isa, LANES, transpose, widen_bf16, widen_f16};
+use crate::simd::{Isa, LANES, Widen, transpose, widen_bf16, widen_f16};
 use crate::spmm::{BLOCK, COLUMNS, Columns};
 
 /// A `[rows, cols]` = `[out, in]` weight that no step changes.
@@ -404,6 +404,27 @@ impl<'a> WeightRef<'a> {
         }
     }
 
+    /// Writes entries (`rows`, `cols`), at most 64 by 64, as f32, column by column: 64 places each, zeros past `rows`. `spare` is
+    /// scratch of 64 by 64.
+    fn read_turned(&self, isa: Isa, rows: Range<usize>, cols: Range<usize>, out: &mut [f32], spare: &mut [f32]) {
+        let (values, width) = match self {
+            WeightRef::Frozen(FrozenWeight::Sparse(w)) if w.read_turned(isa, rows.clone(), cols.clone(), out) => return,
+            WeightRef::Frozen(FrozenWeight::Dense(w)) => (&w.values, w.cols),
+            WeightRef::Trainable { value, cols, .. } => (*value, *cols),
+            _ => {
+                self.read_block(isa, rows.clone(), cols.clone(), spare, out);
+                let columns = cols.len().next_multiple_of(LANES);
+                return turn(isa, (rows.len(), columns), spare, COLUMNS, out);
+            }
+        };
+        let (shape, first) = ((rows.len(), cols.len()), rows.start * width + cols.start);
+        match values.dtype() {
+            DType::F16 => turn(isa, shape, &values.as_slice::<f16>()[first..], width, out),
+            DType::BF16 => turn(isa, shape, &values.as_slice::<bf16>()[first..], width, out),
+            _ => turn(isa, shape, &values.f32()[first..], width, out),
+        }
+    }
+
     /// Floating-point operations of a product with `n` rows. On the CPU only stored entries are multiplied; blocks are, on a
     /// GPU, as if they were dense. What is adapted is formed first.
     pub fn product_flops(&self, n: usize) -> usize {
@@ -445,12 +466,7 @@ impl Columns for WeightColumns<'_> {
         if self.transposed {
             self.weight.read_block(isa, n, k, out, spare);
         } else {
-            self.weight.read_block(isa, k.clone(), n.clone(), spare, out);
-            if k.len() < BLOCK {
-                out.fill(0.0);
-            }
-            // Whole vectors: the places past `n` are zeros, and go to columns that no one reads.
-            transpose(isa, (k.len(), n.len().next_multiple_of(LANES)), spare, COLUMNS, out, BLOCK);
+            self.weight.read_turned(isa, k, n, out, spare);
         }
     }
     fn density(&self) -> f64 {
@@ -479,8 +495,8 @@ impl Columns for WeightColumns<'_> {
             WeightRef::Trainable { value, cols, .. } => (value, cols),
             WeightRef::Frozen(weight) | WeightRef::Adapted(Adapted { weight, .. }) => match weight {
                 FrozenWeight::Dense(w) => (&w.values, w.cols),
-                // Where its values lie is known only by counting; `read` asks for them itself.
-                FrozenWeight::Sparse(_) | FrozenWeight::Blocks(_) | FrozenWeight::TwoFour(_) => return,
+                FrozenWeight::Sparse(w) => return w.prefetch(rows, cols),
+                FrozenWeight::Blocks(_) | FrozenWeight::TwoFour(_) => return,
             },
         };
         let (bytes, size) = (values.bytes(), values.dtype().size());
@@ -514,6 +530,14 @@ pub(crate) fn check_kept(ones: usize, kept: usize) -> Result<()> {
     }
     let reason = format!("the mask keeps {ones} entries, {kept} were announced");
     Err(Error::Domain { op: "pack", reason })
+}
+
+/// The columns of a block of at most 64 rows, 64 places each, zeros past the rows.
+fn turn<T: Widen>(isa: Isa, (rows, cols): (usize, usize), block: &[T], stride: usize, out: &mut [f32]) {
+    if rows < BLOCK {
+        out.fill(0.0);
+    }
+    transpose(isa, (rows, cols), block, stride, out, BLOCK);
 }
 
 /// Converts stored entries to f32.

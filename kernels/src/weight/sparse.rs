@@ -17,6 +17,8 @@ use super::{PackedRows, check_kept, check_packed, check_source, widen};
 use crate::device::{Buffer, Category, DType, Device, Element};
 use crate::error::{Error, Result};
 use crate::simd::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{LANES, Widen, turn};
 
 /// Columns that share one entry of `starts`.
 pub(super) const SPAN: usize = 256;
@@ -187,28 +189,79 @@ impl SparseWeight {
         find(self.row_bits(row), &self.starts.as_slice::<u32>()[row * spans..], cols)
     }
 
-    /// [`read_block`](Self::read_block) with AVX-512. The rows' values lie far from each other, so all are asked for before
-    /// the first is needed.
+    /// [`read_block`](Self::read_block) with AVX-512.
     #[cfg(target_arch = "x86_64")]
-    fn read_words<T: Expand>(&self, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
-        /// Rows that are asked for together.
-        const AHEAD: usize = 64;
-        let values = self.values.as_slice::<T>();
+    fn read_words<T: Widen>(&self, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
+        let mut edge = [T::zeroed(); WORD + LANES];
+        for (row, out) in rows.zip(out.chunks_exact_mut(WORD)) {
+            let word = self.word(row, &cols, &mut edge);
+            // SAFETY: the machine has AVX-512, and `out` has 64 elements.
+            unsafe { expand_word(word, out.as_mut_ptr()) };
+        }
+    }
+
+    /// Writes entries (`rows`, `cols`), at most 64 by 64, as f32, column by column: 64 places each, zeros past `rows`, and zeros
+    /// past `cols` as far as whole vectors of columns go. False where only [`read_block`](Self::read_block) can.
+    pub(super) fn read_turned(&self, isa: Isa, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        if isa.has_avx512() {
+            match self.values.dtype() {
+                DType::F16 => self.turn_words::<f16>(rows, cols, out),
+                DType::BF16 => self.turn_words::<bf16>(rows, cols, out),
+                _ => self.turn_words::<f32>(rows, cols, out),
+            }
+            return true;
+        }
+        let _ = (isa, rows, cols, out); // Where there is no x86, nothing asks for them.
+        false
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn turn_words<T: Widen>(&self, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
+        let vectors = cols.len().div_ceil(LANES);
+        let out = &mut out[..vectors * LANES * WORD];
+        let mut edges = [[T::zeroed(); WORD + LANES]; LANES];
+        for at in (0..WORD).step_by(LANES) {
+            let mut words: [Word<T>; LANES] = std::array::from_fn(|_| Word { mask: 0, values: edges[0].as_ptr() });
+            for ((row, word), edge) in (rows.start + at..rows.end).zip(&mut words).zip(&mut edges) {
+                *word = self.word(row, &cols, edge);
+            }
+            // SAFETY: the machine has AVX-512, and `out` all vectors of columns, of 64 elements each.
+            unsafe { expand_turned(words, vectors, out.as_mut_ptr().add(at)) };
+        }
+    }
+
+    /// At most 64 columns of a row. `edge` lends its values a place where fewer than sixteen others follow them.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    fn word<T: Element>(&self, row: usize, cols: &Range<usize>, edge: &mut [T; WORD + LANES]) -> Word<T> {
+        let (mask, first) = self.find(row, cols);
+        let (values, count) = (self.values.as_slice::<T>(), mask.count_ones() as usize);
+        if let Some(values) = values.get(first..first + count + LANES) {
+            return Word { mask, values: values.as_ptr() };
+        }
+        edge[..count].copy_from_slice(&values[first..first + count]);
+        Word { mask, values: edge.as_ptr() }
+    }
+
+    /// Asks for what [`read_block`](Self::read_block) of these entries will need: values of rows lie far from each other, and where
+    /// is known only by counting. And for what it takes to count in as many rows after these, which may be next.
+    pub(super) fn prefetch(&self, rows: Range<usize>, cols: Range<usize>) {
         let (words, spans) = (self.cols.div_ceil(WORD), self.cols.div_ceil(SPAN));
         let (bits, starts) = (self.bits.as_slice::<u64>(), self.starts.as_slice::<u32>());
-        for (some, out) in rows.clone().step_by(AHEAD).zip(out.chunks_mut(AHEAD * WORD)) {
-            let some = some..rows.end.min(some + AHEAD);
-            let mut found = [(0u64, 0usize); AHEAD];
-            for (row, found) in some.clone().zip(&mut found) {
-                let (mask, first) = find(&bits[row * words..][..words], &starts[row * spans..][..spans], &cols);
-                crate::simd::prefetch(bytemuck::cast_slice(&values[first..first + mask.count_ones() as usize]));
-                *found = (mask, first);
-            }
-            for ((mask, first), out) in found[..some.len()].iter().zip(out.chunks_exact_mut(WORD)) {
-                // SAFETY: the machine has AVX-512; `values` was just seen to have one for each bit of `mask`;
-                // `out` has 64 elements.
-                unsafe { expand_word(*mask, values.as_ptr().add(*first), out.as_mut_ptr()) };
-            }
+        let (values, size) = (self.values.bytes(), self.values.dtype().size());
+        let later = rows.end..self.rows.min(rows.end + rows.len());
+        for row in later {
+            let (word, span) = (row * words + cols.start / WORD, row * spans + cols.start / SPAN);
+            crate::simd::prefetch(bytemuck::bytes_of(&bits[word]));
+            crate::simd::prefetch(bytemuck::bytes_of(&starts[span]));
+        }
+        let some = cols.start..cols.end.min(cols.start + WORD);
+        for row in rows {
+            let (mask, first) = find(&bits[row * words..][..words], &starts[row * spans..][..spans], &some);
+            // As many in each of their words as in the first.
+            let count = mask.count_ones() as usize * cols.len().div_ceil(WORD);
+            crate::simd::prefetch(&values[first * size..((first + count) * size).min(values.len())]);
         }
     }
 
@@ -272,68 +325,60 @@ fn expand(mask: u64, values: &[f32], out: &mut [f32]) {
     }
 }
 
-/// An element type whose packed values can be loaded into sixteen f32 lanes.
+/// The kept entries of a word, and a pointer to them with sixteen elements behind.
 #[cfg(target_arch = "x86_64")]
-trait Expand: Element {
-    /// The first elements of `from`, one for each bit of `lanes`, which are its lowest; zeros behind them.
+struct Word<T> {
+    mask: u64,
+    values: *const T,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl<T: Widen> Word<T> {
+    /// Takes sixteen places off: the kept entries where they belong, zeros between them.
     ///
     /// # Safety
-    /// On a machine with AVX-512 F, BW and VL; `from` has as many elements as `lanes` has bits.
-    unsafe fn load(lanes: u16, from: *const Self) -> std::arch::x86_64::__m512;
-}
-
-#[cfg(target_arch = "x86_64")]
-impl Expand for f16 {
+    /// On a machine with AVX-512F; `values` are as they should be.
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    unsafe fn load(lanes: u16, from: *const f16) -> std::arch::x86_64::__m512 {
-        use std::arch::x86_64::{_mm256_maskz_loadu_epi16, _mm512_cvtph_ps};
-        // SAFETY: the mask keeps the load within what the caller vouches for.
-        _mm512_cvtph_ps(unsafe { _mm256_maskz_loadu_epi16(lanes, from.cast()) })
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-impl Expand for bf16 {
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    unsafe fn load(lanes: u16, from: *const bf16) -> std::arch::x86_64::__m512 {
-        use std::arch::x86_64::{
-            _mm256_maskz_loadu_epi16, _mm512_castsi512_ps, _mm512_cvtepu16_epi32, _mm512_slli_epi32,
+    #[target_feature(enable = "avx512f,popcnt")]
+    unsafe fn next(&mut self) -> std::arch::x86_64::__m512 {
+        let bits = self.mask as u16;
+        // SAFETY: a load ends sixteen elements past the last value at most, and the pointer at it.
+        let values = unsafe {
+            let values = T::load(self.values);
+            self.values = self.values.add(bits.count_ones() as usize);
+            values
         };
-        // SAFETY: the mask keeps the load within what the caller vouches for.
-        let halves = unsafe { _mm256_maskz_loadu_epi16(lanes, from.cast()) };
-        // A bf16 is the upper half of its f32.
-        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
+        self.mask >>= LANES;
+        std::arch::x86_64::_mm512_maskz_expand_ps(bits, values)
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-impl Expand for f32 {
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    unsafe fn load(lanes: u16, from: *const f32) -> std::arch::x86_64::__m512 {
-        // SAFETY: the mask keeps the load within what the caller vouches for.
-        unsafe { std::arch::x86_64::_mm512_maskz_loadu_ps(lanes, from) }
-    }
-}
-
-/// out[i] = the next of `values` where bit i of `mask` is set, else 0.
+/// Writes the 64 places of a word.
 ///
 /// # Safety
-/// On a machine with AVX-512 F, BW and VL; `values` has an element for each bit of `mask`, and `out` has 64.
+/// As [`Word::next`]; `out` has 64 elements.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,popcnt")]
-unsafe fn expand_word<T: Expand>(mask: u64, mut values: *const T, out: *mut f32) {
-    use std::arch::x86_64::{_mm512_maskz_expand_ps, _mm512_storeu_ps};
-    for quarter in 0..4 {
-        let bits = (mask >> (quarter * 16)) as u16;
-        let count = bits.count_ones();
-        // SAFETY: the loads take as many values as there are bits; the stores stay within 64 elements.
-        unsafe {
-            let packed = T::load(((1u32 << count) - 1) as u16, values);
-            _mm512_storeu_ps(out.add(quarter * 16), _mm512_maskz_expand_ps(bits, packed));
-            values = values.add(count as usize);
+#[target_feature(enable = "avx512f,popcnt")]
+unsafe fn expand_word<T: Widen>(mut word: Word<T>, out: *mut f32) {
+    for at in (0..WORD).step_by(LANES) {
+        // SAFETY: the caller's.
+        unsafe { std::arch::x86_64::_mm512_storeu_ps(out.add(at), word.next()) };
+    }
+}
+
+/// Writes `vectors` times sixteen places of sixteen words by columns: place i of word r to `out[i·64 + r]`.
+///
+/// # Safety
+/// As [`Word::next`]; `out` has that many columns, 64 elements apart, of which sixteen elements may be written.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,popcnt")]
+unsafe fn expand_turned<T: Widen>(mut words: [Word<T>; LANES], vectors: usize, out: *mut f32) {
+    for vector in 0..vectors {
+        // SAFETY: the caller's.
+        let rows = words.each_mut().map(|word| unsafe { word.next() });
+        for (column, x) in turn(&rows).into_iter().enumerate() {
+            // SAFETY: the caller's.
+            unsafe { std::arch::x86_64::_mm512_storeu_ps(out.add((vector * LANES + column) * WORD), x) };
         }
     }
 }

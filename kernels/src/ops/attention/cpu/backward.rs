@@ -159,7 +159,7 @@ impl Group<'_> {
             for panel in 0..Panel::count(self.attention, nr) {
                 let panel = Panel::new(self.attention, panel, nr);
                 // SAFETY: these query heads of this sequence are this task's alone.
-                unsafe { dq.read_columns(panel.queries(), (dim, nr), queries.d_out) };
+                unsafe { dq.read_columns(self.isa, panel.queries(), (dim, nr), queries.d_out) };
                 self.load(saved, head, panel, &mut queries);
                 self.accumulate(panel, &packed, &mut queries, &mut tiles, &mut sums);
                 // SAFETY: as above.

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rayon::prelude::*;
 
 use super::Attention;
-use crate::simd::{Isa, transpose, transpose_into};
+use crate::simd::{Isa, scale_block, transpose, transpose_into};
 use crate::simd_fn;
 use crate::strips::{Piece, SharedStrips, Strips, pieces};
 
@@ -57,9 +57,8 @@ impl<'a> Head<'a> {
         }
         let mut at = 0;
         for piece in self.pieces(tokens) {
-            for (feature, out) in out.chunks_exact_mut(width).enumerate().take(self.dim) {
-                put_scaled(isa, self.data.row(&piece, feature), scale, &mut out[at..]);
-            }
+            let from = &self.data.rows(piece.strip, 0)[piece.lanes.start..];
+            scale_block(isa, (self.dim, piece.lanes.len()), scale, from, piece.strip.width, &mut out[at..], width);
             at += piece.lanes.len();
         }
     }
@@ -103,17 +102,18 @@ impl HeadOut<'_> {
     ///
     /// # Safety
     /// No one writes these tokens of the head meanwhile.
-    unsafe fn read_columns(&self, tokens: Range<usize>, (dim, width): (usize, usize), panel: &mut [f32]) {
+    unsafe fn read_columns(&self, isa: Isa, tokens: Range<usize>, (dim, width): (usize, usize), panel: &mut [f32]) {
         if tokens.len() < width {
             panel.fill(0.0);
         }
         let mut at = 0;
         for piece in pieces(self.tokens, self.first + tokens.start..self.first + tokens.end) {
-            for (feature, panel) in panel.chunks_exact_mut(width).enumerate().take(dim) {
-                // SAFETY: the caller's.
-                let row = unsafe { self.data.row(&piece, self.feature + feature) };
-                panel[at..at + row.len()].copy_from_slice(row);
-            }
+            // SAFETY: the caller's; the features of a strip are `width` apart, and the block ends with the last one's lanes.
+            let from = unsafe {
+                let len = (dim - 1) * piece.strip.width + piece.lanes.len();
+                std::slice::from_raw_parts(self.data.pointer(&piece, self.feature), len)
+            };
+            scale_block(isa, (dim, piece.lanes.len()), 1.0, from, piece.strip.width, &mut panel[at..], width);
             at += piece.lanes.len();
         }
     }
@@ -161,13 +161,6 @@ impl HeadOut<'_> {
             unsafe { transpose_into(isa, shape, &tile[at * stride..], stride, to, piece.strip.width, false) };
             at += piece.lanes.len();
         }
-    }
-}
-
-simd_fn! {
-    /// out = scale·x, as far as `x` goes.
-    fn put_scaled(x: &[f32], scale: f32, out: &mut [f32]) {
-        out.iter_mut().zip(x).for_each(|(out, x)| *out = x * scale);
     }
 }
 

@@ -143,7 +143,7 @@ impl Group<'_> {
                 for (index, panel) in panels.iter().enumerate() {
                     let columns = &mut queries.d_columns[index * features * NUMBERS..][..features * NUMBERS];
                     // SAFETY: these query heads of this sequence are this task's alone.
-                    unsafe { dq.read_columns(panel.queries(), (dim, BLOCK), columns) };
+                    unsafe { dq.read_columns(ISA, panel.queries(), (dim, BLOCK), columns) };
                     self.load(saved, head, (index, *panel), &mut queries);
                 }
                 self.accumulate(&unit, panels, &mut packed, &mut queries, &mut tiles);
