@@ -5,8 +5,8 @@
 //! * [`weight`] — what a frozen weight is: dense, or packed sparse.
 //! * [`ops`] — one folder per operation, all its faces in one room.
 //! * [`peak`] — what the machine can do at most, to hold times against.
-//! * [`strips`], [`spmm`] and [`simd`] — what the CPU faces are built from: how activations lie in memory, products in
-//!   which a zero costs nothing, and vectors.
+//! * [`strips`], [`spmm`], [`narrow`] and [`simd`] — what the CPU faces are built from: how activations lie in memory, products in
+//!   which a zero costs nothing, products of few columns, and vectors.
 //!
 //! The crate knows nothing of models, tapes or training. Every tensor here is a [`device::Buffer`] plus the dimensions
 //! that the operation states; weights are `[out, in]`, row-major. Activations of n tokens and F features are written `[n, F]`;
@@ -14,6 +14,7 @@
 
 pub mod device;
 pub mod error;
+pub mod narrow;
 pub mod ops;
 pub mod peak;
 pub(crate) mod shared;

@@ -26,7 +26,7 @@ pub mod rms_norm;
 pub mod rotary;
 pub mod select;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use crate::device::Buffer;
 

@@ -5,19 +5,15 @@
 //! turned into their gradient in place, and read by each product after. To read them less, dx is multiplied with W and B in
 //! one product, as if they were one matrix `[V, D + r]`.
 
-use std::ops::Range;
-
 use rayon::prelude::*;
 
 use super::{Head, IGNORED};
+use crate::narrow;
 use crate::simd::{F32x16, Isa, LANES};
 use crate::simd_fn;
 use crate::spmm::{Beside, Epilogue, Matrix, Output, Rows, Term, features_workspace_len, spmm, tokens_workspace_len};
 use crate::strips::{STRIP, Strips};
 
-/// Entries of the vocabulary whose gradient is packed at a time: packing the logits' gradient whole would take the
-/// memory of the logits once more.
-const VOCAB_BLOCK: usize = 4096;
 /// Entries of the vocabulary that one task takes through a strip: 384 KiB of logits.
 const ENTRIES: usize = 1024;
 
@@ -53,7 +49,7 @@ pub(super) fn work_len(n: usize, chunk: usize, head: &Head<'_>, gradients: bool)
     let (vocab, dim, rank) = (head.vocab(), head.dim(), head.rank());
     let packed = |rows: usize| {
         if gradients {
-            let of_features = features_workspace_len(Isa::best(), vocab.min(VOCAB_BLOCK).max(dim), rows);
+            let of_features = features_workspace_len(Isa::best(), dim, rows);
             of_features.max(tokens_workspace_len(Isa::best(), rows, vocab.max(dim + rank)))
         } else {
             tokens_workspace_len(Isa::best(), rows, dim + rank)
@@ -102,7 +98,7 @@ pub(super) fn run(
             let d_lora = gradients.lora.as_mut().map(|(d_a, d_b)| (&mut **d_a, &mut **d_b));
             chunk.hidden_gradient(logits, u, d_hidden, d_lora.is_some(), product, work);
             if let Some((d_a, d_b)) = d_lora {
-                chunk.lora_gradients(logits, z, u, d_a, d_b, work);
+                chunk.lora_gradients(logits, z, u, d_a, d_b);
             }
             if let Some(d_weight) = gradients.weight.as_deref_mut() {
                 chunk.weight_gradient(logits, d_weight, work);
@@ -226,25 +222,11 @@ impl Chunk<'_> {
     }
 
     /// dA += uᵀ·h and dB += dxᵀ·z.
-    fn lora_gradients(
-        &self,
-        d_logits: &[f32],
-        z: &[f32],
-        u: &[f32],
-        d_a: &mut [f32],
-        d_b: &mut [f32],
-        work: &mut [f32],
-    ) {
+    fn lora_gradients(&self, d_logits: &[f32], z: &[f32], u: &[f32], d_a: &mut [f32], d_b: &mut [f32]) {
         let (n, vocab, dim, rank) = (self.n, self.head.vocab(), self.head.dim(), self.head.rank());
         let (u, z, d_logits) = (Strips::new(u, n, rank), Strips::new(z, n, rank), Strips::new(d_logits, n, vocab));
-        // The wide side lies across the lanes: dAᵀ = hᵀ·u, dB = dxᵀ·z.
-        let d_a_terms = [Term { a: Rows::Features(self.hidden), b: &u, k: n }];
-        spmm(self.isa, (dim, rank), &d_a_terms, Output::Transposed(d_a, dim), ADD, work);
-        for block in blocks(vocab) {
-            let terms = [Term { a: Rows::Features(d_logits.from_feature(block.start)), b: &z, k: n }];
-            let d_b = &mut d_b[block.start * rank..block.end * rank];
-            spmm(self.isa, (block.len(), rank), &terms, Output::Rows(d_b, rank), ADD, work);
-        }
+        narrow::add_products(self.isa, (self.hidden, dim), (u, rank), narrow::Output::Transposed(d_a));
+        narrow::add_products(self.isa, (d_logits, vocab), (z, rank), narrow::Output::Rows(d_b));
     }
 
     /// dW += dxᵀ·h, as the columns of hᵀ·dx.
@@ -254,10 +236,6 @@ impl Chunk<'_> {
         let terms = [Term { a: Rows::Features(self.hidden), b: &d_logits, k: self.n }];
         spmm(self.isa, (dim, vocab), &terms, Output::Transposed(d_weight, dim), ADD, work);
     }
-}
-
-fn blocks(vocab: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..vocab).step_by(VOCAB_BLOCK).map(move |start| start..vocab.min(start + VOCAB_BLOCK))
 }
 
 /// The largest logit of a row, and Σ exp(logit − largest), from those of its blocks. Blocks are summed in f32 and added up

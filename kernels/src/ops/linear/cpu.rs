@@ -2,6 +2,7 @@
 //! product.
 
 use super::Lora;
+use crate::narrow;
 use crate::simd::Isa;
 use crate::simd_fn;
 use crate::spmm::{self, Epilogue, Matrix, Output, Rows, Term, spmm};
@@ -89,15 +90,12 @@ pub(super) fn lora_gradients(
     v: &[f32],
     d_a: &mut [f32],
     d_b: &mut [f32],
-    work: &mut [f32],
 ) {
     let LoraShape { n, rows, cols, rank } = shape;
     let (u, v) = (Strips::new(u, n, rank), Strips::new(v, n, rank));
-    // The wide side lies across the lanes: dAᵀ = xᵀ·v, dB = dyᵀ·u.
-    let d_a_terms = [Term { a: Rows::Features(Strips::new(x, n, cols)), b: &v, k: n }];
-    spmm(isa, (cols, rank), &d_a_terms, Output::Transposed(d_a, cols), ADD, work);
-    let d_b_terms = [Term { a: Rows::Features(Strips::new(dy, n, rows)), b: &u, k: n }];
-    spmm(isa, (rows, rank), &d_b_terms, Output::Rows(d_b, rank), ADD, work);
+    // dAᵀ = xᵀ·v and dB = dyᵀ·u.
+    narrow::add_products(isa, (Strips::new(x, n, cols), cols), (v, rank), narrow::Output::Transposed(d_a));
+    narrow::add_products(isa, (Strips::new(dy, n, rows), rows), (u, rank), narrow::Output::Rows(d_b));
 }
 
 /// dW += dyᵀ·x, `[rows, cols]`, from `n` tokens.

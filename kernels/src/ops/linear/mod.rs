@@ -296,7 +296,7 @@ pub fn lora_gradients(
     }
     let shape = cuda::Shape { n, cols, rows };
     let work_len = match device.backend() {
-        Backend::Cpu => spmm::features_workspace_len(Isa::best(), rows.max(cols), n),
+        Backend::Cpu => 0,
         Backend::Cuda => cuda::parts_len(x.dtype(), shape, rank),
     };
     let mut work = device.alloc(Category::Workspace, DType::F32, work_len)?;
@@ -315,7 +315,7 @@ pub fn lora_gradients(
     device.run(cost, || {
         let shape = cpu::LoraShape { n, rows, cols, rank };
         let (d_a, d_b) = (d_a.f32_mut(), d_b.f32_mut());
-        cpu::lora_gradients(Isa::best(), shape, x.f32(), dy.f32(), u.f32(), v.f32(), d_a, d_b, work.f32_mut());
+        cpu::lora_gradients(Isa::best(), shape, x.f32(), dy.f32(), u.f32(), v.f32(), d_a, d_b);
     });
     Ok(())
 }
