@@ -16,7 +16,7 @@ use std::sync::OnceLock;
 
 pub use self::half::{Widen, widen_bf16, widen_f16};
 pub use lanes::{F32x16, LANES, madd};
-pub use scale::scale_block;
+pub use scale::{scale_block, scale_block_from};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use transpose::turn;
 pub use transpose::{transpose, transpose_into};

@@ -1,6 +1,8 @@
 //! Copies of f32 blocks whose rows are too short for a call each.
 
-use super::{F32x16, Isa, LANES};
+use super::Isa;
+#[cfg(target_arch = "x86_64")]
+use super::LANES;
 use crate::simd_fn;
 
 /// to[i·to_stride + j] = scale·from[i·from_stride + j] for i < rows, j < cols.
@@ -16,29 +18,46 @@ pub fn scale_block(
     to: &mut [f32],
     to_stride: usize,
 ) {
+    assert!(rows == 0 || cols == 0 || from.len() >= (rows - 1) * from_stride + cols);
+    // SAFETY: the rows lie in `from`, as was just checked, and no one writes them meanwhile.
+    unsafe { scale_block_from(isa, (rows, cols), scale, from.as_ptr(), from_stride, to, to_stride) }
+}
+
+/// The same through a pointer, where others write between the rows of `from`.
+///
+/// # Panics
+/// If `to` is too short for the shape.
+///
+/// # Safety
+/// `from` points to `rows` rows of `cols` elements, `from_stride` apart, which no one writes meanwhile.
+pub unsafe fn scale_block_from(
+    isa: Isa,
+    (rows, cols): (usize, usize),
+    scale: f32,
+    from: *const f32,
+    from_stride: usize,
+    to: &mut [f32],
+    to_stride: usize,
+) {
     if rows == 0 || cols == 0 {
         return;
     }
-    let last = rows - 1;
-    assert!(from.len() >= last * from_stride + cols && to.len() >= last * to_stride + cols);
+    assert!(to.len() >= (rows - 1) * to_stride + cols);
     #[cfg(target_arch = "x86_64")]
     if isa.has_avx512() {
-        // SAFETY: the machine has AVX-512F, and the rows were just seen to lie in both.
-        return unsafe { masked(rows, cols, scale, from.as_ptr(), from_stride, to.as_mut_ptr(), to_stride) };
+        // SAFETY: the machine has AVX-512F, `from` is the caller's, and the rows were just seen to lie in `to`.
+        return unsafe { masked(rows, cols, scale, from, from_stride, to.as_mut_ptr(), to_stride) };
     }
-    by_rows(isa, (rows, cols), scale, (from, from_stride), (to, to_stride));
+    for (row, to) in to.chunks_mut(to_stride).enumerate().take(rows) {
+        // SAFETY: the caller's.
+        let from = unsafe { std::slice::from_raw_parts(from.add(row * from_stride), cols) };
+        scale_row(isa, from, scale, &mut to[..cols]);
+    }
 }
 
 simd_fn! {
-    fn by_rows(shape: (usize, usize), scale: f32, from: (&[f32], usize), to: (&mut [f32], usize)) {
-        for row in 0..shape.0 {
-            let (from, to) = (&from.0[row * from.1..][..shape.1], &mut to.0[row * to.1..][..shape.1]);
-            let whole = shape.1 / LANES * LANES;
-            for at in (0..whole).step_by(LANES) {
-                F32x16::load(&from[at..]).mul(F32x16::splat(scale)).store(&mut to[at..]);
-            }
-            to[whole..].iter_mut().zip(&from[whole..]).for_each(|(to, from)| *to = scale * from);
-        }
+    fn scale_row(from: &[f32], scale: f32, to: &mut [f32]) {
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = scale * from);
     }
 }
 

@@ -220,9 +220,9 @@ impl SparseWeight {
     fn turn_words<T: Widen>(&self, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
         let vectors = cols.len().div_ceil(LANES);
         let out = &mut out[..vectors * LANES * WORD];
-        let mut edges = [[T::zeroed(); WORD + LANES]; LANES];
+        let (nothing, mut edges) = ([T::zeroed(); LANES], [[T::zeroed(); WORD + LANES]; LANES]);
         for at in (0..WORD).step_by(LANES) {
-            let mut words: [Word<T>; LANES] = std::array::from_fn(|_| Word { mask: 0, values: edges[0].as_ptr() });
+            let mut words: [Word<T>; LANES] = std::array::from_fn(|_| Word { mask: 0, values: nothing.as_ptr() });
             for ((row, word), edge) in (rows.start + at..rows.end).zip(&mut words).zip(&mut edges) {
                 *word = self.word(row, &cols, edge);
             }

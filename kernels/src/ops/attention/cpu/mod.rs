@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rayon::prelude::*;
 
 use super::Attention;
-use crate::simd::{Isa, scale_block, transpose, transpose_into};
+use crate::simd::{Isa, scale_block, scale_block_from, transpose, transpose_into};
 use crate::simd_fn;
 use crate::strips::{Piece, SharedStrips, Strips, pieces};
 
@@ -108,12 +108,10 @@ impl HeadOut<'_> {
         }
         let mut at = 0;
         for piece in pieces(self.tokens, self.first + tokens.start..self.first + tokens.end) {
-            // SAFETY: the caller's; the features of a strip are `width` apart, and the block ends with the last one's lanes.
-            let from = unsafe {
-                let len = (dim - 1) * piece.strip.width + piece.lanes.len();
-                std::slice::from_raw_parts(self.data.pointer(&piece, self.feature), len)
-            };
-            scale_block(isa, (dim, piece.lanes.len()), 1.0, from, piece.strip.width, &mut panel[at..], width);
+            let from = self.data.pointer(&piece, self.feature);
+            let (shape, stride) = ((dim, piece.lanes.len()), piece.strip.width);
+            // SAFETY: the caller's; the features of a strip are `width` apart.
+            unsafe { scale_block_from(isa, shape, 1.0, from, stride, &mut panel[at..], width) };
             at += piece.lanes.len();
         }
     }
