@@ -78,7 +78,7 @@ pub fn numbers() -> Vec<Case> {
         1,
         vec![
             ("--memory-budget 64KiB", "64.00 KiB are available"),
-            ("--memory-budget 3800KiB --batch 16 --checkpointing off", "it fits with --checkpointing on ("),
+            ("--memory-budget 3300KiB --batch 16 --checkpointing off", "it fits with --checkpointing on ("),
             ("--batch 4294967295", "the plan does not fit: the hidden states alone of 4×4294967295×32 tokens take"),
             ("--batch 10000", "the plan does not fit: a step needs"),
             (
