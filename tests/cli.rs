@@ -354,3 +354,21 @@ fn prune_writes_exact_zeros_and_leaves_the_other_bits_alone() {
     }
     assert!(out.join("tokenizer.json").is_file() && out.join("config.json").is_file());
 }
+
+#[test]
+fn a_run_whose_progress_no_one_reads_goes_on() {
+    let (fixture, folder) = (Fixture::get(), TempDir::new().unwrap());
+    let out = folder.path().join("pruned");
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_perp-engine"))
+        .args(["prune", "--model", text(&fixture.model()), "--sparsity", "0.5", "--out", text(&out)])
+        .env("CUDA_VISIBLE_DEVICES", "")
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stderr.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{:?}", output.status);
+    assert!(String::from_utf8(output.stdout).unwrap().contains("sparsity of the weights"));
+    assert!(out.join("model.safetensors").is_file());
+}

@@ -104,11 +104,11 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Quiet) => ExitCode::SUCCESS,
         Err(failure @ Failure::Interrupted { .. }) => {
-            eprintln!("{failure}");
+            error::tell(&failure.to_string());
             failure.exit_code()
         }
         Err(failure) => {
-            eprintln!("error: {}", error::one_line(&failure.to_string()));
+            error::tell(&format!("error: {}", error::one_line(&failure.to_string())));
             failure.exit_code()
         }
     }

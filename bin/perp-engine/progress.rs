@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use engine::retrain::StepRecord;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::error::tell;
 use crate::tables;
 
 /// How often plain lines come.
@@ -27,13 +28,13 @@ impl Console {
     /// A line of its own.
     pub fn say(&self, line: &str) {
         if !self.quiet {
-            eprintln!("{line}");
+            tell(line);
         }
     }
 
     /// A line that --quiet does not silence: something is not as it should be, and the work goes on.
     pub fn warn(&self, line: &str) {
-        eprintln!("warning: {line}");
+        tell(&format!("warning: {line}"));
     }
 
     /// A task of `total` units of work (bytes, windows, steps, layers).
@@ -86,7 +87,7 @@ impl Task {
             bar.set_message(message.to_string());
         }
         if let Some(line) = self.due(Instant::now(), done, message) {
-            eprintln!("{line}");
+            tell(&line);
         }
     }
 
@@ -106,7 +107,7 @@ impl Task {
     pub fn say(&self, line: &str) {
         match &self.bar {
             Some(bar) => bar.println(line),
-            None if self.lines => eprintln!("{line}"),
+            None if self.lines => tell(line),
             None => {}
         }
     }
@@ -117,7 +118,7 @@ impl Task {
             bar.finish_and_clear();
         }
         if self.lines || self.bar.is_some() {
-            eprintln!("{:>10} {message} in {}", self.name, clock(self.start.elapsed().as_secs_f64()));
+            tell(&format!("{:>10} {message} in {}", self.name, clock(self.start.elapsed().as_secs_f64())));
         }
     }
 }
