@@ -7,6 +7,8 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::Isa;
+#[cfg(target_arch = "x86_64")]
+use super::{LANES, lane_mask};
 use crate::device::Element;
 
 /// out[i] = x[i]
@@ -39,13 +41,10 @@ pub fn widen_bf16(x: &[bf16], out: &mut [f32]) {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn widen_f16_avx512(x: &[f16], out: &mut [f32]) {
-    for (x, out) in x.chunks(16).zip(out.chunks_mut(16)) {
-        let lanes = ((1u32 << x.len()) - 1) as u16;
+    for (x, out) in x.chunks(LANES).zip(out.chunks_mut(LANES)) {
+        let lanes = lane_mask(x.len());
         // SAFETY: the masks keep both accesses within their chunks.
-        unsafe {
-            let halves = _mm256_maskz_loadu_epi16(lanes, x.as_ptr().cast());
-            _mm512_mask_storeu_ps(out.as_mut_ptr(), lanes, _mm512_cvtph_ps(halves));
-        }
+        unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr(), lanes, f16::load_lanes(lanes, x.as_ptr())) };
     }
 }
 

@@ -94,6 +94,13 @@ impl Isa {
     }
 }
 
+/// The first `count` of sixteen lanes.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn lane_mask(count: usize) -> u16 {
+    ((1u32 << count.min(LANES)) - 1) as u16
+}
+
 /// Asks for every cache line of `bytes` to come as far as the second level; changes nothing but how soon they can be read.
 #[inline]
 pub fn prefetch(bytes: &[u8]) {

@@ -2,7 +2,7 @@
 
 use super::Isa;
 #[cfg(target_arch = "x86_64")]
-use super::LANES;
+use super::{LANES, lane_mask};
 use crate::simd_fn;
 
 /// to[i·to_stride + j] = scale·from[i·from_stride + j] for i < rows, j < cols.
@@ -77,7 +77,7 @@ unsafe fn masked(
     use std::arch::x86_64::*;
     let scale = _mm512_set1_ps(scale);
     for at in (0..cols).step_by(LANES) {
-        let lanes = if cols - at < LANES { ((1u32 << (cols - at)) - 1) as u16 } else { u16::MAX };
+        let lanes = lane_mask(cols - at);
         for row in 0..rows {
             // SAFETY: row `row` of both has an element for each lane of the mask.
             unsafe {

@@ -1,6 +1,8 @@
 //! Transposes of blocks to f32: between tokens × features, which tensors are, and features × tokens, where vectors of tokens
 //! meet one weight.
 
+#[cfg(target_arch = "x86_64")]
+use super::lane_mask;
 use super::{Isa, Widen};
 
 /// Rows and columns of the block that the vector registers transpose at once.
@@ -151,18 +153,18 @@ unsafe fn transpose_part<T: Widen, const ADD: bool>(
     to_stride: usize,
 ) {
     use std::arch::x86_64::*;
-    let lanes = |count: usize| ((1u32 << count) - 1) as u16;
+    let (across, down) = (lane_mask(width), lane_mask(height));
     let mut r = [_mm512_setzero_ps(); SIDE];
     for (i, r) in r.iter_mut().enumerate().take(height) {
         // SAFETY: row `i` has `width` elements, and the mask reads no more.
-        *r = unsafe { T::load_lanes(lanes(width), from.add(i * from_stride)) };
+        *r = unsafe { T::load_lanes(across, from.add(i * from_stride)) };
     }
     for (column, value) in turn(&r).into_iter().enumerate().take(width) {
         // SAFETY: row `column` of the transpose has `height` elements, and the masks touch no more.
         unsafe {
             let to = to.add(column * to_stride);
-            let held = if ADD { _mm512_maskz_loadu_ps(lanes(height), to) } else { _mm512_setzero_ps() };
-            _mm512_mask_storeu_ps(to, lanes(height), if ADD { _mm512_add_ps(held, value) } else { value });
+            let held = if ADD { _mm512_maskz_loadu_ps(down, to) } else { _mm512_setzero_ps() };
+            _mm512_mask_storeu_ps(to, down, if ADD { _mm512_add_ps(held, value) } else { value });
         }
     }
 }
