@@ -202,11 +202,23 @@ impl<'a> Factor<'a> {
         Factor { data: spare, stride: BLOCK, rank }
     }
 
+    /// True where every row has [`BLOCK`] columns.
+    fn whole(&self) -> bool {
+        self.data.len() >= self.rank.saturating_sub(1) * self.stride + BLOCK
+    }
+
     /// Sixteen columns of a row; past A's end zeros. What lies past the columns that were asked for is not kept.
+    ///
+    /// # Safety
+    /// `row` is less than the rank, and `at` at most 48. If `WHOLE`, then [`whole`](Self::whole) is true.
     #[inline(always)]
-    fn vector(&self, row: usize, at: usize) -> F32x16 {
-        let from = &self.data[(row * self.stride + at).min(self.data.len())..];
-        if from.len() >= LANES { F32x16::load(from) } else { F32x16::load_partial(from, 0.0) }
+    unsafe fn vector<const WHOLE: bool>(&self, row: usize, at: usize) -> F32x16 {
+        let first = row * self.stride + at;
+        if WHOLE {
+            // SAFETY: the caller's.
+            return F32x16::load(unsafe { self.data.get_unchecked(first..first + LANES) });
+        }
+        F32x16::load_partial(&self.data[first.min(self.data.len())..], 0.0)
     }
 }
 
@@ -215,51 +227,57 @@ simd_fn! {
     fn form_rows(block: &mut [f32], masks: &[u64], b: &[f32], a: Factor<'_>, form: Form) {
         /// As many rows as let sums and A's vectors stay in registers.
         const ROWS: usize = 4;
-        let whole = block.len() / (ROWS * BLOCK) * ROWS;
-        for row in (0..whole).step_by(ROWS) {
-            form_some::<ROWS, FMA>(&mut block[row * BLOCK..], &masks[row..], &b[row * a.rank..], a, form);
-        }
-        for row in whole..block.len() / BLOCK {
-            form_some::<1, FMA>(&mut block[row * BLOCK..], &masks[row..], &b[row * a.rank..], a, form);
+        let mut products = [0.0; ROWS * BLOCK];
+        for (group, (block, masks)) in block.chunks_mut(ROWS * BLOCK).zip(masks.chunks(ROWS)).enumerate() {
+            let b = &b[group * ROWS * a.rank..];
+            if block.len() == ROWS * BLOCK && a.whole() {
+                multiply::<ROWS, true, FMA>(b, a, &mut products);
+            } else {
+                for row in 0..block.len() / BLOCK {
+                    multiply::<1, false, FMA>(&b[row * a.rank..], a, &mut products[row * BLOCK..]);
+                }
+            }
+            for ((block, products), mask) in block.chunks_exact_mut(BLOCK).zip(products.chunks_exact(BLOCK)).zip(masks) {
+                match form {
+                    Form::Add { scale } => form_row(block, products, *mask, |w, p| madd::<FMA>(p, scale, w)),
+                    Form::Scale => form_row(block, products, *mask, |w, p| w * p),
+                }
+            }
         }
     }
 }
 
-/// `ROWS` rows, two vectors of each at a time.
+/// products = B·A for `ROWS` rows of B, two vectors of each at a time. If `WHOLE`, A is [`whole`](Factor::whole).
 #[inline(always)]
-fn form_some<const ROWS: usize, const FMA: bool>(
-    block: &mut [f32],
-    masks: &[u64],
-    b: &[f32],
-    a: Factor<'_>,
-    form: Form,
-) {
-    let (block, masks, b) = (&mut block[..ROWS * BLOCK], &masks[..ROWS], &b[..ROWS * a.rank]);
+fn multiply<const ROWS: usize, const WHOLE: bool, const FMA: bool>(b: &[f32], a: Factor<'_>, products: &mut [f32]) {
+    assert!(b.len() >= ROWS * a.rank && products.len() >= ROWS * BLOCK && (!WHOLE || a.whole()));
     for at in (0..BLOCK).step_by(2 * LANES) {
         let mut sums = [[F32x16::ZERO; 2]; ROWS];
         for k in 0..a.rank {
-            let x = [a.vector(k, at), a.vector(k, at + LANES)];
-            for row in 0..ROWS {
-                let factor = F32x16::splat(b[row * a.rank + k]);
+            // SAFETY: k is less than the rank, the vectors lie in the block, and A was just seen to be whole if it is said to be.
+            let x = unsafe { [a.vector::<WHOLE>(k, at), a.vector::<WHOLE>(k, at + LANES)] };
+            for (row, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: `b` has `rank` elements for each of ROWS rows.
+                let factor = F32x16::splat(unsafe { *b.get_unchecked(row * a.rank + k) });
                 for half in 0..2 {
-                    sums[row][half] = x[half].madd::<FMA>(factor, sums[row][half]);
+                    sums[half] = x[half].madd::<FMA>(factor, sums[half]);
                 }
             }
         }
         for row in 0..ROWS {
-            for (half, sums) in sums[row].iter().enumerate() {
-                let first = at + half * LANES;
-                let kept = (masks[row] >> first) as u32;
-                let out = &mut block[row * BLOCK + first..][..LANES];
-                for (lane, out) in out.iter_mut().enumerate() {
-                    let p = sums.0[lane];
-                    let formed = match form {
-                        Form::Add { scale } => madd::<FMA>(p, scale, *out),
-                        Form::Scale => *out * p,
-                    };
-                    *out = if kept >> lane & 1 == 1 { formed } else { 0.0 };
-                }
+            for half in 0..2 {
+                sums[row][half].store(&mut products[row * BLOCK + at + half * LANES..]);
             }
         }
+    }
+}
+
+/// w ← `formed` of w and its product where it is kept, and zero elsewhere.
+// Lane by lane, for the compiler to make vectors of: of a loop over vectors it makes single lanes.
+#[inline(always)]
+fn form_row(block: &mut [f32], products: &[f32], mask: u64, formed: impl Fn(f32, f32) -> f32) {
+    for (j, (w, p)) in block.iter_mut().zip(products).enumerate() {
+        let x = formed(*w, *p);
+        *w = if mask >> j & 1 == 1 { x } else { 0.0 };
     }
 }

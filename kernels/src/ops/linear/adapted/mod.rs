@@ -46,7 +46,7 @@ pub fn adapted_gradients(
     expect_buffer(OP, "dB", d_b, DType::F32, shape.rows * rank)?;
     let (work_len, flops) = match device.backend() {
         // G, what becomes of it, and both projections.
-        Backend::Cpu => (cpu::work_len(shape), shape.rows * shape.cols * (2 * n + 1 + 4 * rank)),
+        Backend::Cpu => (cpu::work_len(shape, rank), shape.rows * shape.cols * (2 * n + 1 + 4 * rank)),
         Backend::Cuda => {
             (cuda::adapted::parts_len(x.dtype(), shape, rank), cuda::adapted::gradient_flops(x.dtype(), shape, rank))
         }
