@@ -132,6 +132,7 @@ impl SparseWeight {
     }
 
     /// The mask words of a row: bit c%64 of word c/64.
+    #[inline(always)]
     fn row_bits(&self, row: usize) -> &[u64] {
         let words = self.cols.div_ceil(WORD);
         &self.bits.as_slice::<u64>()[row * words..][..words]
@@ -170,10 +171,13 @@ impl SparseWeight {
     pub(super) fn read_block(&self, isa: Isa, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
         if isa.has_avx512() {
-            return match self.values.dtype() {
-                DType::F16 => self.read_words::<f16>(rows, cols, out),
-                DType::BF16 => self.read_words::<bf16>(rows, cols, out),
-                _ => self.read_words::<f32>(rows, cols, out),
+            // SAFETY: the machine has AVX-512.
+            return unsafe {
+                match self.values.dtype() {
+                    DType::F16 => self.read_words::<f16>(rows, cols, out),
+                    DType::BF16 => self.read_words::<bf16>(rows, cols, out),
+                    _ => self.read_words::<f32>(rows, cols, out),
+                }
             };
         }
         let _ = isa; // Where there is no x86, nothing asks for it.
@@ -184,14 +188,19 @@ impl SparseWeight {
     }
 
     /// The mask of at most 64 columns of a row, and the index of their first value.
+    #[inline(always)]
     pub(super) fn find(&self, row: usize, cols: &Range<usize>) -> (u64, usize) {
         let spans = self.cols.div_ceil(SPAN);
         find(self.row_bits(row), &self.starts.as_slice::<u32>()[row * spans..], cols)
     }
 
-    /// [`read_block`](Self::read_block) with AVX-512.
+    /// [`read_block`](Self::read_block).
+    ///
+    /// # Safety
+    /// On a machine with AVX-512.
     #[cfg(target_arch = "x86_64")]
-    fn read_words<T: Widen>(&self, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
+    #[target_feature(enable = "avx512f,popcnt,bmi1")]
+    unsafe fn read_words<T: Widen>(&self, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
         let mut edge = [T::zeroed(); WORD + LANES];
         for (row, out) in rows.zip(out.chunks_exact_mut(WORD)) {
             let word = self.word(row, &cols, &mut edge);
@@ -205,10 +214,13 @@ impl SparseWeight {
     pub(super) fn read_turned(&self, isa: Isa, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) -> bool {
         #[cfg(target_arch = "x86_64")]
         if isa.has_avx512() {
-            match self.values.dtype() {
-                DType::F16 => self.turn_words::<f16>(rows, cols, out),
-                DType::BF16 => self.turn_words::<bf16>(rows, cols, out),
-                _ => self.turn_words::<f32>(rows, cols, out),
+            // SAFETY: the machine has AVX-512.
+            unsafe {
+                match self.values.dtype() {
+                    DType::F16 => self.turn_words::<f16>(rows, cols, out),
+                    DType::BF16 => self.turn_words::<bf16>(rows, cols, out),
+                    _ => self.turn_words::<f32>(rows, cols, out),
+                }
             }
             return true;
         }
@@ -216,8 +228,13 @@ impl SparseWeight {
         false
     }
 
+    /// [`read_turned`](Self::read_turned).
+    ///
+    /// # Safety
+    /// On a machine with AVX-512.
     #[cfg(target_arch = "x86_64")]
-    fn turn_words<T: Widen>(&self, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
+    #[target_feature(enable = "avx512f,popcnt,bmi1")]
+    unsafe fn turn_words<T: Widen>(&self, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
         let vectors = cols.len().div_ceil(LANES);
         let out = &mut out[..vectors * LANES * WORD];
         let (nothing, mut edges) = ([T::zeroed(); LANES], [[T::zeroed(); WORD + LANES]; LANES]);
@@ -233,7 +250,7 @@ impl SparseWeight {
 
     /// At most 64 columns of a row. `edge` lends its values a place where fewer than sixteen others follow them.
     #[cfg(target_arch = "x86_64")]
-    #[inline]
+    #[inline(always)]
     fn word<T: Element>(&self, row: usize, cols: &Range<usize>, edge: &mut [T; WORD + LANES]) -> Word<T> {
         let (mask, first) = self.find(row, cols);
         let (values, count) = (self.values.as_slice::<T>(), mask.count_ones() as usize);
@@ -247,6 +264,24 @@ impl SparseWeight {
     /// Asks for what [`read_block`](Self::read_block) of these entries will need: values of rows lie far from each other, and where
     /// is known only by counting. And for what it takes to count in as many rows after these, which may be next.
     pub(super) fn prefetch(&self, rows: Range<usize>, cols: Range<usize>) {
+        #[cfg(target_arch = "x86_64")]
+        if Isa::best().has_avx512() {
+            // SAFETY: the machine counts bits by one instruction.
+            return unsafe { self.prefetch_counting(rows, cols) };
+        }
+        self.prefetch_part(rows, cols);
+    }
+
+    /// # Safety
+    /// On a machine with POPCNT.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "popcnt")]
+    unsafe fn prefetch_counting(&self, rows: Range<usize>, cols: Range<usize>) {
+        self.prefetch_part(rows, cols);
+    }
+
+    #[inline(always)]
+    fn prefetch_part(&self, rows: Range<usize>, cols: Range<usize>) {
         let (words, spans) = (self.cols.div_ceil(WORD), self.cols.div_ceil(SPAN));
         let (bits, starts) = (self.bits.as_slice::<u64>(), self.starts.as_slice::<u32>());
         let (values, size) = (self.values.bytes(), self.values.dtype().size());
@@ -294,7 +329,8 @@ impl SparseWeight {
 }
 
 /// The mask of at most 64 columns of a row of these words and starts, and the index of their first value.
-#[inline]
+// Part of its callers, which count bits by one instruction where they may.
+#[inline(always)]
 fn find(bits: &[u64], starts: &[u32], cols: &Range<usize>) -> (u64, usize) {
     let (word, span, shift) = (cols.start / WORD, cols.start / SPAN, cols.start % WORD);
     let before: u32 = bits[span * (SPAN / WORD)..word].iter().map(|word| word.count_ones()).sum();
