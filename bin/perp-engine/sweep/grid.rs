@@ -54,6 +54,11 @@ impl Setup<'static> {
 const FIRST: [&str; 6] = ["model", "criterion", "sparsity", "pattern", "calibrate", "seed"];
 const LAST: [&str; 2] = ["method", "lr"];
 
+/// The flags that say where and how a run is computed, and decide about rounding at most. Where all runs have the same, these do not
+/// make a run another: what one machine has done, another need not do again.
+const MACHINE: [&str; 8] =
+    ["device", "threads", "gemm", "cuda-graphs", "checkpointing", "offload", "memory-budget", "token-cache"];
+
 /// Axes in the order in which they are gone through, the first the slowest.
 pub fn ordered(mut axes: Vec<Axis>) -> Vec<Axis> {
     let rank = |axis: &Axis| {
@@ -154,7 +159,7 @@ fn needs_calibration(choice: &[Chosen]) -> bool {
 }
 
 fn plan(choice: &[Chosen], setup: Setup<'_>) -> Result<Planned, Failure> {
-    let mut flags: Vec<String> = Vec::new();
+    let (mut flags, mut deciding) = (Vec::<String>::new(), Vec::<String>::new());
     let mut words = Vec::new();
     let calibrated = needs_calibration(choice);
     for Chosen { flag, values, varies } in choice {
@@ -162,19 +167,24 @@ fn plan(choice: &[Chosen], setup: Setup<'_>) -> Result<Planned, Failure> {
         if flag.starts_with("calibrat") && !calibrated {
             continue;
         }
-        flags.push(format!("--{flag}"));
-        flags.extend(values.iter().cloned());
+        let given: Vec<String> = std::iter::once(format!("--{flag}")).chain(values.iter().cloned()).collect();
+        if *varies || !MACHINE.contains(&flag.as_str()) {
+            deciding.extend(given.iter().cloned());
+        }
+        flags.extend(given);
         if *varies {
             words.push(format!("{flag} {}", values.join(" ")));
         }
     }
-    let command = command::line(std::iter::once("retrain").chain(flags.iter().map(String::as_str)));
+    let line = |flags: &[String]| command::line(std::iter::once("retrain").chain(flags.iter().map(String::as_str)));
+    let command = line(&flags);
     let name = if words.is_empty() { "run".into() } else { words.join(", ") };
-    // A run of other flags is another run.
-    let stem = format!("{}-{:08x}", slug(&name), crc32c::crc32c(command.as_bytes()));
+    // A run of other flags is another run; and a checkpoint is of one device.
+    let [stem, with_machine] =
+        [&line(&deciding), &command].map(|flags| format!("{}-{:08x}", slug(&name), crc32c::crc32c(flags.as_bytes())));
     let report = folder(setup.out).join(format!("{stem}.json"));
     flags.extend(["--report".into(), report.display().to_string()]);
-    let checkpoints = setup.save_every.map(|_| setup.out.join("checkpoints").join(&stem));
+    let checkpoints = setup.save_every.map(|_| setup.out.join("checkpoints").join(&with_machine));
     if let (Some(folder), Some(steps)) = (&checkpoints, setup.save_every) {
         let folder = folder.display().to_string();
         flags.extend(["--checkpoints".into(), folder, "--save-every".into(), steps.to_string(), "--resume".into()]);
@@ -227,6 +237,24 @@ mod tests {
         assert_eq!(all[0].command, "perp-engine retrain --sparsity 0.5 --steps 3 --method norms --lr 1e-3");
         let report = all[0].report.to_str().unwrap();
         assert!(report.starts_with("out/runs/sparsity-0.5-method-norms-lr-1e-3-"), "{report}");
+    }
+
+    #[test]
+    fn a_run_is_the_same_on_another_machine_unless_runs_differ_in_that() {
+        let of = |device: &[&str]| {
+            let axes = [
+                vec![axis("seed", &["1"])],
+                (!device.is_empty()).then(|| axis("device", device)).into_iter().collect(),
+            ];
+            let setup = Setup { save_every: Some(5), ..Setup::in_tests() };
+            runs(&[ordered(axes.concat())], setup).unwrap()
+        };
+        let (here, there, both) = (of(&[]), of(&["cpu"]), of(&["cpu", "auto"]));
+        assert_eq!(here[0].report, there[0].report);
+        assert_ne!(here[0].checkpoints, there[0].checkpoints, "training does not go on elsewhere");
+        assert_eq!(there[0].command, "perp-engine retrain --seed 1 --device cpu");
+        assert_eq!(both.len(), 2);
+        assert!(both[0].report.to_str().unwrap().starts_with("out/runs/device-cpu-"), "{:?}", both[0].report);
     }
 
     #[test]
