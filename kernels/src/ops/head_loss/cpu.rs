@@ -45,14 +45,14 @@ pub(super) struct Scratch<'a> {
 /// Elements of workspace for the CPU alone: the statistics of each block of logits, what the largest of a chunk's products
 /// packs its A operand into, and for the gradients what comes out of a product before it goes where it belongs. The last
 /// chunk of `n` rows has fewer than the others, but may end in a strip that must be packed where they have none.
-pub(super) fn work_len(n: usize, chunk: usize, head: &Head<'_>, gradients: bool) -> usize {
+pub(super) fn work_len(isa: Isa, n: usize, chunk: usize, head: &Head<'_>, gradients: bool) -> usize {
     let (vocab, dim, rank) = (head.vocab(), head.dim(), head.rank());
     let packed = |rows: usize| {
         if gradients {
-            let of_features = features_workspace_len(Isa::best(), dim, rows);
-            of_features.max(tokens_workspace_len(Isa::best(), rows, vocab.max(dim + rank)))
+            let of_features = features_workspace_len(isa, dim, rows);
+            of_features.max(tokens_workspace_len(isa, rows, vocab.max(dim + rank)))
         } else {
-            tokens_workspace_len(Isa::best(), rows, dim + rank)
+            tokens_workspace_len(isa, rows, dim + rank)
         }
     };
     let product_len = if gradients { product_len(chunk, head) } else { 0 };

@@ -214,7 +214,8 @@ fn run(
         return Ok(losses);
     }
     let chunk = chunk_rows(targets.len(), 4 * head.vocab(), chunk_bytes.unwrap_or(CHUNK_BYTES), STRIP);
-    let mut scratch = Scratch::new(device, &head, (targets.len(), chunk), gradients.is_some())?;
+    let isa = Isa::best();
+    let mut scratch = Scratch::new(device, isa, &head, (targets.len(), chunk), gradients.is_some())?;
     device.run(cost, || {
         let gradients = gradients.map(|wanted| cpu::Gradients {
             scale: wanted.scale,
@@ -222,7 +223,7 @@ fn run(
             lora: wanted.lora.map(|(d_a, d_b)| (d_a.f32_mut(), d_b.f32_mut())),
             weight: wanted.weight.map(Buffer::f32_mut),
         });
-        cpu::run(Isa::best(), hidden.f32(), head, targets, losses.0.f32_mut(), gradients, scratch.parts());
+        cpu::run(isa, hidden.f32(), head, targets, losses.0.f32_mut(), gradients, scratch.parts());
     });
     Ok(losses)
 }
@@ -246,12 +247,12 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn new(device: &Device, head: &Head<'_>, (n, chunk): (usize, usize), gradients: bool) -> Result<Scratch> {
+    fn new(device: &Device, isa: Isa, head: &Head<'_>, (n, chunk): (usize, usize), gradients: bool) -> Result<Scratch> {
         Ok(Scratch {
             chunk,
             logits: device.alloc(Category::Workspace, DType::F32, chunk * head.vocab())?,
             low_rank: device.alloc(Category::Workspace, DType::F32, 2 * chunk * head.rank())?,
-            work: device.cpu_workspace(cpu::work_len(n, chunk, head, gradients))?,
+            work: device.cpu_workspace(cpu::work_len(isa, n, chunk, head, gradients))?,
         })
     }
 

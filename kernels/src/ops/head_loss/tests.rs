@@ -63,7 +63,7 @@ impl Case {
         let device = Device::cpu();
         let operands = self.on(&device);
         let head = operands.head();
-        let mut scratch = Scratch::new(&device, &head, (self.targets.len(), chunk), true).unwrap();
+        let mut scratch = Scratch::new(&device, isa, &head, (self.targets.len(), chunk), true).unwrap();
         let mut losses = vec![f32::NAN; self.targets.len()];
         let mut d_hidden = vec![f32::NAN; self.hidden.len()];
         let [mut d_a, mut d_b, mut d_w] = [&self.a, &self.b, &self.weight].map(|x| vec![1.0; x.len()]);
