@@ -1,5 +1,6 @@
 //! `sweep`: the runs of a grid, one after the other in one process, and a page that compares them.
 
+mod claim;
 mod file;
 mod grid;
 
@@ -13,11 +14,13 @@ use crate::report;
 use crate::reports;
 use crate::retrain::{self, Shared};
 use crate::signals;
+use claim::Claim;
 use file::Sweep;
 use grid::{Planned, Setup};
 
 /// Run every combination of a grid of retrain's flags, and compare them on one page. Runs that agree in them share the dense
-/// perplexity, the pruned model and its perplexity. What is done is not done again: the same command goes on where it stopped.
+/// perplexity, the pruned model and its perplexity. What is done is not done again: the same command goes on where it stopped, and
+/// given several times at once, say with a GPU each, shares the runs out.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// The sweep: a .toml file with the sections [run] (flags of retrain that all runs have) and [grid] (flags with lists of
@@ -51,7 +54,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     std::fs::create_dir_all(grid::folder(&args.out))
         .map_err(|e| Failure::failed(format!("--out {}: cannot be made: {e}", args.out.display())))?;
-    let failed = run_all(&console, &runs)?;
+    let failed = run_all(&console, &args.out, &runs)?;
     let done: Vec<(String, RunData)> = runs
         .iter()
         .filter(|run| run.report.exists())
@@ -72,15 +75,28 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 }
 
 /// Runs what has no report yet. A run that fails, say because it diverges at a high learning rate or its model has nothing
-/// that the method trains, does not stop the others; returns its name and why.
-fn run_all(console: &Console, runs: &[Planned]) -> Result<Vec<(String, String)>, Failure> {
+/// that the method trains, does not stop the others; returns its name and why. What another process is at is left to it.
+fn run_all(console: &Console, out: &Path, runs: &[Planned]) -> Result<Vec<(String, String)>, Failure> {
     let done = runs.iter().filter(|run| is_done(&run.report)).count();
     if done > 0 {
         console.say(&format!("{done} of {} runs are done already", runs.len()));
     }
     let mut shared = Shared::keeping();
-    let mut failed = Vec::new();
-    for (i, run) in runs.iter().enumerate().filter(|(_, run)| !is_done(&run.report)) {
+    let (mut failed, mut elsewhere) = (Vec::new(), 0);
+    for (i, run) in runs.iter().enumerate() {
+        if is_done(&run.report) {
+            continue;
+        }
+        let claim = Claim::take(out, &run.report)
+            .map_err(|e| Failure::failed(format!("--out {}: cannot be written: {e}", out.display())))?;
+        let Some(_claim) = claim else {
+            elsewhere += 1;
+            continue;
+        };
+        // Its process may have ended between the two.
+        if is_done(&run.report) {
+            continue;
+        }
         console.say(&format!("run {} of {}: {}", i + 1, runs.len(), run.name));
         match retrain::one(&run.args, &mut shared, run.command.clone()) {
             Ok(measured) => {
@@ -104,6 +120,9 @@ fn run_all(console: &Console, runs: &[Planned]) -> Result<Vec<(String, String)>,
             }
             Err(other) => return Err(other),
         }
+    }
+    if elsewhere > 0 {
+        console.say(&format!("{elsewhere} runs are left to other processes of this sweep, which are at them"));
     }
     Ok(failed)
 }

@@ -164,6 +164,29 @@ fn a_killed_sweep_goes_on_inside_its_run_and_ends_in_the_same_numbers() {
 }
 
 #[test]
+fn processes_that_are_started_together_share_the_runs_out() {
+    let grid = "[run]\nsteps = 20\n[grid]\nsparsity = [0.5]\nmethod = ['norms', 'perp']\nseed = [0, 1, 2]\n";
+    let (shared, alone) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let start = || command(&shared, grid, &[]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let processes = [start(), start(), start()];
+    let mut ran = Vec::new();
+    for process in processes {
+        let output = process.wait_with_output().unwrap();
+        assert_succeeds(&output);
+        let said = String::from_utf8_lossy(&output.stderr);
+        ran.extend(said.lines().filter(|line| line.starts_with("run ")).map(str::to_string));
+    }
+    ran.sort();
+    assert_eq!(ran.len(), 6, "each run once: {ran:?}");
+    ran.dedup();
+    assert_eq!(ran.len(), 6, "each run once: {ran:?}");
+    assert!(!shared.path().join("out/running").exists(), "no one is at anything");
+    assert_succeeds(&sweep(&alone, grid, &["--quiet"]));
+    let all = |folder: &TempDir| reports(folder).iter().map(|(_, report)| numbers(report)).collect::<Vec<_>>();
+    assert_eq!(all(&shared), all(&alone));
+}
+
+#[test]
 fn a_dry_run_lists_and_a_wrong_sweep_is_named_before_anything_runs() {
     let folder = TempDir::new().unwrap();
     let out = assert_succeeds(&sweep(&folder, GRID, &["--dry-run"]));
