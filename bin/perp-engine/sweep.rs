@@ -82,7 +82,7 @@ fn run_all(console: &Console, out: &Path, runs: &[Planned]) -> Result<Vec<(Strin
         console.say(&format!("{done} of {} runs are done already", runs.len()));
     }
     let mut shared = Shared::keeping();
-    let (mut failed, mut elsewhere) = (Vec::new(), 0);
+    let (mut failed, mut elsewhere) = (Vec::new(), Vec::new());
     for (i, run) in runs.iter().enumerate() {
         if is_done(&run.report) {
             continue;
@@ -90,7 +90,7 @@ fn run_all(console: &Console, out: &Path, runs: &[Planned]) -> Result<Vec<(Strin
         let claim = Claim::take(out, &run.report)
             .map_err(|e| Failure::failed(format!("--out {}: cannot be written: {e}", out.display())))?;
         let Some(_claim) = claim else {
-            elsewhere += 1;
+            elsewhere.push(run);
             continue;
         };
         // Its process may have ended between the two.
@@ -121,8 +121,9 @@ fn run_all(console: &Console, out: &Path, runs: &[Planned]) -> Result<Vec<(Strin
             Err(other) => return Err(other),
         }
     }
-    if elsewhere > 0 {
-        console.say(&format!("{elsewhere} runs are left to other processes of this sweep, which are at them"));
+    let left = elsewhere.iter().filter(|run| !is_done(&run.report)).count();
+    if left > 0 {
+        console.say(&format!("{left} runs were left to other processes of this sweep, and are not done yet"));
     }
     Ok(failed)
 }

@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::simd::Isa;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{LANES, Widen, turn};
+use crate::simd_fn;
 
 /// Columns that share one entry of `starts`.
 pub(super) const SPAN: usize = 256;
@@ -264,40 +265,7 @@ impl SparseWeight {
     /// Asks for what [`read_block`](Self::read_block) of these entries will need: values of rows lie far from each other, and where
     /// is known only by counting. And for what it takes to count in as many rows after these, which may be next.
     pub(super) fn prefetch(&self, rows: Range<usize>, cols: Range<usize>) {
-        #[cfg(target_arch = "x86_64")]
-        if Isa::best().has_avx512() {
-            // SAFETY: the machine counts bits by one instruction.
-            return unsafe { self.prefetch_counting(rows, cols) };
-        }
-        self.prefetch_part(rows, cols);
-    }
-
-    /// # Safety
-    /// On a machine with POPCNT.
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "popcnt")]
-    unsafe fn prefetch_counting(&self, rows: Range<usize>, cols: Range<usize>) {
-        self.prefetch_part(rows, cols);
-    }
-
-    #[inline(always)]
-    fn prefetch_part(&self, rows: Range<usize>, cols: Range<usize>) {
-        let (words, spans) = (self.cols.div_ceil(WORD), self.cols.div_ceil(SPAN));
-        let (bits, starts) = (self.bits.as_slice::<u64>(), self.starts.as_slice::<u32>());
-        let (values, size) = (self.values.bytes(), self.values.dtype().size());
-        let later = rows.end..self.rows.min(rows.end + rows.len());
-        for row in later {
-            let (word, span) = (row * words + cols.start / WORD, row * spans + cols.start / SPAN);
-            crate::simd::prefetch(bytemuck::bytes_of(&bits[word]));
-            crate::simd::prefetch(bytemuck::bytes_of(&starts[span]));
-        }
-        let some = cols.start..cols.end.min(cols.start + WORD);
-        for row in rows {
-            let (mask, first) = find(&bits[row * words..][..words], &starts[row * spans..][..spans], &some);
-            // As many in each of their words as in the first.
-            let count = mask.count_ones() as usize * cols.len().div_ceil(WORD);
-            crate::simd::prefetch(&values[first * size..((first + count) * size).min(values.len())]);
-        }
+        prefetch_entries(Isa::best(), self, rows, cols);
     }
 
     pub(super) fn to_bytes(&self) -> Vec<u8> {
@@ -325,6 +293,28 @@ impl SparseWeight {
     /// True where the entry is stored.
     fn is_kept(&self, row: usize, col: usize) -> bool {
         self.row_bits(row)[col / WORD] >> (col % WORD) & 1 == 1
+    }
+}
+
+simd_fn! {
+    /// [`SparseWeight::prefetch`].
+    fn prefetch_entries(weight: &SparseWeight, rows: Range<usize>, cols: Range<usize>) {
+        let (words, spans) = (weight.cols.div_ceil(WORD), weight.cols.div_ceil(SPAN));
+        let (bits, starts) = (weight.bits.as_slice::<u64>(), weight.starts.as_slice::<u32>());
+        let (values, size) = (weight.values.bytes(), weight.values.dtype().size());
+        let later = rows.end..weight.rows.min(rows.end + rows.len());
+        for row in later {
+            let (word, span) = (row * words + cols.start / WORD, row * spans + cols.start / SPAN);
+            crate::simd::prefetch(bytemuck::bytes_of(&bits[word]));
+            crate::simd::prefetch(bytemuck::bytes_of(&starts[span]));
+        }
+        let some = cols.start..cols.end.min(cols.start + WORD);
+        for row in rows {
+            let (mask, first) = find(&bits[row * words..][..words], &starts[row * spans..][..spans], &some);
+            // As many in each of their words as in the first.
+            let count = mask.count_ones() as usize * cols.len().div_ceil(WORD);
+            crate::simd::prefetch(&values[first * size..((first + count) * size).min(values.len())]);
+        }
     }
 }
 

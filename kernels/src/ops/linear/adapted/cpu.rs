@@ -48,25 +48,45 @@ pub(super) fn gradients(
         let (features, work) = work.split_at_mut(width * n);
         turn(isa, x.from_feature(col), n, features);
         let features = Strips::new(features, width, n);
+        let (a, work) = work.split_at_mut(rank * width);
+        scaled_columns(isa, &weight, col..col + width, a);
+        let a = Strips::new(a, width, rank);
         for row in (0..rows).step_by(ROWS) {
             let tile = Tile { isa, weight, rows: row..rows.min(row + ROWS), cols: col..col + width };
             let height = tile.rows.len();
             let (g, work) = work.split_at_mut(height * width);
-            let (a, work) = work.split_at_mut(rank * width);
             let (b, work) = work.split_at_mut(height * rank);
             // Gᵀ = xᵀ·dy, whose columns are G's rows.
             let terms = [Term { a: Rows::Tokens(features), b: &dy.from_feature(row), k: n }];
             spmm(isa, (width, height), &terms, Output::Strips(g), Epilogue::default(), work);
             tile.mask(g);
-            tile.scaled_factors(a, b);
+            scale_block(isa, (height, rank), scale(&weight), &weight.b.f32()[row * rank..], rank, b, rank);
 
-            let (g, a) = (Strips::new(g, width, height), Strips::new(a, width, rank));
+            let g = Strips::new(g, width, height);
             let of_rows = &mut d_b[row * rank..][..height * rank];
             narrow::add_products(isa, (g, height), (a, rank), narrow::Output::Rows(of_rows));
             let terms = [Term { a: Rows::Tokens(g), b: &Matrix::rows(b, rank), k: height }];
             let add = Epilogue { accumulate: true, bias: None };
             spmm(isa, (width, rank), &terms, Output::Transposed(&mut d_a[col..], cols), add, work);
         }
+    }
+}
+
+/// s, which the gradients of both factors are scaled by.
+fn scale(weight: &Adapted<'_>) -> f32 {
+    match weight.form {
+        Form::Add { scale } => scale,
+        Form::Scale => 1.0,
+    }
+}
+
+/// Columns of s·A as an activation whose tokens they are.
+fn scaled_columns(isa: Isa, weight: &Adapted<'_>, cols: Range<usize>, out: &mut [f32]) {
+    let rank = weight.rank;
+    for strip in strips(cols.len()) {
+        let from = &weight.a.f32()[cols.start + strip.first..];
+        let to = &mut out[strip.first * rank..][..strip.width * rank];
+        scale_block(isa, (rank, strip.width), scale(weight), from, weight.weight.cols(), to, strip.width);
     }
 }
 
@@ -114,23 +134,6 @@ impl Tile<'_> {
                 }
             }
         });
-    }
-
-    /// The tile's columns of s·A, in strips, and its rows of s·B.
-    fn scaled_factors(&self, a: &mut [f32], b: &mut [f32]) {
-        let Tile { isa, weight, rows, cols } = self;
-        let rank = weight.rank;
-        let scale = match weight.form {
-            Form::Add { scale } => scale,
-            Form::Scale => 1.0,
-        };
-        for strip in strips(cols.len()) {
-            let from = &weight.a.f32()[cols.start + strip.first..];
-            let to = &mut a[strip.first * rank..][..strip.width * rank];
-            scale_block(*isa, (rank, strip.width), scale, from, weight.weight.cols(), to, strip.width);
-        }
-        let from = &weight.b.f32()[rows.start * rank..];
-        scale_block(*isa, (rows.len(), rank), scale, from, rank, b, rank);
     }
 }
 
