@@ -167,8 +167,10 @@ fn a_killed_sweep_goes_on_inside_its_run_and_ends_in_the_same_numbers() {
 fn processes_that_are_started_together_share_the_runs_out() {
     let grid = "[run]\nsteps = 20\n[grid]\nsparsity = [0.5]\nmethod = ['norms', 'perp']\nseed = [0, 1, 2]\n";
     let (shared, alone) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    let start = || command(&shared, grid, &[]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let processes = [start(), start(), start()];
+    // A command writes its sweep's file: all of them are made before the first reads it.
+    let commands = [(), (), ()].map(|()| command(&shared, grid, &[]));
+    let start = |mut command: Command| command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let processes = commands.map(start);
     let mut ran = Vec::new();
     for process in processes {
         let output = process.wait_with_output().unwrap();
