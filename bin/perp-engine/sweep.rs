@@ -19,7 +19,7 @@ use file::Sweep;
 use grid::{Planned, Setup};
 
 /// Run every combination of a grid of retrain's flags, and compare them on one page. Runs that agree in them share the dense
-/// perplexity, the pruned model and its perplexity. What is done is not done again: the same command goes on where it stopped, and
+/// perplexity, the pruned model and its perplexities. What is done is not done again: the same command goes on where it stopped, and
 /// given several times at once, say with a GPU each, shares the runs out.
 #[derive(clap::Args, Debug)]
 pub struct Args {

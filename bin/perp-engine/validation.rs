@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::time::Instant;
 
 use engine::data::{self, Packing, TokenStream, Windows};
 use engine::error::Error;
@@ -80,10 +79,14 @@ impl Validation {
         step.is_multiple_of(self.every) || step == steps
     }
 
-    /// Measures `model`, `batch` sequences at a time.
-    pub fn measure(&self, model: &dyn Model, batch: usize, cycle: usize, step: usize) -> Result<Validated, Error> {
-        let start = Instant::now();
-        let perplexity = evaluate::validation(model, &self.windows, &self.chosen, batch)?.value;
-        Ok(Validated { cycle, step, perplexity, seconds: start.elapsed().as_secs_f64() })
+    /// The perplexity of `model`, `batch` sequences at a time.
+    pub fn measure(&self, model: &dyn Model, batch: usize) -> Result<f64, Error> {
+        Ok(evaluate::validation(model, &self.windows, &self.chosen, batch)?.value)
+    }
+
+    /// All that decides about the perplexity, beside the model.
+    pub fn key(&self, batch: usize) -> String {
+        let sequences: Vec<&[u32]> = self.chosen.iter().map(|index| self.windows.tokens(*index)).collect();
+        format!("{} {:?} {batch}", data::hash(&sequences.concat()), self.chosen)
     }
 }

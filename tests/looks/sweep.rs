@@ -76,6 +76,12 @@ fn runs_that_share_a_pruned_model_are_those_that_run_alone() {
         let alone: Value = serde_json::from_slice(&std::fs::read(&alone).unwrap()).unwrap();
         assert_eq!(numbers(report), numbers(&alone), "{}", path.display());
     }
+    // Before the first step a pruned model is the same under every method.
+    for pattern in ["unstructured 0.5", "unstructured 0.7"] {
+        let of = all.iter().map(|(_, report)| report).filter(|report| report["pattern"] == pattern);
+        let first: Vec<&Value> = of.map(|report| &report["validation"][0]["perplexity"]).collect();
+        assert!(first.len() == 6 && first.iter().all(|other| other.is_number() && *other == first[0]), "{first:?}");
+    }
     // Of the two rates the better one on the validation text stands in the table.
     let best = |sparsity: f64, method: &str| -> f64 {
         let of = all
@@ -198,6 +204,7 @@ fn a_dry_run_lists_and_a_wrong_sweep_is_named_before_anything_runs() {
     assert_fails(&sweep(&folder, "[grid]\nclip = [-1]\n", &[]), 2, &[below]);
     let products = "grid.toml: --gemm has several values";
     assert_fails(&sweep(&folder, "[grid]\ngemm = ['own', 'auto']\n", &[]), 2, &[products]);
+    assert_fails(&sweep(&folder, "title = 'Nothing'\n", &[]), 2, &["grid.toml", "neither [run] nor [grid]"]);
     assert_fails(&sweep(&folder, "[grid]\nspeed = [1]\n", &[]), 2, &["grid.toml", "--speed"]);
     assert_fails(&bare(&["sweep", "/nowhere.toml", "--out", "x"]).output().unwrap(), 2, &["/nowhere.toml"]);
     assert!(!folder.path().join("out").exists());

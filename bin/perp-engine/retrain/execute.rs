@@ -22,6 +22,7 @@ use crate::report::{Cycle, Seconds};
 use crate::session::{self, Evaluation};
 use crate::signals;
 use crate::tables;
+use crate::validation::Validated;
 
 /// Who keeps a run and who hears of it.
 struct Watch<'a, 'k> {
@@ -150,14 +151,19 @@ impl Run<'_> {
             outcome.measured.pruned = shared.perplexity(key, measure)?;
         }
         self.adapter.as_ref().map_or(Ok(()), |adapter| peft::attach(model, adapter))?;
-        let params = peft::apply(model, &self.set, self.args.optimizer.seed)?;
-        if let Some(validation) = self.validation.as_ref().filter(|_| resumed.is_none()) {
-            let validated = validation.measure(model, self.shape.batch, cycle, 0)?;
-            self.console.say(&format!("{:>10} perplexity {:.2} at step 0", "validate", validated.perplexity));
-            let at = Place { cycle, step: 0 };
-            live.tell(at, &Event::Eval { name: "validation", perplexity: validated.perplexity });
-            outcome.measured.add(validated);
+        let validation = self.validation.as_ref().filter(|_| resumed.is_none());
+        // Before anything trains, this is the pruned model under every method.
+        let as_pruned = cycle == 1 && self.adapter.is_none();
+        let key =
+            validation.filter(|_| as_pruned).map(|all| format!("{} {}", self.pruning_key(), all.key(self.shape.batch)));
+        let measure = || Ok(validation.map(|all| all.measure(model, self.shape.batch)).transpose()?);
+        let start = Instant::now();
+        if let Some(perplexity) = shared.perplexity(key, measure)? {
+            self.console.say(&format!("{:>10} perplexity {perplexity:.2} at step 0", "validate"));
+            live.tell(Place { cycle, step: 0 }, &Event::Eval { name: "validation", perplexity });
+            outcome.measured.add(Validated { cycle, step: 0, perplexity, seconds: start.elapsed().as_secs_f64() });
         }
+        let params = peft::apply(model, &self.set, self.args.optimizer.seed)?;
         outcome.counts = model::count(model);
         outcome.aggregated_percent = outcome.counts.trainable_percent();
         let freezing = match self.args.freezing.freezing() {
@@ -201,10 +207,12 @@ impl Run<'_> {
             probe.after_step(&record);
             self.graphs.after_step(trainer);
             if let Some(validation) = self.validation.as_ref().filter(|all| all.is_due(step, self.config.steps)) {
-                let new = validation.measure(trained, self.shape.batch, cycle, step)?;
+                let start = Instant::now();
+                let perplexity = validation.measure(trained, self.shape.batch)?;
+                let new = Validated { cycle, step, perplexity, seconds: start.elapsed().as_secs_f64() };
                 validated = format!(" {new}");
                 validating += new.seconds;
-                live.tell(Place { cycle, step }, &Event::Eval { name: "validation", perplexity: new.perplexity });
+                live.tell(Place { cycle, step }, &Event::Eval { name: "validation", perplexity });
                 measured.add(new);
             }
             if step < self.config.steps {

@@ -76,6 +76,10 @@ impl Sweep {
             table.iter().map(|(name, value)| axis(name, value)).collect::<Result<Vec<_>, _>>().map_err(in_file)
         };
         let (given, common) = (given(flags)?, axes(&described.run, fixed)?);
+        // A file that was cut off, say: one run of retrain's defaults is not what it stood for.
+        if described.grid.is_none() && common.is_empty() && given.iter().all(|axis| axis.choices.len() < 2) {
+            return Err(Failure::usage(format!("{shown}: has neither [run] nor [grid]: there is nothing to sweep")));
+        }
         let grids = match described.grid {
             None => vec![Table::new()],
             Some(Grids::One(grid)) => vec![grid],
