@@ -20,7 +20,10 @@
 
 mod micro;
 mod operand;
+mod output;
 mod pairs;
+mod pass;
+mod task;
 #[cfg(test)]
 mod tests;
 #[cfg_attr(not(target_arch = "x86_64"), path = "no_tiles.rs")]
@@ -30,10 +33,14 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::simd::{Isa, LANES, transpose_into};
-use crate::strips::{STRIP, SharedStrips, Strip, Strips, strips};
+use crate::simd::{Isa, LANES};
+use crate::strips::{STRIP, Strip, Strips, strips};
 pub use operand::{Beside, Columns, Matrix};
+pub use output::Output;
+use output::SharedOut;
 use pairs::Pairs;
+use pass::Pass;
+use task::{Task, Tokens};
 
 /// Rows of B that one word of a mask covers.
 pub const BLOCK: usize = 64;
@@ -154,17 +161,6 @@ pub struct Term<'a> {
     pub k: usize,
 }
 
-/// Where C `[m, n]` goes.
-#[derive(Debug)]
-pub enum Output<'a> {
-    /// An activation of m tokens and n features.
-    Strips(&'a mut [f32]),
-    /// Row-major, of rows this many elements apart.
-    Rows(&'a mut [f32], usize),
-    /// Cᵀ `[n, m]` row-major, of rows this many elements apart.
-    Transposed(&'a mut [f32], usize),
-}
-
 /// What becomes of the product.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Epilogue<'a> {
@@ -254,320 +250,5 @@ pub fn spmm(
             });
         });
         first = false;
-    }
-}
-
-/// C, shared between tasks that write disjoint parts.
-#[derive(Clone, Copy)]
-enum SharedOut<'a> {
-    Strips(SharedStrips<'a>),
-    Matrix { data: *mut f32, stride: usize, transposed: bool },
-}
-// SAFETY: every user writes elements that no other task touches.
-unsafe impl Send for SharedOut<'_> {}
-// SAFETY: as above.
-unsafe impl Sync for SharedOut<'_> {}
-
-impl<'a> SharedOut<'a> {
-    fn new(c: Output<'a>, m: usize, n: usize) -> SharedOut<'a> {
-        let (data, stride, transposed) = match c {
-            Output::Strips(data) => return SharedOut::Strips(SharedStrips::new(data, m, n)),
-            Output::Rows(data, stride) => (data, stride, false),
-            Output::Transposed(data, stride) => (data, stride, true),
-        };
-        let (rows, width) = if transposed { (n, m) } else { (m, n) };
-        assert!(stride >= width && data.len() >= (rows - 1) * stride + width, "C is too short");
-        SharedOut::Matrix { data: data.as_mut_ptr(), stride, transposed }
-    }
-
-    /// Writes, or adds, the sums of some columns, `[columns, width]`, of which `strip.width` stand for rows of C.
-    ///
-    /// # Safety
-    /// The rectangle lies inside C, and no one else touches it meanwhile.
-    unsafe fn put(self, isa: Isa, columns: Range<usize>, strip: Strip, sums: &[f32], width: usize, accumulate: bool) {
-        if let SharedOut::Matrix { data, stride, transposed: false } = self {
-            // SAFETY: the caller's.
-            unsafe {
-                let out = data.add(strip.first * stride + columns.start);
-                transpose_into(isa, (columns.len(), strip.width), sums, width, out, stride, accumulate);
-            }
-            return;
-        }
-        for (column, sums) in columns.zip(sums.chunks_exact(width)) {
-            // SAFETY: the caller's; a column of C is a row of Cᵀ, and of a strip.
-            let out = unsafe {
-                match self {
-                    SharedOut::Strips(c) => c.rows(strip, column..column + 1),
-                    SharedOut::Matrix { data, stride, .. } => {
-                        std::slice::from_raw_parts_mut(data.add(column * stride + strip.first), strip.width)
-                    }
-                }
-            };
-            let sums = &sums[..strip.width];
-            if accumulate {
-                out.iter_mut().zip(sums).for_each(|(out, x)| *out += x);
-            } else {
-                out.copy_from_slice(sums);
-            }
-        }
-    }
-}
-
-/// At most 64 rows of one term.
-#[derive(Clone, Copy, Default)]
-struct Block {
-    term: usize,
-    start: usize,
-    rows: usize,
-}
-
-/// The blocks that are multiplied before C is touched again.
-struct Pass {
-    blocks: [Block; PASS_BLOCKS],
-    len: usize,
-    /// Rows of all blocks together.
-    rows: usize,
-}
-
-impl Pass {
-    /// The next blocks, at most `most`, after `next` = (term, row), which moves on.
-    fn collect(terms: &[Term<'_>], next: &mut (usize, usize), most: usize) -> Pass {
-        let mut pass = Pass { blocks: [Block::default(); PASS_BLOCKS], len: 0, rows: 0 };
-        while pass.len < most && next.0 < terms.len() {
-            let (term, start) = *next;
-            let rows = BLOCK.min(terms[term].k - start);
-            if rows > 0 {
-                pass.blocks[pass.len] = Block { term, start, rows };
-                pass.len += 1;
-                pass.rows += rows;
-            }
-            *next = if start + rows < terms[term].k { (term, start + rows) } else { (term + 1, 0) };
-        }
-        pass
-    }
-
-    fn blocks(&self) -> &[Block] {
-        &self.blocks[..self.len]
-    }
-
-    /// Packs what cannot be read where it stands: for each strip `[rows of the pass, width]`, of which blocks that can be
-    /// read in place leave theirs empty. The panels of strips that are packed at all; those of whole vectors come first.
-    fn pack<'w>(&self, isa: Isa, terms: &[Term<'_>], m: usize, workspace: &'w mut [f32]) -> Panels<'w> {
-        let all = self.blocks().iter().any(|block| terms[block.term].a.packed(STRIP));
-        let first = if all { 0 } else { m / STRIP * STRIP };
-        let in_place = !all && (m - first).is_multiple_of(LANES);
-        if self.rows == 0 || first == m || in_place {
-            return Panels { data: &[], first: m };
-        }
-        let data = &mut workspace[..(m - first).next_multiple_of(LANES) * self.rows];
-        data.par_chunks_mut(STRIP * self.rows).zip(strips(m).skip(first / STRIP).collect::<Vec<_>>()).for_each(
-            |(mut panel, strip)| {
-                let width = strip.width.next_multiple_of(LANES);
-                for block in self.blocks() {
-                    let (part, rest) = panel.split_at_mut(block.rows * width);
-                    let a = &terms[block.term].a;
-                    if a.packed(strip.width) {
-                        a.pack(isa, strip, block.start..block.start + block.rows, width, part);
-                    }
-                    panel = rest;
-                }
-            },
-        );
-        Panels { data, first }
-    }
-}
-
-/// The packed parts of A in a pass.
-struct Panels<'a> {
-    data: &'a [f32],
-    /// The first row of A that has a panel.
-    first: usize,
-}
-
-impl<'a> Panels<'a> {
-    /// `[rows, width]` of a strip, width rounded up to whole vectors.
-    fn of(&self, strip: Strip, rows: usize) -> &'a [f32] {
-        match strip.first.checked_sub(self.first) {
-            Some(at) => &self.data[at * rows..][..strip.width.next_multiple_of(LANES) * rows],
-            None => &[],
-        }
-    }
-}
-
-/// A's part of a pass, for one kind of kernel or the other.
-enum Tokens<'a> {
-    /// For vectors: what of it cannot be read where it stands.
-    Panels(Panels<'a>),
-    /// For tiles.
-    Parts(tiles::Tokens<'a>),
-}
-
-/// What all tasks of a pass share.
-struct Task<'a> {
-    isa: Isa,
-    terms: &'a [Term<'a>],
-    pass: &'a Pass,
-    tokens: Tokens<'a>,
-    accumulate: bool,
-    bias: Option<&'a [f32]>,
-}
-
-impl Task<'_> {
-    /// Adds the pass to one rectangle of C.
-    ///
-    /// # Safety
-    /// The rectangle lies inside C, and no one else touches it meanwhile.
-    unsafe fn compute(
-        &self,
-        columns: Range<usize>,
-        strips: impl Iterator<Item = Strip>,
-        c: SharedOut<'_>,
-        scratch: &mut Scratch,
-    ) {
-        self.unpack(&columns, scratch);
-        let Scratch { pairs, sums, weights, .. } = scratch;
-        let together = match self.tokens {
-            Tokens::Panels(_) => PAIR,
-            Tokens::Parts(_) => tiles::GROUP,
-        };
-        let whole = columns.len().next_multiple_of(together);
-        let mut strips = strips.peekable();
-        while let Some(strip) = strips.next() {
-            let next = strips.peek().copied();
-            let width = strip.width.next_multiple_of(LANES);
-            // What is taken together but is not there has no place in C.
-            let in_place = match c {
-                SharedOut::Strips(c) if width == strip.width && columns.len() == whole => Some(c),
-                _ => None,
-            };
-            match in_place {
-                Some(c) => {
-                    // SAFETY: the caller's.
-                    let sums = unsafe { c.rows(strip, columns.clone()) };
-                    if self.accumulate {
-                        self.add_bias(&columns, width, sums);
-                    }
-                    self.sweep(strip, next, &columns, (pairs, weights), !self.accumulate, sums);
-                }
-                None => {
-                    let sums = &mut sums[..whole * width];
-                    // Sums go on from what a strip holds as they do in place: whether a task has whole groups shows in no bit.
-                    let resumed = match c {
-                        SharedOut::Strips(c) if self.accumulate => {
-                            // SAFETY: the caller's.
-                            let held = unsafe { c.rows(strip, columns.clone()) };
-                            self.resume(&columns, (strip.width, held), width, sums);
-                            true
-                        }
-                        _ => false,
-                    };
-                    self.sweep(strip, next, &columns, (pairs, weights), !resumed, sums);
-                    let add = self.accumulate && !resumed;
-                    // SAFETY: the caller's.
-                    unsafe { c.put(self.isa, columns.clone(), strip, sums, width, add) };
-                }
-            }
-        }
-    }
-
-    /// Reads the columns of B for the whole pass.
-    fn unpack(&self, columns: &Range<usize>, scratch: &mut Scratch) {
-        let Scratch { pairs, weights, block: by_columns, spare, .. } = scratch;
-        pairs.clear();
-        if let Tokens::Parts(_) = self.tokens {
-            weights.begin(columns.clone().map(|column| self.bias(column)));
-        }
-        let blocks = self.pass.blocks();
-        let prefetch = |block: Option<&Block>| {
-            if let Some(block) = block {
-                self.terms[block.term].b.prefetch(block.start..block.start + block.rows, columns.clone());
-            }
-        };
-        prefetch(blocks.first());
-        for (index, block) in blocks.iter().enumerate() {
-            let b = self.terms[block.term].b;
-            prefetch(blocks.get(index + 1));
-            for start in columns.clone().step_by(COLUMNS) {
-                let some = start..columns.end.min(start + COLUMNS);
-                b.read(self.isa, block.start..block.start + block.rows, some.clone(), by_columns, spare);
-                match &self.tokens {
-                    Tokens::Panels(_) => pairs.push(self.isa, some.len(), by_columns),
-                    Tokens::Parts(tokens) => {
-                        let place = (some.start - columns.start, some.len());
-                        weights.cut(tokens, (index, block), self.terms, place, by_columns);
-                    }
-                }
-            }
-            pairs.end_block();
-        }
-    }
-
-    fn bias(&self, column: usize) -> f32 {
-        self.bias.and_then(|bias| bias.get(column)).copied().unwrap_or(0.0)
-    }
-
-    /// Sums before anything is multiplied.
-    fn start(&self, columns: &Range<usize>, width: usize, sums: &mut [f32]) {
-        for (column, sums) in (columns.start..).zip(sums.chunks_exact_mut(width)) {
-            sums.fill(if column < columns.end { self.bias(column) } else { 0.0 });
-        }
-    }
-
-    /// Sums that go on from what C holds of a strip, `[columns, held_width]`.
-    fn resume(&self, columns: &Range<usize>, (held_width, held): (usize, &[f32]), width: usize, sums: &mut [f32]) {
-        sums.fill(0.0);
-        for (sums, held) in sums.chunks_exact_mut(width).zip(held.chunks_exact(held_width)) {
-            sums[..held_width].copy_from_slice(held);
-        }
-        self.add_bias(columns, width, sums);
-    }
-
-    fn add_bias(&self, columns: &Range<usize>, width: usize, sums: &mut [f32]) {
-        if self.bias.is_some() {
-            for (column, sums) in columns.clone().zip(sums.chunks_exact_mut(width)) {
-                sums.iter_mut().for_each(|x| *x += self.bias(column));
-            }
-        }
-    }
-
-    /// Adds every block of the pass to the sums of a strip, `[columns, width]`, which begin with it if it is the `first`; `next` is
-    /// the strip after it.
-    fn sweep(
-        &self,
-        strip: Strip,
-        next: Option<Strip>,
-        columns: &Range<usize>,
-        (pairs, weights): (&Pairs, &tiles::Weights),
-        first: bool,
-        sums: &mut [f32],
-    ) {
-        let width = strip.width.next_multiple_of(LANES);
-        let panels = match &self.tokens {
-            Tokens::Parts(tokens) => return tokens.sweep(strip, next, weights, first, sums),
-            Tokens::Panels(panels) => panels,
-        };
-        if first {
-            self.start(columns, width, sums);
-        }
-        let mut at = 0;
-        for (index, block) in self.pass.blocks().iter().enumerate() {
-            let tokens = self.rows(panels, strip, block, at);
-            at += block.rows;
-            // What comes after is far away: by now the last strip has left the second-level cache.
-            let ahead = match (self.pass.blocks().get(index + 1), next) {
-                (Some(block), _) => self.rows(panels, strip, block, at),
-                (None, Some(next)) => self.rows(panels, next, &self.pass.blocks()[0], 0),
-                (None, None) => &[],
-            };
-            micro::sweep(self.isa, width, tokens, pairs.block(index), sums, ahead);
-        }
-    }
-
-    /// The tokens of a strip that meet a block, `[rows, width]`, `at` rows into the pass.
-    fn rows<'s>(&'s self, panels: &Panels<'s>, strip: Strip, block: &Block, at: usize) -> &'s [f32] {
-        let width = strip.width.next_multiple_of(LANES);
-        let in_place = self.terms[block.term].a.in_place(strip, block.start);
-        let rows = in_place.unwrap_or_else(|| &panels.of(strip, self.pass.rows)[at * width..]);
-        &rows[..block.rows * width]
     }
 }

@@ -3,7 +3,8 @@
 use std::convert::Infallible;
 use std::marker::PhantomData;
 
-use super::{Block, Pass, Term};
+use super::Term;
+use super::pass::{Block, Pass};
 use crate::strips::Strip;
 
 pub(super) const GROUP: usize = 1;

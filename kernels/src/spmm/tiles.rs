@@ -6,7 +6,8 @@
 
 use rayon::prelude::*;
 
-use super::{BLOCK, Block, COLUMNS, Pass, Term, with_scratch};
+use super::pass::{Block, Pass};
+use super::{BLOCK, COLUMNS, Term, with_scratch};
 use crate::simd::amx::{self, AHEAD, Ahead, Configured, DEPTH, PARTS, SIDE, TILE, parts_beside, products};
 use crate::simd::{Isa, LANES, prefetch};
 use crate::strips::{STRIP, Strip, strips};
