@@ -2,7 +2,9 @@ use half::{bf16, f16};
 use proptest::prelude::*;
 
 use super::*;
-use crate::device::{Backend, Category};
+use crate::device::{Backend, Category, Device};
+use crate::ops::pack;
+use crate::ops::pack_two_four::pack_two_four;
 use crate::simd::Isa;
 use crate::spmm::Columns;
 
