@@ -9,6 +9,8 @@ mod cublas;
 mod error;
 mod graph;
 mod launch;
+mod memory;
+mod peak;
 mod pinned;
 mod ring;
 mod staging;
@@ -27,6 +29,7 @@ pub(crate) use cublas::{Product, Side, WORKSPACE};
 pub use error::{CudaError, CudaResult};
 pub(in crate::device) use graph::{Capture, CudaGraph};
 pub use launch::{Launch, Source, Span};
+pub(crate) use memory::{Memory, places};
 pub(crate) use pinned::Pinned;
 pub(crate) use ring::Ring;
 
@@ -34,6 +37,7 @@ use context::Context;
 use cublas::Cublas;
 use error::{check, failure};
 use launch::Kernel;
+use memory::{Pool, keeping_pool};
 use staging::Staging;
 
 use super::{Buffer, Feed, Gemm};
@@ -56,15 +60,6 @@ pub struct Gpu {
     /// The driver's pool for memory in stream order, where it has one.
     pool: Option<Pool>,
 }
-
-struct Pool(sys::CUmemoryPool);
-
-const POOL_PEAK: sys::CUmemPool_attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
-
-// SAFETY: the driver's handles may be used from any thread.
-unsafe impl Send for Pool {}
-// SAFETY: as above.
-unsafe impl Sync for Pool {}
 
 /// What has been loaded, by operation and by kernel.
 #[derive(Default)]
@@ -131,84 +126,9 @@ impl Gpu {
         self.total_memory
     }
 
-    /// Bytes of its memory that nothing holds now; what the pool keeps for reuse counts as held.
-    ///
-    /// # Errors
-    /// The driver's.
-    pub fn free_memory(&self) -> CudaResult<usize> {
-        self.context.bind()?;
-        result::mem_get_info().map(|(free, _)| free).map_err(|e| failure("cuMemGetInfo", e))
-    }
-
-    /// The most bytes that buffers have taken of the driver's pool since [`Gpu::reset_pool_peak`], as the driver counts them:
-    /// it rounds each up. None where it has no pool.
-    ///
-    /// # Errors
-    /// The driver's.
-    pub fn pool_peak(&self) -> CudaResult<Option<u64>> {
-        let Some(pool) = &self.pool else { return Ok(None) };
-        self.context.bind()?;
-        let mut peak = 0u64;
-        // SAFETY: this attribute is a cuuint64_t.
-        let answer = unsafe {
-            sys::cuMemPoolGetAttribute(pool.0, POOL_PEAK, std::ptr::from_mut(&mut peak).cast::<c_void>()).result()
-        };
-        check("cuMemPoolGetAttribute", answer).map(|()| Some(peak))
-    }
-
-    /// Starts [`Gpu::pool_peak`] anew from what is taken now.
-    ///
-    /// # Errors
-    /// The driver's.
-    pub fn reset_pool_peak(&self) -> CudaResult<()> {
-        let Some(pool) = &self.pool else { return Ok(()) };
-        self.context.bind()?;
-        set_pool_attribute(pool.0, POOL_PEAK, 0)
-    }
-
     /// Its streaming multiprocessors.
     pub fn multiprocessors(&self) -> usize {
         self.multiprocessors
-    }
-
-    /// Its compute capability: before the point, and after it.
-    ///
-    /// # Errors
-    /// The driver's.
-    pub fn compute_capability(&self) -> CudaResult<(usize, usize)> {
-        Ok((
-            self.context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
-            self.context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
-        ))
-    }
-
-    /// The most operations a second that its tensor cores do in 16 bits with sums in f32, dense; a multiply-add is two. From its
-    /// multiprocessors, the highest clock that the driver names, and what NVIDIA publishes of GPUs like it; 0 where the driver
-    /// names no clock. What is computed in f32 without tensor cores has a lower peak.
-    ///
-    /// # Errors
-    /// The driver's.
-    pub fn peak_flops(&self) -> CudaResult<f64> {
-        let hertz = 1e3 * self.context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)? as f64;
-        Ok(self.tensor_operations()? * hertz * self.multiprocessors as f64)
-    }
-
-    /// The same of one multiprocessor in a cycle.
-    ///
-    /// # Errors
-    /// The driver's.
-    pub fn tensor_operations(&self) -> CudaResult<f64> {
-        Ok(tensor_operations(&self.name, self.compute_capability()?))
-    }
-
-    /// The most bytes a second between it and its memory: two bits a pin and cycle; 0 where the driver names no clock.
-    ///
-    /// # Errors
-    /// The driver's.
-    pub fn peak_bandwidth(&self) -> CudaResult<f64> {
-        let hertz = 1e3 * self.context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)? as f64;
-        let bits = self.context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)? as f64;
-        Ok(2.0 * hertz * bits / 8.0)
     }
 
     /// Shared memory in bytes that a block can have at most.
@@ -227,18 +147,6 @@ impl Gpu {
     /// The driver's.
     pub fn new_stream(&self) -> CudaResult<Stream> {
         Stream::new(&self.context)
-    }
-
-    /// A copy in pinned memory of `parts` one after the other, each from a multiple of [`VIEW_ALIGNMENT`] bytes on.
-    pub(crate) fn pin(self: &Arc<Gpu>, parts: &[&Buffer]) -> CudaResult<Pinned> {
-        let sizes: Vec<usize> = parts.iter().map(|part| part.size_bytes()).collect();
-        let (offsets, bytes) = places(&sizes);
-        let mut pinned = Pinned::new(self.stream.context(), bytes)?;
-        for ((part, offset), size) in parts.iter().zip(offsets).zip(sizes) {
-            let (memory, first) = part.cuda().expect("a buffer on this GPU");
-            memory.download(first, pinned.slice_mut(offset..offset + size))?;
-        }
-        Ok(pinned)
     }
 
     /// An event; `timed` ones can be held against each other.
@@ -317,68 +225,6 @@ impl Gpu {
         Ok(self.address(span.buffer)? + (span.first * span.dtype().size()) as u64)
     }
 
-    /// `bytes` of memory, with any contents.
-    pub(super) fn alloc(self: &Arc<Gpu>, bytes: usize) -> CudaResult<Memory> {
-        let gpu = self.clone();
-        if bytes == 0 {
-            return Ok(Memory { gpu, address: 0, bytes, owned: false });
-        }
-        self.context.bind()?;
-        let address = match self.try_alloc(bytes) {
-            Err(error) if error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
-                // The pool may hold memory in pieces of the wrong sizes, or wait for work to be done with it.
-                self.trim()?;
-                self.try_alloc(bytes)
-            }
-            answer => answer,
-        };
-        match address {
-            Ok(address) => Ok(Memory { gpu, address, bytes, owned: true }),
-            Err(error) if error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
-                let (free, total) = result::mem_get_info().map_err(|e| failure("cuMemGetInfo", e))?;
-                Err(CudaError::OutOfMemory { requested: bytes, free, total })
-            }
-            Err(error) => Err(failure("cuMemAllocAsync", error)),
-        }
-    }
-
-    fn try_alloc(&self, bytes: usize) -> Result<u64, cudarc::driver::DriverError> {
-        // SAFETY: the context is bound, the stream is alive; nothing reads the memory before it is written.
-        unsafe {
-            match self.pool {
-                Some(_) => result::malloc_async(self.stream.raw(), bytes),
-                None => result::malloc_sync(bytes),
-            }
-        }
-    }
-
-    /// Gives memory back. An error has no one to tell: it is the one that the next call of the driver reports.
-    ///
-    /// # Safety
-    /// It came from `try_alloc`, and is given back once.
-    unsafe fn free(&self, address: u64) {
-        // SAFETY: the caller vouches for it. With a pool it is freed after the work that the stream has, else no work is left.
-        let _ = unsafe {
-            match self.pool {
-                Some(_) => result::free_async(address, self.stream.raw()),
-                None => {
-                    let _ = self.stream.synchronize();
-                    result::free_sync(address)
-                }
-            }
-        };
-    }
-
-    /// Gives memory that the pool keeps for reuse back to the system.
-    pub(super) fn trim(&self) -> CudaResult<()> {
-        self.stream.synchronize()?;
-        match &self.pool {
-            // SAFETY: the pool is the device's own and lives as long as it.
-            Some(pool) => check("cuMemPoolTrimTo", unsafe { result::mem_pool::trim_to(pool.0, 0) }),
-            None => Ok(()),
-        }
-    }
-
     fn with_staging<T>(&self, run: impl FnOnce(&mut Staging) -> CudaResult<T>) -> CudaResult<T> {
         self.context.bind()?;
         let mut staging = self.staging.lock().expect("no panic while locked");
@@ -405,38 +251,6 @@ impl Drop for Gpu {
     }
 }
 
-/// Operations of one multiprocessor in a cycle, as published peaks have them: products of 16 bits on tensor cores, dense, with sums
-/// in f32. From compute 8.6 on the same multiprocessor sums in f32 at full rate in professional parts, and at half of it in GeForce
-/// ones; and in the L40, of which NVIDIA says 181 TFLOP/s, and 362 of the L40S. Assumed: that all GeForce parts are alike in this,
-/// and that what is newer than 9.0 and no relation of theirs does what B200 does.
-fn tensor_operations(name: &str, capability: (usize, usize)) -> f64 {
-    let halved = name.contains("GeForce") || name.ends_with(" L40");
-    match capability {
-        (8, 0 | 7) => 2048.0,
-        (8 | 12, _) if halved => 512.0,
-        (8 | 12, _) => 1024.0,
-        (9, _) => 4096.0,
-        _ => 8192.0,
-    }
-}
-
-/// The device's pool, told to keep what is given back: a step asks for the same sizes again and again.
-fn keeping_pool(context: &Context) -> CudaResult<Pool> {
-    // SAFETY: the device is one of the driver's.
-    let pool = unsafe { result::device::get_default_mem_pool(context.device()) }
-        .map_err(|e| failure("cuDeviceGetDefaultMemPool", e))?;
-    set_pool_attribute(pool, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, u64::MAX)?;
-    Ok(Pool(pool))
-}
-
-/// Sets one of the attributes that are a cuuint64_t.
-fn set_pool_attribute(pool: sys::CUmemoryPool, which: sys::CUmemPool_attribute, mut value: u64) -> CudaResult<()> {
-    // SAFETY: the pool is one of the driver's, and the value has the attribute's type.
-    let answer =
-        unsafe { result::mem_pool::set_attribute(pool, which, std::ptr::from_mut(&mut value).cast::<c_void>()) };
-    check("cuMemPoolSetAttribute", answer)
-}
-
 /// Has the driver compile PTX; what its compiler says of an error is the error.
 fn load(source: &Source) -> CudaResult<sys::CUmodule> {
     const LOG: usize = 8192;
@@ -461,133 +275,4 @@ fn load(source: &Source) -> CudaResult<sys::CUmodule> {
             other => other,
         }
     })
-}
-
-/// What lies in one buffer begins at multiples of so many bytes: as if it had been allocated, for all that kernels ask.
-const VIEW_ALIGNMENT: usize = 256;
-
-/// Where parts of these sizes lie one after the other, and the bytes of all.
-pub(crate) fn places(sizes: &[usize]) -> (Vec<usize>, usize) {
-    let mut end = 0;
-    let offsets = sizes.iter().map(|size| {
-        let offset = usize::next_multiple_of(end, VIEW_ALIGNMENT);
-        end = offset + size;
-        offset
-    });
-    (offsets.collect(), end)
-}
-
-/// Memory of a GPU.
-pub(crate) struct Memory {
-    gpu: Arc<Gpu>,
-    address: u64,
-    bytes: usize,
-    /// False for a part of other memory, which outlives it, and for none.
-    owned: bool,
-}
-
-impl Memory {
-    /// `bytes` of it from byte `first` on; its owner lives longer.
-    pub fn part(&self, first: usize, bytes: usize) -> Memory {
-        assert!(first + bytes <= self.bytes, "a part lies within its whole");
-        Memory { gpu: self.gpu.clone(), address: self.address + first as u64, bytes, owned: false }
-    }
-
-    pub fn gpu(&self) -> &Gpu {
-        &self.gpu
-    }
-
-    /// Fills it with zeros.
-    pub fn clear(&mut self) -> CudaResult<()> {
-        if self.bytes == 0 {
-            return Ok(());
-        }
-        self.gpu.context.bind()?;
-        // SAFETY: the memory is this one's, in the order of the stream.
-        let answer = unsafe { result::memset_d8_async(self.address, 0, self.bytes, self.gpu.stream.raw()) };
-        check("cuMemsetD8Async", answer)
-    }
-
-    /// Writes all of it.
-    pub fn upload(&mut self, feed: Feed, from: &[u8]) -> CudaResult<()> {
-        assert_eq!(from.len(), self.bytes, "an upload fills its buffer");
-        if from.is_empty() {
-            return Ok(());
-        }
-        self.gpu.context.bind()?;
-        // SAFETY: the memory is this one's and has that size; while work is captured, it is of the graph's slab.
-        if unsafe { self.gpu.capture_upload(feed, from, self.address) }? {
-            return Ok(());
-        }
-        // SAFETY: the memory is this one's and has that size; it is freed in the order of the stream.
-        self.gpu.with_staging(|staging| unsafe { staging.upload(&self.gpu.stream, from, self.address) })
-    }
-
-    /// Reads from byte `first` on, when the work before is done.
-    pub fn download(&self, first: usize, to: &mut [u8]) -> CudaResult<()> {
-        assert!(first + to.len() <= self.bytes, "a download reads what is there");
-        self.gpu.refuse_to_wait()?;
-        // SAFETY: as above.
-        self.gpu.with_staging(|staging| unsafe { staging.download(&self.gpu.stream, self.address + first as u64, to) })
-    }
-
-    /// Has the graph that is captured leave `bytes` from byte `first` on for the host; returns their number.
-    pub fn keep(&self, first: usize, bytes: usize) -> CudaResult<usize> {
-        assert!(first + bytes <= self.bytes, "a result is what is there");
-        self.gpu.context.bind()?;
-        // SAFETY: the memory is this one's, of the graph's slab.
-        unsafe { self.gpu.capture_result(self.address + first as u64, bytes) }
-    }
-
-    /// Copies as much as it holds of `from`, which lives on the same GPU, from byte `first` on.
-    pub fn copy_from(&mut self, from: &Memory, first: usize) -> CudaResult<()> {
-        assert!(first + self.bytes <= from.bytes && Arc::ptr_eq(&from.gpu, &self.gpu), "a copy within one GPU");
-        if self.bytes == 0 {
-            return Ok(());
-        }
-        self.gpu.context.bind()?;
-        let (to, from) = (self.address, from.address + first as u64);
-        // SAFETY: both are alive, in the order of the stream.
-        let answer = unsafe { result::memcpy_dtod_async(to, from, self.bytes, self.gpu.stream.raw()) };
-        check("cuMemcpyDtoDAsync", answer)
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        if !self.owned || self.gpu.context.bind().is_err() || self.gpu.defer_free(self.address) {
-            return;
-        }
-        // SAFETY: allocated once by `Gpu::alloc`, and given back once.
-        unsafe { self.gpu.free(self.address) };
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Multiprocessors, boost clock in MHz and TFLOP/s of data sheets and architecture papers: bf16 or f16, dense, sums in f32.
-    #[test]
-    fn peaks_are_the_published_ones() {
-        for (name, capability, multiprocessors, megahertz, published) in [
-            ("NVIDIA A100-SXM4-40GB", (8, 0), 108.0, 1410.0, 312.0),
-            ("NVIDIA A30", (8, 0), 56.0, 1440.0, 165.0),
-            ("NVIDIA A10", (8, 6), 72.0, 1695.0, 125.0),
-            ("NVIDIA A40", (8, 6), 84.0, 1740.0, 149.7),
-            ("NVIDIA RTX A6000", (8, 6), 84.0, 1800.0, 154.8),
-            ("NVIDIA GeForce RTX 3090", (8, 6), 82.0, 1695.0, 71.0),
-            ("NVIDIA L4", (8, 9), 58.0, 2040.0, 121.0),
-            ("NVIDIA L40", (8, 9), 142.0, 2490.0, 181.05),
-            ("NVIDIA L40S", (8, 9), 142.0, 2520.0, 362.05),
-            ("NVIDIA GeForce RTX 4090", (8, 9), 128.0, 2520.0, 165.2),
-            ("NVIDIA H100 80GB HBM3", (9, 0), 132.0, 1830.0, 989.4),
-            ("NVIDIA GeForce RTX 5090", (12, 0), 170.0, 2407.0, 209.5),
-            ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", (12, 0), 188.0, 2617.0, 503.8),
-        ] {
-            let peak = tensor_operations(name, capability) * multiprocessors * megahertz * 1e6 / 1e12;
-            // Data sheets round clocks: the L40S's 362.05 is 1.2 % below what its own 733 with sparsity says.
-            assert!((peak / published - 1.0).abs() < 0.015, "{name}: {peak} TFLOP/s, published {published}");
-        }
-    }
 }
