@@ -239,7 +239,7 @@ impl Lanes {
 /// Features that one task sums over tokens: two cache lines of sums at least, so that tasks share none.
 pub const SUMMED: usize = 2 * LANES;
 
-/// out[j] += Σ over tokens of feature j.
+/// `out[j] += Σ` over tokens of feature j.
 pub fn add_token_sums(isa: Isa, x: Strips<'_>, out: &mut [f32]) {
     out.par_chunks_mut(SUMMED).enumerate().for_each(|(chunk, out)| {
         for strip in strips(x.tokens()) {

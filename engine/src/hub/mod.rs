@@ -1,7 +1,7 @@
 //! Models and data sets of the Hugging Face hub: only the files that are needed, in the cache that all programs of the hub share.
 //!
 //! The hub's own crate resumes nothing, compares no checksum, and knows no HF_HUB_OFFLINE, so the requests are ours; the cache
-//! ([`cache`]) is laid out as there, and what another program fetched is found.
+//! (`cache`) is laid out as there, and what another program fetched is found.
 
 mod cache;
 #[doc(hidden)] // for fuzzing

@@ -110,7 +110,7 @@ impl Device {
     /// The GPU with number `ordinal`, as the driver counts them, with our kernels for all products.
     ///
     /// # Errors
-    /// [`Error::Cuda`]: no driver, too old a driver, no such GPU, or one that is too old for the kernels.
+    /// [`Error::Cuda`](crate::Error::Cuda): no driver, too old a driver, no such GPU, or one that is too old for the kernels.
     pub fn cuda(ordinal: usize) -> Result<Device> {
         Device::cuda_with(ordinal, Gemm::Own)
     }
@@ -179,7 +179,7 @@ impl Device {
     /// Waits until all kernels have run.
     ///
     /// # Errors
-    /// [`Error::Cuda`] where one of them failed.
+    /// [`Error::Cuda`](crate::Error::Cuda) where one of them failed.
     pub fn synchronize(&self) -> Result<()> {
         Ok(self.gpu().map_or(Ok(()), |gpu| gpu.stream().synchronize())?)
     }

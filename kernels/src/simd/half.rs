@@ -11,7 +11,7 @@ use super::Isa;
 use super::{LANES, lane_mask};
 use crate::device::Element;
 
-/// out[i] = x[i]
+/// `out[i] = x[i]`
 ///
 /// # Panics
 /// If the lengths differ.
@@ -26,7 +26,7 @@ pub fn widen_f16(isa: Isa, x: &[f16], out: &mut [f32]) {
     x.convert_to_f32_slice(out);
 }
 
-/// out[i] = x[i]
+/// `out[i] = x[i]`
 ///
 /// # Panics
 /// If the lengths differ.

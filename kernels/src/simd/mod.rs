@@ -30,7 +30,7 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F, BW, DQ and VL, and all that AVX2 stands for.
     Avx512,
-    /// [Matrix tiles](amx) of bf16, and all that AVX-512 stands for.
+    /// Matrix tiles of bf16, and all that AVX-512 stands for.
     Amx,
 }
 

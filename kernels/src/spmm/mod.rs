@@ -10,12 +10,12 @@
 //!
 //! Blocking, from the inside out: two columns × one strip of tokens of C in registers, over a block of 64 rows of B, whose
 //! 64 rows of tokens stay in the first-level cache while all columns of a task pass over it; a task unpacks its
-//! columns for one *pass* of [`PASS`] rows once (second-level cache) and sweeps all tokens with them. Activations lie in
+//! columns for one *pass* of `PASS` rows once (second-level cache) and sweeps all tokens with them. Activations lie in
 //! [strips](crate::strips), so A is read and C is written where they stand. Only a strip whose tokens are no whole vectors,
 //! and a transposed A, whose features take the tokens' place, are packed first, a pass at a time, by all threads, into
 //! workspace. Every element of C is summed in an order that depends on neither threads nor tokens beside it.
 //!
-//! Where the machine has matrix tiles, and B is not mostly zeros, these multiply instead: [`tiles`]. Tasks, passes and places
+//! Where the machine has matrix tiles, and B is not mostly zeros, these multiply instead (`tiles`). Tasks, passes and places
 //! are the same.
 
 mod micro;

@@ -1,6 +1,6 @@
 //! Embeddings: rows of a table, by token or by position.
 //!
-//! Tokens: y_n = E[token_n]. Positions: y_n += P[offset + n mod T] (OPT's table starts two rows late). Backward adds each
+//! Tokens: `y_n = E[token_n]`. Positions: `y_n += P[offset + n mod T]` (OPT's table starts two rows late). Backward adds each
 //! row's gradient to the table's row; several tokens may share one.
 
 mod cpu;
@@ -61,7 +61,7 @@ pub fn add_positions(y: &mut Buffer, table: WeightRef<'_>, tokens: usize, offset
     Ok(())
 }
 
-/// dE[token_n] += dy_n, into an f32 `[V, D]`.
+/// `dE[token_n] += dy_n`, into an f32 `[V, D]`.
 ///
 /// # Errors
 /// A token that the table does not have, or lengths or element types that do not fit.
