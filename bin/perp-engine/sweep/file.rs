@@ -77,7 +77,8 @@ impl Sweep {
         };
         let (given, common) = (given(flags)?, axes(&described.run, fixed)?);
         // A file that was cut off, say: one run of retrain's defaults is not what it stood for.
-        if described.grid.is_none() && common.is_empty() && given.iter().all(|axis| axis.choices.len() < 2) {
+        let empty = described.grid.is_none() && common.is_empty() && described.requires.is_empty();
+        if empty && given.iter().all(|axis| axis.choices.len() < 2) {
             return Err(Failure::usage(format!("{shown}: has neither [run] nor [grid]: there is nothing to sweep")));
         }
         let grids = match described.grid {
@@ -263,11 +264,13 @@ mod tests {
             ("[grit]\nlr = [1]\n", "unknown field `grit`"),
             ("requires = ['model']\n", "--model is missing"),
             ("[run\n", "s.toml:1"),
+            ("", "neither [run] nor [grid]"),
         ] {
             let message = read(text, &[]).unwrap_err();
             assert!(message.contains(part) && message.lines().count() == 1, "{text}: {message}");
         }
         assert!(read("", &["3"]).unwrap_err().contains("belongs to no flag"));
+        assert_eq!(read("", &["--seed", "0", "1"]).unwrap().len(), 2, "the command line has an axis");
     }
 
     #[test]
