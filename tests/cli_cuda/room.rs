@@ -19,9 +19,8 @@ fn a_step_that_does_not_fit_the_gpu_is_refused_before_anything_is_loaded() {
     assert!(!out.exists());
 }
 
-/// OPT-30B's case: 60 GB dense, 34 packed, on a GPU of 40.
-#[test]
-fn a_model_that_fits_only_pruned_is_retrained_and_its_dense_perplexity_left_out() {
+/// A folder with `model`, whose matrices are what it takes of memory.
+fn four_layers() -> TempDir {
     let mut config = small_models::opt();
     for (field, value) in [("hidden_size", 128), ("ffn_dim", 512), ("num_attention_heads", 2), ("num_hidden_layers", 4)]
     {
@@ -29,9 +28,17 @@ fn a_model_that_fits_only_pruned_is_retrained_and_its_dense_perplexity_left_out(
     }
     (config["word_embed_proj_dim"], config["max_position_embeddings"]) = (128.into(), 32.into());
     let folder = small_models::folder(&config, kernels::DType::F32, 0.02);
+    let tokenizer = Fixture::get().model().join("tokenizer.json");
+    std::fs::copy(tokenizer, folder.path().join("model/tokenizer.json")).unwrap();
+    folder
+}
+
+/// OPT-30B's case: 60 GB dense, 34 packed, on a GPU of 40.
+#[test]
+fn a_model_that_fits_only_pruned_is_retrained_and_its_dense_perplexity_left_out() {
+    let folder = four_layers();
     let model = folder.path().join("model");
     let fixture = Fixture::get();
-    std::fs::copy(fixture.model().join("tokenizer.json"), model.join("tokenizer.json")).unwrap();
     let (train, eval, report) = (fixture.train(), fixture.eval(), folder.path().join("run.json"));
     let mut args = vec!["retrain", "--model", text(&model), "--train", text(&train), "--eval", text(&eval)];
     args.extend(["--report", text(&report), "--steps", "1", "--batch", "1", "--accumulate", "1"]);
@@ -209,15 +216,8 @@ fn memory_that_the_driver_has_not_got_is_told_with_what_needs_less() {
 /// A step of two tokens needs less than pruning a whole matrix does, which is not planned.
 #[test]
 fn a_gpu_that_runs_out_behind_the_check_says_so_and_leaves_nothing() {
-    let mut config = small_models::opt();
-    for (field, value) in [("hidden_size", 128), ("ffn_dim", 512), ("num_attention_heads", 2), ("num_hidden_layers", 4)]
-    {
-        config[field] = value.into();
-    }
-    (config["word_embed_proj_dim"], config["max_position_embeddings"]) = (128.into(), 32.into());
-    let folder = small_models::folder(&config, kernels::DType::F32, 0.02);
+    let folder = four_layers();
     let model = folder.path().join("model");
-    std::fs::copy(Fixture::get().model().join("tokenizer.json"), model.join("tokenizer.json")).unwrap();
     let step = ["--batch", "1", "--accumulate", "1", "--seq-len", "2", "--sparsity", "0.9", "--rank", "2"];
     let plan = ["profile", "--model", text(&model), "--dtype", "f32", "--device", "cuda", "--json"];
     let plan = assert_succeeds(&on_gpu("a100-40gb", &[&plan[..], &step].concat()).output().unwrap());
