@@ -5,9 +5,9 @@ mod support;
 use criterion::{Criterion, criterion_group, criterion_main};
 use kernels::Device;
 use kernels::ops::activation::{self, Activation};
-use support::{D, N, group, moves, upload};
+use support::{D, N, OfPeak, group, moves, upload};
 
-fn benchmark(c: &mut Criterion) {
+fn benchmark(c: &mut Criterion<OfPeak>) {
     let device = Device::cpu();
     let len = N * 4 * D;
     let (x, up) = (upload(&device, len), upload(&device, len));
@@ -34,5 +34,5 @@ fn benchmark(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, benchmark);
+criterion_group! { name = benches; config = support::criterion(); targets = benchmark }
 criterion_main!(benches);

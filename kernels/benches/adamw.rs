@@ -6,11 +6,11 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use kernels::ops::adamw::{self, Slot, Step};
 use kernels::ops::grad_norm::{Gradient, grad_norm};
 use kernels::{Buffer, Device};
-use support::{group, moves, upload};
+use support::{OfPeak, group, moves, upload};
 
 const STEP: Step = Step { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, step: 10 };
 
-fn benchmark(c: &mut Criterion) {
+fn benchmark(c: &mut Criterion<OfPeak>) {
     let device = Device::cpu();
     let mut group = group(c, "adamw");
     for (name, tensors, len) in [("perp", 200, 7_000), ("large", 1, 8_000_000)] {
@@ -34,5 +34,5 @@ fn benchmark(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, benchmark);
+criterion_group! { name = benches; config = support::criterion(); targets = benchmark }
 criterion_main!(benches);

@@ -5,9 +5,9 @@ mod support;
 use criterion::{Criterion, criterion_group, criterion_main};
 use kernels::Device;
 use kernels::ops::add;
-use support::{D, N, group, moves, upload};
+use support::{D, N, OfPeak, group, moves, upload};
 
-fn benchmark(c: &mut Criterion) {
+fn benchmark(c: &mut Criterion<OfPeak>) {
     let device = Device::cpu();
     let (mut sum, x) = (upload(&device, N * D), upload(&device, N * D));
     let mut group = group(c, "add");
@@ -16,5 +16,5 @@ fn benchmark(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, benchmark);
+criterion_group! { name = benches; config = support::criterion(); targets = benchmark }
 criterion_main!(benches);

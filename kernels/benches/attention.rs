@@ -1,20 +1,15 @@
 //! Attention, forward and backward, against the floating-point operations of its visible pairs.
 
+mod support;
+
 use std::hint::black_box;
 
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use kernels::Device;
 use kernels::ops::attention::{Attention, Precision, backward, forward, reference};
-use kernels::{Buffer, Category, Device};
+use support::{OfPeak, computes, group, upload, values};
 
-fn values(n: usize) -> Vec<f32> {
-    (0..n).map(|i| ((i * 7919 + 13) % 1009) as f32 / 504.5 - 1.0).collect()
-}
-
-fn upload(device: &Device, n: usize) -> Buffer {
-    device.upload(Category::Activations, &values(n)).expect("no limit")
-}
-
-fn attention(c: &mut Criterion) {
+fn attention(c: &mut Criterion<OfPeak>) {
     let device = Device::cpu();
     let shapes = [
         ("smollm2-135m 2x512", 2, 512, 9, 3, 64),
@@ -31,13 +26,11 @@ fn attention(c: &mut Criterion) {
         let queries = batch * tokens * heads * head_dim;
         let keys = batch * tokens * kv_heads * head_dim;
         let [q, k, v] = [queries, keys, keys].map(|n| upload(&device, n));
-        let mut group = c.benchmark_group(format!("attention {name}{from}"));
-        group.sample_size(10);
-        // "elem/s" reads FLOP/s.
-        group.throughput(Throughput::Elements(attention.forward_flops() as u64));
+        let mut group = group(c, &format!("attention {name}{from}"));
+        computes(&mut group, attention.forward_flops());
         group.bench_function("forward", |b| b.iter(|| forward(&attention, &q, &k, &v).expect("operands fit")));
         let (out, lse) = forward(&attention, &q, &k, &v).expect("operands fit");
-        group.throughput(Throughput::Elements(attention.backward_flops() as u64));
+        computes(&mut group, attention.backward_flops());
         group.bench_function("backward", |b| {
             b.iter_batched(
                 || upload(&device, queries),
@@ -57,10 +50,10 @@ fn attention(c: &mut Criterion) {
         precision: Precision::F32,
     };
     let x: Vec<f64> = values(128 * 64).into_iter().map(f64::from).collect();
-    let mut group = c.benchmark_group("attention one head 1x128");
-    group.throughput(Throughput::Elements(attention.forward_flops() as u64));
+    let mut group = group(c, "attention one head 1x128");
+    computes(&mut group, attention.forward_flops());
     group.bench_function("reference forward", |b| b.iter(|| black_box(reference::forward(&attention, &x, &x, &x))));
 }
 
-criterion_group!(benches, attention);
+criterion_group! { name = benches; config = support::criterion(); targets = attention }
 criterion_main!(benches);

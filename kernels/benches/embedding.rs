@@ -6,11 +6,11 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use kernels::Device;
 use kernels::ops::embedding;
 use kernels::weight::WeightRef;
-use support::{D, N, group, moves, upload};
+use support::{D, N, OfPeak, group, moves, upload};
 
 const V: usize = 50_272;
 
-fn benchmark(c: &mut Criterion) {
+fn benchmark(c: &mut Criterion<OfPeak>) {
     let device = Device::cpu();
     let (value, mut gradient) = (upload(&device, V * D), upload(&device, V * D));
     let table = WeightRef::Trainable { value: &value, rows: V, cols: D, mask: None };
@@ -31,5 +31,5 @@ fn benchmark(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, benchmark);
+criterion_group! { name = benches; config = support::criterion(); targets = benchmark }
 criterion_main!(benches);

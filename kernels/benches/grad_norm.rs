@@ -5,11 +5,11 @@ mod support;
 use criterion::{Criterion, criterion_group, criterion_main};
 use kernels::Device;
 use kernels::ops::grad_norm::{Gradient, grad_norm};
-use support::{group, moves, upload};
+use support::{OfPeak, group, moves, upload};
 
 const LEN: usize = 8_000_000;
 
-fn benchmark(c: &mut Criterion) {
+fn benchmark(c: &mut Criterion<OfPeak>) {
     let device = Device::cpu();
     let grad = upload(&device, LEN);
     let mut group = group(c, "grad_norm");
@@ -21,5 +21,5 @@ fn benchmark(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, benchmark);
+criterion_group! { name = benches; config = support::criterion(); targets = benchmark }
 criterion_main!(benches);

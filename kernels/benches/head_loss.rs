@@ -1,22 +1,17 @@
 //! The fused head and loss: evaluation, and a training step's losses and gradients, for two heads and an adapter.
 
+mod support;
+
 use std::hint::black_box;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, criterion_group, criterion_main};
 use kernels::ops::head_loss::{Head, Wanted, loss, loss_and_gradients, reference};
 use kernels::ops::linear::Lora;
 use kernels::weight::{FrozenWeight, WeightRef};
-use kernels::{Buffer, Category, DType, Device};
+use kernels::{Category, DType, Device};
+use support::{OfPeak, computes, group, upload, values};
 
-fn values(n: usize) -> Vec<f32> {
-    (0..n).map(|i| ((i * 7919 + 13) % 1009) as f32 / 5045.0 - 0.1).collect()
-}
-
-fn upload(device: &Device, n: usize) -> Buffer {
-    device.upload(Category::Weights, &values(n)).expect("no limit")
-}
-
-fn head_loss(c: &mut Criterion) {
+fn head_loss(c: &mut Criterion<OfPeak>) {
     let device = Device::cpu();
     let rank = 16;
     for (name, n, vocab, dim) in [("demo 1024 rows", 1024, 4096, 256), ("smollm2-135m 1024 rows", 1024, 49_152, 576)] {
@@ -26,15 +21,14 @@ fn head_loss(c: &mut Criterion) {
         let head = Head { weight: WeightRef::Frozen(&weight), lora: Some(lora) };
         let hidden = upload(&device, n * dim);
         let targets: Vec<u32> = (0..n).map(|i| (i * 37 % vocab) as u32).collect();
-        let mut group = c.benchmark_group(format!("head_loss {name}"));
-        group.sample_size(10);
-        // "elem/s" reads FLOP/s of the dense products: one for the loss, one more for dh.
+        let mut group = group(c, &format!("head_loss {name}"));
+        // The dense products: one for the loss, one more for dh.
         let product = 2 * n * vocab * dim;
-        group.throughput(Throughput::Elements(product as u64));
+        computes(&mut group, product);
         group.bench_function("loss", |b| b.iter(|| loss(&hidden, head, &targets).expect("operands fit")));
         let mut d_a = device.zeros(Category::Gradients, DType::F32, a.len()).expect("no limit");
         let mut d_b = device.zeros(Category::Gradients, DType::F32, b.len()).expect("no limit");
-        group.throughput(Throughput::Elements(2 * product as u64));
+        computes(&mut group, 2 * product);
         group.bench_function("loss and gradients", |b| {
             b.iter(|| {
                 let lora = Some((&mut d_a, &mut d_b));
@@ -56,10 +50,10 @@ fn head_loss(c: &mut Criterion) {
         b: &[],
         targets: &vec![3; n],
     };
-    let mut group = c.benchmark_group("head_loss 16 rows");
-    group.throughput(Throughput::Elements((2 * n * vocab * dim) as u64));
+    let mut group = group(c, "head_loss 16 rows");
+    computes(&mut group, 2 * n * vocab * dim);
     group.bench_function("reference loss", |b| b.iter(|| black_box(operands.losses())));
 }
 
-criterion_group!(benches, head_loss);
+criterion_group! { name = benches; config = support::criterion(); targets = head_loss }
 criterion_main!(benches);

@@ -6,9 +6,9 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use kernels::Device;
 use kernels::ops::InputGradient;
 use kernels::ops::layer_norm::{self, ParamGradients};
-use support::{D, N, group, moves, upload};
+use support::{D, N, OfPeak, group, moves, upload};
 
-fn benchmark(c: &mut Criterion) {
+fn benchmark(c: &mut Criterion<OfPeak>) {
     let device = Device::cpu();
     let (x, w, b) = (upload(&device, N * D), upload(&device, D), upload(&device, D));
     let (mut d_w, mut d_b) = (upload(&device, D), upload(&device, D));
@@ -29,5 +29,5 @@ fn benchmark(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, benchmark);
+criterion_group! { name = benches; config = support::criterion(); targets = benchmark }
 criterion_main!(benches);

@@ -4,11 +4,11 @@ mod support;
 
 use std::hint::black_box;
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use kernels::ops::linear::{self, Lora};
 use kernels::weight::{FrozenWeight, WeightRef};
 use kernels::{Category, Device};
-use support::{N, upload, values};
+use support::{N, OfPeak, computes, upload, values};
 
 /// An f16 weight; below density 1 a packed one, its kept entries at random.
 fn weight(device: &Device, rows: usize, cols: usize, density: f32) -> FrozenWeight {
@@ -28,14 +28,15 @@ fn weight(device: &Device, rows: usize, cols: usize, density: f32) -> FrozenWeig
     FrozenWeight::pruned(device, &source, rows, cols, &mask, kept).expect("the mask fits")
 }
 
-fn benchmark(c: &mut Criterion) {
+fn benchmark(c: &mut Criterion<OfPeak>) {
     let device = Device::cpu();
     let mut group = support::group(c, "linear");
     for (rows, cols) in [(768, 768), (3072, 768), (768, 3072), (576, 1536)] {
-        group.throughput(Throughput::Elements((2 * N * rows * cols) as u64));
         let (x, dy) = (upload(&device, N * cols), upload(&device, N * rows));
         for (form, density) in [("dense", 1.0), ("half", 0.5), ("tenth", 0.1)] {
             let weight = weight(&device, rows, cols, density);
+            // A pruned weight is no operation.
+            computes(&mut group, 2 * N * weight.stored());
             let weight = WeightRef::Frozen(&weight);
             let shape = format!("{form}/{rows}x{cols}");
             group.bench_function(BenchmarkId::new("forward", &shape), |b| {
@@ -52,7 +53,7 @@ fn benchmark(c: &mut Criterion) {
     let (x, dy) = (upload(&device, N * cols), upload(&device, N * rows));
     let (a, b) = (upload(&device, rank * cols), upload(&device, rows * rank));
     let lora = Lora { a: &a, b: &b, rank, scale: 2.0 };
-    group.throughput(Throughput::Elements((4 * N * rank * (rows + cols)) as u64));
+    computes(&mut group, 4 * N * rank * (rows + cols));
     group.bench_function("lora_gradients/768x768", |bench| {
         let (mut d_a, mut d_b) = (upload(&device, rank * cols), upload(&device, rows * rank));
         let u = upload(&device, N * rank);
@@ -64,5 +65,5 @@ fn benchmark(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, benchmark);
+criterion_group! { name = benches; config = support::criterion(); targets = benchmark }
 criterion_main!(benches);

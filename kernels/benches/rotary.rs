@@ -5,9 +5,9 @@ mod support;
 use criterion::{Criterion, criterion_group, criterion_main};
 use kernels::Device;
 use kernels::ops::rotary::{Direction, RotaryTable, rotate};
-use support::{D, N, group, moves, upload};
+use support::{D, N, OfPeak, group, moves, upload};
 
-fn benchmark(c: &mut Criterion) {
+fn benchmark(c: &mut Criterion<OfPeak>) {
     let device = Device::cpu();
     let frequencies: Vec<f64> = (0..32).map(|i| 10_000f64.powf(-f64::from(i) / 32.0)).collect();
     let table = RotaryTable::new(&device, N / 2, &frequencies, 1.0).expect("memory for the benchmark");
@@ -20,5 +20,5 @@ fn benchmark(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, benchmark);
+criterion_group! { name = benches; config = support::criterion(); targets = benchmark }
 criterion_main!(benches);

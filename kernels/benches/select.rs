@@ -5,9 +5,9 @@ mod support;
 use criterion::{Criterion, criterion_group, criterion_main};
 use kernels::Device;
 use kernels::ops::select;
-use support::{D, group, moves, upload};
+use support::{D, OfPeak, group, moves, upload};
 
-fn benchmark(c: &mut Criterion) {
+fn benchmark(c: &mut Criterion<OfPeak>) {
     let device = Device::cpu();
     let scores = upload(&device, 4 * D * D);
     let mut group = group(c, "select");
@@ -24,5 +24,5 @@ fn benchmark(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, benchmark);
+criterion_group! { name = benches; config = support::criterion(); targets = benchmark }
 criterion_main!(benches);

@@ -53,6 +53,9 @@ impl F32x16 {
     #[inline(always)]
     pub fn load_partial(x: &[f32], fill: f32) -> F32x16 {
         let mut lanes = [fill; LANES];
+        if x.is_empty() {
+            return F32x16(lanes); // What is left of most rows, for which nothing need be called.
+        }
         let n = x.len().min(LANES);
         lanes[..n].copy_from_slice(&x[..n]);
         F32x16(lanes)

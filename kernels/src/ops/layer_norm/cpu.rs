@@ -131,14 +131,11 @@ simd_fn! {
         let width = mean.len();
         let whole = width / LANES * LANES;
         for ((x, dy), out) in x.chunks_exact(width).zip(dy.chunks_exact(width)).zip(out) {
-            let term = |at: usize| {
-                let [x, dy, mean, rstd] = [x, dy, mean, rstd].map(|of| F32x16::load_partial(&of[at..], 0.0));
-                dy.mul(x.sub(mean)).mul(rstd)
-            };
-            let mut sum = term(whole);
+            let partial = |of: &[f32]| F32x16::load_partial(&of[whole..], 0.0);
+            let mut sum = partial(dy).mul(partial(x).sub(partial(mean))).mul(partial(rstd));
             for at in (0..whole).step_by(LANES) {
-                let [x, dy, mean, rstd] = [x, dy, mean, rstd].map(|of| F32x16::load(&of[at..]));
-                sum = sum.add(dy.mul(x.sub(mean)).mul(rstd));
+                let vector = |of: &[f32]| F32x16::load(&of[at..]);
+                sum = sum.add(vector(dy).mul(vector(x).sub(vector(mean))).mul(vector(rstd)));
             }
             *out += sum.sum();
         }

@@ -98,11 +98,11 @@ simd_fn! {
         let width = rstd.len();
         let whole = width / LANES * LANES;
         for ((x, dy), out) in x.chunks_exact(width).zip(dy.chunks_exact(width)).zip(out) {
-            let [tail_x, tail_dy, tail_r] = [x, dy, rstd].map(|of| F32x16::load_partial(&of[whole..], 0.0));
-            let mut sum = tail_dy.mul(tail_x).mul(tail_r);
+            let partial = |of: &[f32]| F32x16::load_partial(&of[whole..], 0.0);
+            let mut sum = partial(dy).mul(partial(x)).mul(partial(rstd));
             for at in (0..whole).step_by(LANES) {
-                let [x, dy, rstd] = [x, dy, rstd].map(|of| F32x16::load(&of[at..]));
-                sum = sum.add(dy.mul(x).mul(rstd));
+                let vector = |of: &[f32]| F32x16::load(&of[at..]);
+                sum = sum.add(vector(dy).mul(vector(x)).mul(vector(rstd)));
             }
             *out += sum.sum();
         }
