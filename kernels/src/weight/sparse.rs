@@ -133,7 +133,6 @@ impl SparseWeight {
     }
 
     /// The mask words of a row: bit c%64 of word c/64.
-    #[inline(always)]
     fn row_bits(&self, row: usize) -> &[u64] {
         let words = self.cols.div_ceil(WORD);
         &self.bits.as_slice::<u64>()[row * words..][..words]
@@ -189,7 +188,6 @@ impl SparseWeight {
     }
 
     /// The mask of at most 64 columns of a row, and the index of their first value.
-    #[inline(always)]
     pub(super) fn find(&self, row: usize, cols: &Range<usize>) -> (u64, usize) {
         let spans = self.cols.div_ceil(SPAN);
         find(self.row_bits(row), &self.starts.as_slice::<u32>()[row * spans..], cols)
@@ -202,9 +200,9 @@ impl SparseWeight {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,popcnt,bmi1")]
     unsafe fn read_words<T: Widen>(&self, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
-        let mut edge = [T::zeroed(); WORD + LANES];
+        let (arrays, mut edge) = (self.slices::<T>(), [T::zeroed(); WORD + LANES]);
         for (row, out) in rows.zip(out.chunks_exact_mut(WORD)) {
-            let word = self.word(row, &cols, &mut edge);
+            let word = arrays.word(row, &cols, &mut edge);
             // SAFETY: the machine has AVX-512, and `out` has 64 elements.
             unsafe { expand_word(word, out.as_mut_ptr()) };
         }
@@ -237,29 +235,28 @@ impl SparseWeight {
     #[target_feature(enable = "avx512f,popcnt,bmi1")]
     unsafe fn turn_words<T: Widen>(&self, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
         let vectors = cols.len().div_ceil(LANES);
-        let out = &mut out[..vectors * LANES * WORD];
+        let (arrays, out) = (self.slices::<T>(), &mut out[..vectors * LANES * WORD]);
         let (nothing, mut edges) = ([T::zeroed(); LANES], [[T::zeroed(); WORD + LANES]; LANES]);
         for at in (0..WORD).step_by(LANES) {
             let mut words: [Word<T>; LANES] = std::array::from_fn(|_| Word { mask: 0, values: nothing.as_ptr() });
             for ((row, word), edge) in (rows.start + at..rows.end).zip(&mut words).zip(&mut edges) {
-                *word = self.word(row, &cols, edge);
+                *word = arrays.word(row, &cols, edge);
             }
             // SAFETY: the machine has AVX-512, and `out` all vectors of columns, of 64 elements each.
             unsafe { expand_turned(words, vectors, out.as_mut_ptr().add(at)) };
         }
     }
 
-    /// At most 64 columns of a row. `edge` lends its values a place where fewer than sixteen others follow them.
+    /// The arrays, looked up once for many rows.
     #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    fn word<T: Element>(&self, row: usize, cols: &Range<usize>, edge: &mut [T; WORD + LANES]) -> Word<T> {
-        let (mask, first) = self.find(row, cols);
-        let (values, count) = (self.values.as_slice::<T>(), mask.count_ones() as usize);
-        if let Some(values) = values.get(first..first + count + LANES) {
-            return Word { mask, values: values.as_ptr() };
+    fn slices<T: Element>(&self) -> Slices<'_, T> {
+        Slices {
+            words: self.cols.div_ceil(WORD),
+            spans: self.cols.div_ceil(SPAN),
+            bits: self.bits.as_slice(),
+            starts: self.starts.as_slice(),
+            values: self.values.as_slice(),
         }
-        edge[..count].copy_from_slice(&values[first..first + count]);
-        Word { mask, values: edge.as_ptr() }
     }
 
     /// Asks for what [`read_block`](Self::read_block) of these entries will need: values of rows lie far from each other, and where
@@ -315,6 +312,34 @@ simd_fn! {
             let count = mask.count_ones() as usize * cols.len().div_ceil(WORD);
             crate::simd::prefetch(&values[first * size..((first + count) * size).min(values.len())]);
         }
+    }
+}
+
+/// The arrays of a weight in host memory.
+#[cfg(target_arch = "x86_64")]
+struct Slices<'a, T> {
+    /// Words of `bits` a row.
+    words: usize,
+    /// Entries of `starts` a row.
+    spans: usize,
+    bits: &'a [u64],
+    starts: &'a [u32],
+    values: &'a [T],
+}
+
+#[cfg(target_arch = "x86_64")]
+impl<T: Element> Slices<'_, T> {
+    /// At most 64 columns of a row. `edge` lends its values a place where fewer than sixteen others follow them.
+    #[inline(always)]
+    fn word(&self, row: usize, cols: &Range<usize>, edge: &mut [T; WORD + LANES]) -> Word<T> {
+        let (bits, starts) = (&self.bits[row * self.words..][..self.words], &self.starts[row * self.spans..]);
+        let (mask, first) = find(bits, starts, cols);
+        let count = mask.count_ones() as usize;
+        if let Some(values) = self.values.get(first..first + count + LANES) {
+            return Word { mask, values: values.as_ptr() };
+        }
+        edge[..count].copy_from_slice(&self.values[first..first + count]);
+        Word { mask, values: edge.as_ptr() }
     }
 }
 
