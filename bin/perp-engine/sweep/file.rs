@@ -280,7 +280,6 @@ mod tests {
             ["--model", "M", "--train", "t.txt", "--eval", "e.txt", "--validation", "v.txt", "--calibrate", "t.txt"];
         for (name, with, runs) in [
             ("demo.toml", 0, 12),
-            ("novels.toml", 2, 20),
             ("novels-criteria.toml", 2, 27),
             ("novels-methods.toml", 2, 75),
             ("table1.toml", 8, 375),
